@@ -1,0 +1,112 @@
+"""The contract of a checkpoint: what the saver asks of one, and what its readers see.
+
+Knows no format, no process and no pipe.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..records import Failure, Outcome
+
+# Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
+# and anything behind.
+SIDE_FILES = (".lock", ".bak")
+NEW_FILE = ".new-"
+
+
+class Checkpoint(Mapping[str, Any]):
+    """Finished files and their values, on disk: a read-only mapping of path to value.
+
+    Reading needs no lock and works at any time, in any process, also while a run goes on; each
+    access looks for what has been added since. A checkpoint that is not there yet is empty.
+
+    Writing is the saver's alone: `open`, then `save` and `save_failures` with `sync` in between,
+    then `close`, in one process.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def owns(self, path: str) -> bool:
+        """Whether `path` is this checkpoint or a file that it keeps beside itself."""
+        folder, name = os.path.split(self.path)
+        other_folder, other_name = os.path.split(os.path.abspath(path))
+        suffix = other_name[len(name) :]
+        return (
+            other_name.startswith(name)
+            and (suffix == "" or suffix in SIDE_FILES or suffix.startswith(NEW_FILE))
+            and os.path.realpath(other_folder) == os.path.realpath(folder)
+        )
+
+    # What the saver asks.
+
+    @abstractmethod
+    def open(self) -> list[str]:
+        """Lock the checkpoint for this process, make it if it is new, repair a torn end.
+
+        Returns:
+            What a person may want to know about it, a sentence each.
+
+        Raises:
+            CheckpointLocked: another process writes to it.
+            CheckpointError: it is something else, or damaged; nothing was changed.
+            OSError: it cannot be opened or made.
+        """
+
+    @abstractmethod
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        """Append values. When it returns, they survive the death of any process.
+
+        Raises:
+            OSError: not all of `outcomes` are saved; everything before is.
+        """
+
+    @abstractmethod
+    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+        """The same for files that failed."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """When it returns, everything saved survives a power cut."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """`sync`, and give up the lock."""
+
+    # What readers see.
+
+    @abstractmethod
+    def completed(self) -> Collection[str]:
+        """The paths that have a value now."""
+
+    @abstractmethod
+    def failures(self) -> Mapping[str, Failure]:
+        """The files that stand as failed now."""
+
+    @abstractmethod
+    def read(self, path: str) -> Any:
+        """The value of `path`, unpickled anew.
+
+        Raises:
+            KeyError: it has none, or one that is damaged.
+        """
+
+    def __getitem__(self, path: str) -> Any:
+        return self.read(path)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self.completed()
+
+    def __iter__(self) -> Iterator[str]:
+        # A copy: more may be saved, and another thread may look at it, while somebody iterates.
+        return iter(list(self.completed()))
+
+    def __len__(self) -> int:
+        return len(self.completed())

@@ -1,0 +1,106 @@
+"""The few things about files on disk that differ between systems: positioned reads and writes,
+forcing data to the disk, and a lock that dies with its process.
+
+Knows nothing of records or formats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+# Windows would translate line ends without it; elsewhere there is no such flag.
+BINARY = getattr(os, "O_BINARY", 0)
+
+
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+    chunks: list[bytes] = []
+    while length > 0:
+        if sys.platform == "win32":
+            os.lseek(fd, offset, os.SEEK_SET)
+            chunk = os.read(fd, length)
+        else:
+            chunk = os.pread(fd, length, offset)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+        length -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; raises `OSError` if the system takes only part of it."""
+    view = memoryview(data)
+    while view:
+        if sys.platform == "win32":
+            os.lseek(fd, offset, os.SEEK_SET)
+            written = os.write(fd, view)
+        else:
+            written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def force(fd: int) -> None:
+    """Return once everything written to `fd` is on the disk."""
+    if sys.platform == "darwin":  # fsync there leaves data in the drive's own cache
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def force_folder(path: str) -> None:
+    """Make a new name in `path`'s folder survive a power cut, where the system lets one ask."""
+    if sys.platform == "win32":
+        return
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def lock(fd: int, path: str) -> bool:
+    """Take the lock of the file at `path`, open as `fd`, without waiting.
+
+    flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed in
+    this process, by a user's `pickle.load(open(path))` for instance. On Windows a lock is mandatory
+    and would keep plain readers out, so a byte of a side file is locked there (it stays open, and
+    locked, as long as this process lives).
+
+    Returns:
+        Whether the lock was taken; False: another process holds it.
+
+    Raises:
+        OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`).
+    """
+    try:
+        if sys.platform == "win32":
+            side_file = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
+            msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+def lock_file(path: str) -> str:
+    """The side file that carries the lock on Windows."""
+    return path + ".lock"

@@ -1,0 +1,98 @@
+"""The errors this library raises, one class for each thing that a caller can do about it.
+
+Every error carries its facts as attributes, hands all of them to `Exception.__init__` so that it
+survives pickling (the saver's errors cross a pipe), and makes its text in `__str__`.
+Knows nothing of processes or files.
+"""
+
+from __future__ import annotations
+
+
+class ResumablePoolError(Exception):
+    """Base of all errors of this library: something about a run, not about one file of it."""
+
+
+class CheckpointLocked(ResumablePoolError):
+    """Another run is writing this checkpoint.
+
+    Attributes:
+        path: the checkpoint.
+        pid: the process that holds it (the other run's saver), or `None` where nobody can tell.
+    """
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        super().__init__(path, pid)
+        self.path = path
+        self.pid = pid
+
+    def __str__(self) -> str:
+        holder = "another process" if self.pid is None else f"process {self.pid}"
+        return (
+            f"{self.path!r} is in use: {holder} is writing to it. Wait until that run has ended "
+            "(one whose script was killed still finishes the files it has begun), "
+            "or give this run another checkpoint."
+        )
+
+
+class CheckpointError(ResumablePoolError):
+    """The file is not a checkpoint, or a damaged one. Nothing in it was changed.
+
+    Attributes:
+        path: the checkpoint.
+        reason: what is wrong with it.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path!r} {self.reason}. Nothing in it was changed. {self.remedy}"
+
+
+class SaverError(ResumablePoolError):
+    """Results could not be saved: the disk is full, say, or the saver process was killed.
+
+    Everything that was saved before is in the checkpoint, and the next run goes on from there.
+
+    Attributes:
+        path: the checkpoint.
+        reason: what happened, in the system's words where it has some.
+        traceback: where it happened in the saver process, or `""`.
+    """
+
+    def __init__(self, path: str, reason: str, traceback: str = "") -> None:
+        super().__init__(path, reason, traceback)
+        self.path = path
+        self.reason = reason
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = (
+            f"the run was stopped, because results could not be saved to {self.path!r}: "
+            f"{self.reason}. What was saved before is kept; put that right and run again to go on."
+        )
+        return f"{text}\n\n{self.traceback}" if self.traceback else text
+
+
+class WorkerStartError(ResumablePoolError):
+    """A process of the run could not start, so no other would: the run was stopped.
+
+    Attributes:
+        reason: what happened.
+        remedy: what to do about it.
+        traceback: where it happened in the process that failed, or `""`.
+    """
+
+    def __init__(self, reason: str, remedy: str, traceback: str = "") -> None:
+        super().__init__(reason, remedy, traceback)
+        self.reason = reason
+        self.remedy = remedy
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = f"{self.reason}. {self.remedy}"
+        return f"{text}\n\n{self.traceback}" if self.traceback else text

@@ -1,0 +1,147 @@
+"""What a forked child must not keep: one registry, module-wide, of this process's open pipe ends.
+
+A pipe tells its reader that the writer has died only once *every* copy of its write end is closed,
+and fork copies all of them into every child. So each end is entered here when it is made, and a
+hook that runs in every forked child closes all but those the child was started for. A list of ends
+per run would not do: two runs in two threads, or a fork of the user's own, defeat it (the cure is
+that of python/cpython#146313). Where there is no fork (Windows) nothing here does anything.
+
+Knows nothing of runs, workers or messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import Any, Protocol, TypeVar
+
+
+class Closable(Protocol):
+    """A pipe end or an open file."""
+
+    def close(self) -> None:
+        """Give up the descriptor."""
+
+
+End = TypeVar("End", bound=Closable)
+
+_ends: set[Closable] = set()
+_kept = threading.local()
+# Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in
+# another thread could slip in between and copy an end that nobody knows yet. Within one process.
+_guard = threading.RLock()
+
+
+def pipe(context: BaseContext, duplex: bool) -> tuple[Connection, Connection]:
+    """`context.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex one."""
+    with _guard:
+        ends: tuple[Connection, Connection] = context.Pipe(duplex)
+        _ends.update(ends)
+    return ends
+
+
+def enter(end: End) -> End:
+    """Close `end` in every child that is forked from now on. Returns it."""
+    with _guard:
+        _ends.add(end)
+    return end
+
+
+def close(*ends: Closable) -> None:
+    """Close `ends` and forget them. One that is closed already is no error."""
+    with _guard:
+        for end in ends:
+            _ends.discard(end)
+            with contextlib.suppress(OSError):
+                end.close()
+
+
+class PipesForChild:
+    """Pipes to and from a child that is started in the block of a `with`. When the block is left,
+    the child's ends are closed here; if it was left by an error, ours are as well."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self._context = context
+        self._ours: list[Connection] = []
+        self._theirs: list[Connection] = []
+
+    def to_child(self) -> tuple[Connection, Connection]:
+        """A pipe to write to: our end and the child's."""
+        theirs, ours = pipe(self._context, duplex=False)
+        return self._add(ours, theirs)
+
+    def from_child(self) -> tuple[Connection, Connection]:
+        """A pipe to read from: our end and the child's."""
+        ours, theirs = pipe(self._context, duplex=False)
+        return self._add(ours, theirs)
+
+    def both_ways(self) -> tuple[Connection, Connection]:
+        """A pipe for both: our end and the child's."""
+        ours, theirs = pipe(self._context, duplex=True)
+        return self._add(ours, theirs)
+
+    def _add(self, ours: Connection, theirs: Connection) -> tuple[Connection, Connection]:
+        self._ours.append(ours)
+        self._theirs.append(theirs)
+        return ours, theirs
+
+    def __enter__(self) -> PipesForChild:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        close(*self._theirs)
+        if error is not None:
+            close(*self._ours)
+
+
+@contextlib.contextmanager
+def handing_over(*ends: Closable) -> Iterator[None]:
+    """A child that this thread forks meanwhile keeps `ends`."""
+    _kept.ends = ends
+    try:
+        yield
+    finally:
+        _kept.ends = ()
+
+
+def claim(*ends: Any) -> None:
+    """In a new child: these ends are its own now, and nothing it forks or starts gets them."""
+    with _guard:
+        _ends.clear()
+        _ends.update(ends)
+    for end in ends:
+        if hasattr(os, "set_handle_inheritable"):
+            os.set_handle_inheritable(end.fileno(), False)
+        else:  # spawn and forkserver pass descriptors that a subprocess would inherit
+            os.set_inheritable(end.fileno(), False)
+
+
+def _before_fork() -> None:
+    _guard.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _guard.release()
+
+
+def _after_fork_in_child() -> None:
+    global _guard
+    _guard = threading.RLock()
+    kept = getattr(_kept, "ends", ())
+    for end in _ends.difference(kept):
+        with contextlib.suppress(OSError):
+            end.close()
+    _ends.intersection_update(kept)
+    _kept.ends = ()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,158 @@
+"""What became of a file, and of a run: plain values that users read and processes exchange.
+
+Knows nothing of processes, pipes or the checkpoint's format.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+FailureKind = Literal["error", "crashed", "timeout"]
+
+# A person reads the first few and then wants the list; ten lines leave the counts in sight.
+SHOWN_FAILURES = 10
+SHOWN_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one file has no result.
+
+    Attributes:
+        path: the file.
+        kind: `"error"` (the function raised, or its result cannot be stored) or `"crashed"` (its
+            worker process died).
+        message: the exception's type and text, or how the worker ended.
+        traceback: the text of the traceback, or `""`.
+        attempts: how often the file has been tried.
+        seconds: how long the last attempt took.
+    """
+
+    path: str
+    kind: FailureKind
+    message: str
+    traceback: str
+    attempts: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """One line, whatever is in the path and the message."""
+        message = self.message.split("\n", 1)[0]
+        if len(message) > SHOWN_LENGTH:
+            message = f"{message[:SHOWN_LENGTH]}..."
+        line = f"{self.path}: {message}"
+        return line if line.isprintable() else line.encode("unicode_escape").decode("ascii")
+
+
+class Fingerprint(NamedTuple):
+    """Size and time of change of an input when its processing began; -1 where it was not there."""
+
+    size: int = -1
+    mtime_ns: int = -1
+
+
+NO_FINGERPRINT = Fingerprint()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: a value, or a failure.
+
+    Attributes:
+        path: the file.
+        pickled: the value as the worker pickled it, or `None` for a failure.
+        checksum: crc32 of `pickled`, made by the worker.
+        failure: the failure, or `None` for a value.
+        seconds: how long the function took.
+        attempts: how often the file has been tried.
+        fingerprint: of the input, from before the function was called.
+    """
+
+    path: str
+    pickled: bytes | None
+    checksum: int
+    failure: Failure | None
+    seconds: float
+    attempts: int = 1
+    fingerprint: Fingerprint = NO_FINGERPRINT
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.failure is None
+
+    @property
+    def value(self) -> Any:
+        """The value, unpickled anew at each access; raises `ValueError` for a failure."""
+        if self.pickled is None:
+            raise ValueError(f"{self.path!r} failed, there is no value: {self.failure}")
+        return pickle.loads(self.pickled)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended. `print(report)` is meant to be read.
+
+    `total` = `completed` + `skipped` + `failed` + `remaining`.
+
+    Attributes:
+        total: files that the pattern matches.
+        completed: files whose results were saved by this run.
+        skipped: files whose results had been saved before.
+        failed: files that stand as failed at the end.
+        remaining: files still to do: the run was stopped before they were done.
+        seconds: how long the run took.
+        stopped: whether the run was asked to stop.
+        failures: the failed files' failures, in path order.
+    """
+
+    total: int
+    completed: int
+    skipped: int
+    failed: int
+    remaining: int
+    seconds: float
+    stopped: bool
+    failures: Sequence[Failure]
+
+    def __str__(self) -> str:
+        lines = [self._summary()]
+        lines += [f"  {failure}" for failure in self.failures[:SHOWN_FAILURES]]
+        unshown = len(self.failures) - SHOWN_FAILURES
+        if unshown > 0:
+            lines.append(f"  ... and {unshown:,} more: report.failures has them all")
+        return "\n".join(lines)
+
+    def _summary(self) -> str:
+        if self.total == 0:
+            return "no files: nothing to do"
+        counts = [f"{self.completed:,} done"]
+        if self.skipped:
+            counts.append(f"{self.skipped:,} done before")
+        if self.failed:
+            counts.append(f"{self.failed:,} failed")
+        if self.remaining:
+            counts.append(f"{self.remaining:,} still to do (run again to go on)")
+        return f"{count_files(self.total)}: {', '.join(counts)}, in {in_words(self.seconds)}"
+
+
+def count_files(number: int) -> str:
+    """`"1 file"`, `"1,296 files"`."""
+    return f"{number:,} file" if number == 1 else f"{number:,} files"
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people: `"0.4 s"`, `"12 s"`, `"3 min 20 s"`, `"2 h 05 min"`, `"3 d 04 h"`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes} min {rest:02} s"
+    days, hours = divmod(hours, 24)
+    return f"{hours} h {minutes:02} min" if days == 0 else f"{days} d {hours:02} h"

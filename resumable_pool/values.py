@@ -1,0 +1,78 @@
+"""A result into bytes: pickled so that it can be read again, in the process that made it.
+
+Knows nothing of processes, or of where the bytes go.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from typing import Any
+
+# Up to protocol 3 a pickle names its memo slots absolutely, so that the checkpoint can append it to
+# another pickle without renumbering (see checkpoints/pickle_layout.py).
+PROTOCOL = 3
+
+# What multiprocessing calls the user's script in a spawned child.
+_SCRIPT_IN_CHILD = "__mp_main__"
+
+
+class UnstorableValue(Exception):
+    """The value cannot be pickled, or its pickle cannot be read again; says which, and why."""
+
+
+def pickle_value(value: Any) -> bytes:
+    """The pickle of `value`, in protocol 3 where that can hold it.
+
+    Raises:
+        UnstorableValue: with the reason as text. Its cause may be any exception, since pickling
+            runs the value's own code.
+    """
+    try:
+        data = _dumps(value)
+    except BaseException as error:
+        raise UnstorableValue("the result cannot be pickled") from error
+    # In protocol 3 only an opcode that ends in a newline can name a global, so without one nothing
+    # of the value's own code runs at unpickling and nothing can go wrong there.
+    if b"\n" in data or data[1] != PROTOCOL:
+        try:
+            pickle.loads(data)
+        except BaseException as error:
+            raise UnstorableValue("the result can be pickled, but not unpickled again") from error
+    return data
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, PROTOCOL)
+    except Exception:  # over 4 GiB, or a type that insists on out-of-band buffers
+        try:
+            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except Exception:
+            pass
+        raise  # what protocol 3 said is the clearer of the two
+
+
+def name_script_main() -> None:
+    """In a spawned child: call the user's script `__main__`, as it is called everywhere else.
+
+    A spawned child imports the script under another name, which would go into the pickles of its
+    classes, and a plain `pickle.load` elsewhere would look for a module that is not there. In the
+    child both names are the same module, so the classes can as well go by the right one.
+    """
+    script = sys.modules.get(_SCRIPT_IN_CHILD)
+    if script is None:
+        return
+    script.__name__ = "__main__"
+    renamed: set[int] = set()
+    unseen = list(vars(script).values())
+    while unseen:
+        thing = unseen.pop()
+        if not isinstance(thing, (type, types.FunctionType)) or id(thing) in renamed:
+            continue
+        if thing.__module__ == _SCRIPT_IN_CHILD:
+            renamed.add(id(thing))
+            thing.__module__ = "__main__"
+            if isinstance(thing, type):
+                unseen += vars(thing).values()

@@ -1,0 +1,77 @@
+"""What the tests of checkpoints share: outcomes made here, and a plain reader."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+from binascii import crc32
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import resumable_pool
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.records import Failure, Fingerprint, Outcome
+from resumable_pool.values import pickle_value
+
+FINGERPRINT = Fingerprint(size=1234, mtime_ns=1_700_000_000_000_000_001)
+PATIENCE_SECONDS = 60  # for another process; no test waits for it to pass
+
+
+def pickled_result(path: str, pickled: bytes) -> Outcome:
+    return Outcome(path, pickled, crc32(pickled), None, 0.25, 1, FINGERPRINT)
+
+
+def result(path: str, value: Any) -> Outcome:
+    return pickled_result(path, pickle_value(value))
+
+
+def failed(path: str, message: str = "ValueError: no") -> Outcome:
+    failure = Failure(path, "error", message, "Traceback: here", 2, 0.5)
+    return Outcome(path, None, 0, failure, 0.5, 2, FINGERPRINT)
+
+
+def plain(path: Path) -> Any:
+    """What somebody without this library reads."""
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[PickleFile]:
+    checkpoint = PickleFile(path)
+    checkpoint.open()
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()
+
+
+def write(path: Path, *outcomes: Outcome) -> None:
+    """A closed checkpoint with these outcomes, each in a group of its own."""
+    with writing(path) as checkpoint:
+        for outcome in outcomes:
+            checkpoint.save([outcome])
+            checkpoint.sync()
+
+
+def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another Python that runs `code`, with pipes for stdin and stdout."""
+    root = str(Path(resumable_pool.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": root},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "result.pkl"

@@ -1,0 +1,285 @@
+"""The bytes of result.pkl: each rule of the layout, on records made here."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import pickletools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import CheckpointError
+from resumable_pool.checkpoints.pickle_layout import (
+    FIRST_RECORD,
+    STOP,
+    Header,
+    Record,
+    Scan,
+    decode_failure,
+    encode,
+    new_header,
+    pid_field,
+    read_header,
+    read_payload,
+    read_record,
+)
+from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
+
+from .conftest import failed, result
+
+HEADER = Header(b"01234567", 0)
+OTHER_HEADER = Header(b"76543210", 0)
+MEGABYTE = 1 << 20
+
+
+class File:
+    """A file with given bytes, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb+", buffering=0)  # noqa: SIM115
+
+    def holding(self, *parts: bytes) -> int:
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(b"".join(parts))
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[File]:
+    file = File(tmp_path / "file")
+    yield file
+    file.close()
+
+
+def test_a_new_header_is_an_empty_dict() -> None:
+    """The header with its STOP is a pickle of {}, in any unpickler."""
+    header = new_header(12345)
+    assert len(header) == FIRST_RECORD + 1
+    assert header.endswith(STOP)
+    assert pickle.loads(header) == {}
+    assert pickle._loads(header) == {}  # type: ignore[attr-defined]  # the one in Python
+
+
+def test_a_header_is_read_back(file: File) -> None:
+    """A header has the pid that it was made with, and a salt of its own."""
+    first, second = (
+        read_header(file.holding(new_header(pid)), "x.pkl") for pid in (12345, 2**32 - 1)
+    )
+    assert (first.pid, second.pid) == (12345, 2**32 - 1)
+    assert first.salt != second.salt
+    assert len(first.salt) == 8
+
+
+def test_the_pid_can_be_changed_in_place(file: File) -> None:
+    """Another process writes its pid over that of the first, and the header stays sound."""
+    header = new_header(1)
+    pid, offset = pid_field(77)
+    changed = header[:offset] + pid + header[offset + len(pid) :]
+    assert read_header(file.holding(changed), "x.pkl").pid == 77
+    assert pickle.loads(changed) == {}
+
+
+def test_any_changed_bit_of_the_header_is_noticed(file: File) -> None:
+    """No bit of the header, except the pid's, can change without being refused."""
+    header = new_header(1)[:FIRST_RECORD]
+    pid, offset = pid_field(1)
+    checked = [*range(offset), *range(offset + len(pid), FIRST_RECORD)]
+    for position in checked:
+        for bit in range(8):
+            changed = bytearray(header)
+            changed[position] ^= 1 << bit
+            with pytest.raises(CheckpointError, match=r"x\.pkl"):
+                read_header(file.holding(changed), "x.pkl")
+
+
+RECORDS = [
+    result("a", 1),
+    failed("b"),
+    result("refused by protocol 3", pickle.PickleBuffer(b"\0" * 20)),
+    result("", [[], {"x": (1, 2)}]),
+    failed("\udcff"),
+    result("large", b"." * 10_000),
+]
+
+
+def test_records_behind_a_header_are_a_plain_pickle() -> None:
+    """Header, records and STOP make a pickle of the results, in any unpickler, and nothing follows
+    its STOP."""
+    data = new_header(1)[:-1] + b"".join(encode(HEADER, outcome) for outcome in RECORDS) + STOP
+    expected = {outcome.path: outcome.value for outcome in RECORDS if outcome.ok}
+    assert pickle.loads(data) == expected == pickle._loads(data)  # type: ignore[attr-defined]
+    stream = io.BytesIO(data)
+    pickle.load(stream)
+    assert stream.read() == b""
+
+
+def test_nothing_is_left_on_the_stack() -> None:
+    """Metadata and failures are popped again, as pickletools confirms."""
+    outcomes = [result("a", 1), failed("b"), result("c", None), failed("d")]
+    data = new_header(1)[:-1] + b"".join(encode(HEADER, outcome) for outcome in outcomes) + STOP
+    listing = io.StringIO()
+    pickletools.dis(data, listing)  # raises if the stack is not empty at the end
+    assert listing.getvalue().count("SETITEM") == 2
+
+
+def test_plain_values_name_no_globals() -> None:
+    """Scanners and restricted unpicklers find nothing to refuse in a file of plain values."""
+    outcomes = [result("a", {"x": [1, "two", None, (3.0,)]}), failed("b"), result("c", b"")]
+    data = new_header(1)[:-1] + b"".join(encode(HEADER, outcome) for outcome in outcomes) + STOP
+    used = {opcode.name for opcode, _, _ in pickletools.genops(data)}
+    assert not used & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ", "EXT1"}
+
+
+def test_a_scan_finds_every_record(file: File) -> None:
+    """The records tile the file from its header to its STOP, with what their metadata say."""
+    encoded = [encode(HEADER, outcome) for outcome in RECORDS]
+    fd = file.holding(new_header(1)[:-1], *encoded, STOP)
+    scan = Scan(fd, HEADER, FIRST_RECORD)
+    records = list(scan)
+    assert [record.path for record in records] == [outcome.path for outcome in RECORDS]
+    assert [record.failed for record in records] == [not outcome.ok for outcome in RECORDS]
+    assert [record.end - record.start for record in records] == [len(data) for data in encoded]
+    assert records[0].start == FIRST_RECORD
+    assert all(one.end == two.start for one, two in itertools.pairwise(records))
+    assert scan.end == records[-1].end
+    assert scan.stops == [scan.end]
+    for record, outcome in zip(records, RECORDS, strict=True):
+        assert record.sound
+        assert (record.attempts, record.seconds) == (outcome.attempts, outcome.seconds)
+        assert read_record(fd, HEADER, record.start) == record
+        if outcome.ok:
+            payload = read_payload(fd, record)
+            assert payload == outcome.pickled
+
+
+def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], Scan]:
+    scan = Scan(fd, header, 0)
+    return list(scan), scan
+
+
+def test_records_behind_the_stop_are_found(file: File) -> None:
+    """A first byte of STOP, on each first record of a group that is not committed, is told, and
+    passed."""
+    one, two, three, four = (encode(HEADER, outcome) for outcome in RECORDS[:4])
+    records, scan = _scan(file.holding(one, STOP + two[1:], three, STOP + four[1:], STOP))
+    assert len(records) == 4
+    assert scan.end == len(one + two + three + four)
+    assert scan.stops == [len(one), len(one + two + three), scan.end]
+
+
+def test_an_uncommitted_record_counts_only_with_its_value(file: File) -> None:
+    """Behind the STOP a record whose value does not match, however large, is a torn write."""
+    large = encode(HEADER, result("large", b"x" * 50_000))
+    for damaged in (large[:-9] + bytes(9), large[:-100] + b"yy" + large[-98:]):
+        records, scan = _scan(file.holding(STOP + damaged[1:], STOP))
+        assert not records
+        assert (scan.stops, scan.end) == ([0], 0)
+
+
+def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
+    """A committed record whose small value does not match is there, and not sound; its payload is
+    None, for a large one as well."""
+    small, large = (encode(HEADER, result("x", "y" * size)) for size in (100, 10_000))
+    records, _ = _scan(
+        fd := file.holding(*(data.replace(b"yy", b"yz", 1) for data in (small, large)))
+    )
+    assert [record.sound for record in records] == [False, True]
+    assert [read_payload(fd, record) for record in records] == [None, None]
+
+
+def test_any_changed_bit_of_a_record_is_noticed(file: File) -> None:
+    """Whatever bit of a record changes, its value is not read any more."""
+    data = encode(HEADER, result("key", "value"))
+    for position in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[position] ^= 1 << bit
+            records, _ = _scan(fd := file.holding(changed, STOP))
+            assert all(read_payload(fd, record) is None for record in records), (position, bit)
+
+
+def test_records_of_another_file_are_none(file: File) -> None:
+    """A record counts only in the file whose salt it carries, wherever stale blocks come from."""
+    data = encode(OTHER_HEADER, result("a", 1))
+    assert not _scan(file.holding(data))[0]
+    retagged = data[:2] + HEADER.tag + data[6:]
+    records, scan = _scan(file.holding(b"x", retagged))
+    assert not records
+    assert scan.find_later_record() is None
+
+
+def test_a_record_that_is_not_there_is_none(file: File) -> None:
+    """Reading a record where none starts finds nothing."""
+    fd = file.holding(encode(HEADER, result("a", 1)))
+    assert read_record(fd, HEADER, 3) is None
+
+
+@pytest.mark.parametrize(
+    "distance", [1, 2, 100, MEGABYTE - 3, MEGABYTE - 2, MEGABYTE - 1, MEGABYTE]
+)
+@pytest.mark.parametrize("first_byte", [b"C", STOP])
+def test_a_later_record_is_found(file: File, distance: int, first_byte: bytes) -> None:
+    """A whole record behind damage is found wherever it is, also across the blocks of reading."""
+    record = encode(HEADER, result("later", 1))
+    for shift in range(-4, 5):
+        gap = bytes(max(distance + shift, 1))
+        scan = Scan(file.holding(gap, first_byte + record[1:]), HEADER, 0)
+        assert not list(scan)
+        assert scan.find_later_record() == len(gap)
+
+
+def test_what_only_looks_like_a_later_record_is_none(file: File) -> None:
+    """Tags alone, and records that are cut or whose values do not match, prove no damage."""
+    record = encode(HEADER, result("later", "value"))
+    pieces = [HEADER.tag * 50, record[:-1], record.replace(b"value", b"valve")]
+    for piece in pieces:
+        scan = Scan(file.holding(b"x", piece), HEADER, 0)
+        assert not list(scan)
+        assert scan.find_later_record() is None
+
+
+def test_large_values_are_not_read_in_passing(file: File) -> None:
+    """Scanning reads the metadata, so it finds records around values that were damaged."""
+    first, second = (encode(HEADER, result(key, b"v" * MEGABYTE)) for key in "ab")
+    records, _ = _scan(fd := file.holding(first.replace(b"v" * 500, b"w" * 500), second))
+    assert [record.path for record in records] == ["a", "b"]
+    assert read_payload(fd, records[0]) is None
+    assert read_payload(fd, records[1]) == pickle.dumps(b"v" * MEGABYTE, 3)
+
+
+@pytest.mark.parametrize(
+    "message", ["", "text", "two\nlines", "\ud800 \udcff \0", "\N{OWL}" * 5000]
+)
+def test_failures_are_read_back(file: File, message: str) -> None:
+    """A failure comes back with all of its facts, whatever is in its texts."""
+    failure = Failure("path \udcff", "crashed", message, message * 2, 3, 1.5)
+    outcome = Outcome(failure.path, None, 0, failure, 1.5, 3)
+    (record,), _ = _scan(fd := file.holding(encode(HEADER, outcome)))
+    payload = read_payload(fd, record)
+    assert payload is not None
+    assert decode_failure(record, payload) == failure
+
+
+@pytest.mark.parametrize(
+    ("facts", "attempts"),
+    [
+        ({"attempts": 70_000}, 0xFFFF),
+        ({"seconds": 1e30}, 1),
+        ({"fingerprint": NO_FINGERPRINT}, 1),
+    ],
+)
+def test_extreme_facts_fit(file: File, facts: dict[str, Any], attempts: int) -> None:
+    """More attempts, a longer time or less of a file than there can be still make a record."""
+    seconds = facts.pop("seconds", 0.5)
+    outcome = Outcome("a", pickle.dumps(1, 3), 0, None, seconds, **facts)
+    (record,), _ = _scan(file.holding(encode(HEADER, outcome)))
+    assert record.attempts == attempts
+    assert record.seconds == pytest.approx(seconds)

@@ -1,0 +1,150 @@
+"""What users read: outcomes, failures and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from typing import Any
+
+import pytest
+
+from resumable_pool import Failure, Outcome, Report
+from resumable_pool.records import SHOWN_FAILURES, count_files, in_words
+
+
+def _failure(path: str = "a.wav", message: str = "ValueError: no") -> Failure:
+    return Failure(path, "error", message, "Traceback", 1, 0.5)
+
+
+def _report(**changed: Any) -> Report:
+    facts: dict[str, Any] = {
+        "total": 3, "completed": 3, "skipped": 0, "failed": 0, "remaining": 0,
+        "seconds": 2.0, "stopped": False, "failures": [],
+    }  # fmt: skip
+    return Report(**{**facts, **changed})
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({}, "3 files: 3 done, in 2.0 s"),
+        ({"total": 1, "completed": 1}, "1 file: 1 done, in 2.0 s"),
+        ({"total": 0, "completed": 0, "seconds": 0.01}, "no files: nothing to do"),
+        ({"total": 1296, "completed": 93, "skipped": 1203, "seconds": 200},
+         "1,296 files: 93 done, 1,203 done before, in 3 min 20 s"),
+        ({"completed": 0, "skipped": 3}, "3 files: 0 done, 3 done before, in 2.0 s"),
+        ({"completed": 1, "remaining": 2, "stopped": True},
+         "3 files: 1 done, 2 still to do (run again to go on), in 2.0 s"),
+        ({"completed": 2, "failed": 1, "failures": [_failure()]},
+         "3 files: 2 done, 1 failed, in 2.0 s\n  a.wav: ValueError: no"),
+    ],
+)  # fmt: skip
+def test_report(facts: dict[str, Any], text: str) -> None:
+    """The report says what there is, and not what there is not."""
+    assert str(_report(**facts)) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (SHOWN_FAILURES, None),
+        (SHOWN_FAILURES + 1, "  ... and 1 more: report.failures has them all"),
+        (SHOWN_FAILURES + 2345, "  ... and 2,345 more: report.failures has them all"),
+    ],
+)
+def test_a_report_shows_the_first_failures(number: int, more: str | None) -> None:
+    """The first failures have a line each, in order; of the others it says how many they are."""
+    failures = [_failure(f"{index}.wav") for index in range(number)]
+    lines = str(_report(failed=number, failures=failures)).split("\n")[1:]
+    assert lines[:SHOWN_FAILURES] == [f"  {failure}" for failure in failures[:SHOWN_FAILURES]]
+    assert lines[SHOWN_FAILURES:] == ([more] if more else [])
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("ValueError: no", "a.wav: ValueError: no"),
+        ("first\nsecond", "a.wav: first"),
+        ("", "a.wav: "),
+        ("x" * 200, "a.wav: " + "x" * 200),
+        ("x" * 201, "a.wav: " + "x" * 200 + "..."),
+    ],
+)
+def test_a_failure_is_one_line(message: str, line: str) -> None:
+    """A failure's text is its path and the first line of its message, cut if it is very long."""
+    assert str(_failure(message=message)) == line
+
+
+def test_a_path_with_a_newline_is_still_one_line() -> None:
+    """Whatever is in the name of a file, its failure stays on one line of the report."""
+    assert "\n" not in str(_failure("two\nlines.wav"))
+
+
+def test_a_report_can_be_printed_whatever_a_file_is_called() -> None:
+    """A name that is not UTF-8 does not make print(report) raise at the end of a long run."""
+    failure = _failure(os.fsdecode(b"caf\xe9.wav"), "ValueError: \udcff")
+    text = str(_report(failed=1, failures=[failure]))
+    assert "ValueError" in text
+    text.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.9, "9.9 s"),
+        (10, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (86_400, "1 d 00 h"),
+        (3 * 86_400 + 4 * 3600 + 59, "3 d 04 h"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    """A duration has the two units that matter."""
+    assert in_words(seconds) == words
+
+
+def test_files_are_counted_in_english() -> None:
+    """One file, several files, and thousands with a comma."""
+    assert [count_files(number) for number in (0, 1, 2, 1296)] == [
+        "0 files", "1 file", "2 files", "1,296 files",
+    ]  # fmt: skip
+
+
+def test_an_outcome_has_a_value() -> None:
+    """The value is unpickled anew at each access."""
+    outcome = Outcome("a", pickle.dumps([1]), 0, None, 0.5)
+    assert outcome.ok
+    assert outcome.value == [1]
+    assert outcome.value is not outcome.value
+
+
+def test_an_outcome_may_be_none() -> None:
+    """A function that returned None has not failed."""
+    outcome = Outcome("a", pickle.dumps(None), 0, None, 0.5)
+    assert outcome.ok
+    assert outcome.value is None
+
+
+def test_a_failed_outcome_has_no_value() -> None:
+    """Asking for it raises, and says why the file failed."""
+    outcome = Outcome("a.wav", None, 0, _failure(), 0.5)
+    assert not outcome.ok
+    with pytest.raises(ValueError, match=r"'a\.wav' failed, there is no value: .*ValueError: no"):
+        _ = outcome.value
+
+
+@pytest.mark.parametrize(
+    "record", [_failure(), _report(), Outcome("a", b"N.", 0, None, 0.5)], ids=lambda one: type(one)
+)
+def test_records_travel_and_stay(record: Any) -> None:
+    """Records are equal after pickling, and cannot be changed."""
+    assert pickle.loads(pickle.dumps(record)) == record
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.seconds = 3
