@@ -1,0 +1,84 @@
+"""Who gets which paths, and who is to blame when a worker dies.
+
+    to do ──deal──▶ in work ──finish──▶ (the saver has its outcome)
+      ▲                │
+      └──────lose──────┘   its worker died: the first path without an outcome is the culprit, since
+                           a worker sends every outcome before it begins the next file; the rest of
+                           its batch is to do again
+
+Pure: no process, no clock, no file. An illegal event raises, names what was asked for and what is,
+and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+# One path at a time: nothing waits behind a slow file, and a stop is as short as it can be. Passing
+# one round the ring costs a fraction of a millisecond.
+BATCH_LENGTH = 1
+
+
+class Dealer:
+    """Deals the paths of one run to its workers, which it knows by number."""
+
+    def __init__(self) -> None:
+        self._to_do: deque[str] = deque()
+        self._in_work: dict[int, deque[str]] = {}
+        self._stopped = False
+
+    @property
+    def to_do(self) -> int:
+        """How many paths could be dealt now."""
+        return 0 if self._stopped else len(self._to_do)
+
+    @property
+    def in_work(self) -> int:
+        """How many paths have been dealt and have no outcome yet."""
+        return sum(map(len, self._in_work.values()))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is in work, and nothing more will be dealt."""
+        return not self.to_do and not self._in_work
+
+    def is_busy(self, worker: int) -> bool:
+        """Whether the worker has paths without an outcome."""
+        return worker in self._in_work
+
+    def add(self, paths: Iterable[str]) -> None:
+        """More to do, after what there is."""
+        self._to_do.extend(paths)
+
+    def deal(self, worker: int) -> list[str]:
+        """The next batch for an idle worker; empty if there is nothing to do."""
+        if self.is_busy(worker):
+            raise ValueError(f"worker {worker} is to be dealt, but has {self._in_work[worker]}")
+        batch = [self._to_do.popleft() for _ in range(min(BATCH_LENGTH, self.to_do))]
+        if batch:
+            self._in_work[worker] = deque(batch)
+        return batch
+
+    def finish(self, worker: int) -> str:
+        """The worker sent an outcome: the path it belongs to."""
+        if not self.is_busy(worker):
+            raise ValueError(f"worker {worker} sent an outcome, but has no path")
+        batch = self._in_work[worker]
+        path = batch.popleft()
+        if not batch:
+            del self._in_work[worker]
+        return path
+
+    def lose(self, worker: int) -> str | None:
+        """The worker is gone: the path that it died with, or `None` if it had none."""
+        batch = self._in_work.pop(worker, None)
+        if batch is None:
+            return None
+        culprit = batch.popleft()
+        self._to_do.extendleft(reversed(batch))
+        return culprit
+
+    def stop(self) -> None:
+        """Deal nothing from now on."""
+        self._stopped = True

@@ -1,0 +1,165 @@
+"""Patterns into files."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.files import check_pattern, fingerprint, list_files
+from resumable_pool.records import Fingerprint
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current directory, with some files."""
+    for name in ("b.txt", "a.txt", "a.log", ".hidden.txt", "sub/c.txt", "sub/deep/d.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def _files(pattern: Any) -> list[str]:
+    return list_files(check_pattern(pattern), lambda path: False)
+
+
+def _paths(*names: str) -> list[str]:
+    return [os.path.normpath(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.txt", ["a.txt", "b.txt"]),
+        ("*", ["a.log", "a.txt", "b.txt"]),
+        ("[b-z].txt", ["b.txt"]),
+        ("**/*.txt", ["a.txt", "b.txt", "sub/c.txt", "sub/deep/d.txt"]),
+        ("sub/**", ["sub/c.txt", "sub/deep/d.txt"]),
+        ("./sub//*.txt", ["sub/c.txt"]),
+        ("sub/../*.log", ["a.log"]),
+        ("a.txt", ["a.txt"]),
+        ("sub", []),
+        ("nothing*", []),
+        ("", []),
+    ],
+)
+def test_globs(pattern: str, names: list[str]) -> None:
+    """A glob gives the files it matches: no directories, sorted, normalised, relative as it is."""
+    assert _files(pattern) == _paths(*names)
+
+
+def test_a_path_can_be_a_glob(tmp_path: Path) -> None:
+    """A Path is a glob as its text is; absolute ones give absolute paths."""
+    assert _files(Path("sub") / "*.txt") == _paths("sub/c.txt")
+    assert _files(tmp_path / "*.log") == [str(tmp_path / "a.log")]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, iter, lambda paths: (path for path in paths)])
+def test_iterables_of_paths(kind: Any) -> None:
+    """Any iterable of texts and Paths gives these files: sorted, normalised, each once."""
+    paths: Iterable[Any] = ["./b.txt", Path("a.txt"), "sub/../a.txt", "sub//c.txt"]
+    assert _files(kind(paths)) == _paths("a.txt", "b.txt", "sub/c.txt")
+
+
+def test_listed_paths_are_no_globs(tmp_path: Path) -> None:
+    """A listed path means that file, whatever characters are in its name."""
+    (tmp_path / "[a].txt").touch()
+    assert _files(["[a].txt"]) == ["[a].txt"]
+
+
+def test_an_empty_list_is_no_files() -> None:
+    """No paths are no files, without a warning."""
+    assert _files([]) == []
+
+
+@posix
+def test_only_files_count(tmp_path: Path) -> None:
+    """Directories, sockets, pipes and dangling links that a glob matches are left out silently;
+    links to files are files."""
+    (tmp_path / "folder.x").mkdir()
+    (tmp_path / "dangling.x").symlink_to("nowhere")
+    (tmp_path / "loop.x").symlink_to("loop.x")
+    (tmp_path / "link.x").symlink_to("a.txt")
+    (tmp_path / "folder-link.x").symlink_to("sub")
+    os.mkfifo(tmp_path / "pipe.x")
+    with socket.socket(socket.AF_UNIX) as unix_socket:
+        unix_socket.bind("socket.x")  # relative: an absolute path may be too long for one
+        assert _files("*.x") == ["link.x"]
+
+
+@posix
+def test_names_that_are_no_text_are_files(tmp_path: Path) -> None:
+    """A name that is not UTF-8 is found, under the name that opens it."""
+    name = os.fsdecode(b"\xff\n.bin")
+    (tmp_path / name).touch()
+    assert _files("*.bin") == [name] == _files([name])
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (["a.txt", "gone.txt"], r"'gone.txt' \(1 of the 2 paths listed"),
+        (["sub", "gone.txt", "a.txt"], r"'sub' \(2 of the 3 paths listed"),
+    ],
+)
+def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: str) -> None:
+    """Somebody meant them, so he is told how many are left out, and the first."""
+    with pytest.warns(UserWarning, match=text):
+        assert _files(paths) == ["a.txt"]
+
+
+def test_a_glob_warns_of_nothing() -> None:
+    """Whatever a glob leaves out, nobody named it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _files("sub*") == []
+
+
+def test_the_checkpoint_is_no_input(tmp_path: Path) -> None:
+    """The checkpoint and the files that it keeps beside itself are left out, and no others."""
+    own = ["a.pkl", "a.pkl.lock", "a.pkl.bak", "a.pkl.new-12-ab"]
+    for name in (*own, "b.pkl", "a.pkl.txt"):
+        (tmp_path / name).touch()
+    checkpoint = PickleFile("a.pkl")
+    assert list_files("*.pkl*", checkpoint.owns) == ["a.pkl.txt", "b.pkl"]
+    assert list_files([*own, str(tmp_path / "a.pkl"), "b.pkl"], checkpoint.owns) == ["b.pkl"]
+
+
+@pytest.mark.parametrize("pattern", [b"*.txt", 5, None, len])
+def test_what_is_no_pattern_is_refused(pattern: Any) -> None:
+    """Neither bytes nor what cannot be iterated over are a pattern, and the value is named."""
+    with pytest.raises(TypeError, match="pattern must be a glob or an iterable of paths") as caught:
+        check_pattern(pattern)
+    assert repr(pattern) in str(caught.value)
+
+
+@pytest.mark.parametrize("item", [b"a.txt", 5, None, ["a.txt"]])
+def test_what_is_no_path_is_refused(item: Any) -> None:
+    """Each listed path must be one, and the one that is not is named."""
+    with pytest.raises(
+        TypeError, match=r"a path must be a str or an os\.PathLike of str"
+    ) as caught:
+        check_pattern(["a.txt", item])
+    assert repr(item) in str(caught.value)
+
+
+def test_a_fingerprint_is_size_and_time(tmp_path: Path) -> None:
+    """A file is known by its size and its time of change, to the nanosecond."""
+    (tmp_path / "f").write_bytes(b"12345")
+    os.utime("f", ns=(0, 1_234_567_890_123_456_700))
+    assert fingerprint("f") == Fingerprint(5, 1_234_567_890_123_456_700)
+
+
+def test_a_file_that_is_gone_has_no_fingerprint() -> None:
+    """Where there is nothing, both are -1."""
+    assert fingerprint("gone") == Fingerprint(-1, -1)
