@@ -1,0 +1,161 @@
+"""What the processes of a run say to each other: one class for each thing that can be said.
+
+    runner -> worker   a batch, as a list of paths, and before the first of them a `Setup`
+    worker -> saver    Hello, Ready, StartFailed, Finished, Done          (bytes made by frames.py)
+    saver -> runner    Opened, Unable, PassedOn, Saved, Failed, Ended
+    runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
+
+A worker is named by a serial number that no other worker of the run has. Frozen dataclasses without
+slots: with slots their pickles would cost three times as much. Knows nothing of how they travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ResumablePoolError
+from .records import Outcome
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs before its first file."""
+
+    function: Callable[[str], Any]
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+
+
+# A worker to the saver.
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The process runs and waits for its `Setup`."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The initializer has returned: files may come."""
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The function could not be loaded here, or the initializer raised."""
+
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The outcome of the next path of the worker's batch."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Done:
+    """The sentinel: nothing comes after it, and so many outcomes came before."""
+
+    outcomes: int
+
+
+FromWorker = Hello | Ready | StartFailed | Finished | Done
+
+
+# The saver to the runner.
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The checkpoint is open and locked; `notes` say what a person may want to know about it."""
+
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Unable:
+    """The saver's last word: it could not open the checkpoint, or not save to it."""
+
+    error: ResumablePoolError
+
+
+@dataclass(frozen=True)
+class PassedOn:
+    """What a worker said that is for the runner."""
+
+    worker: int
+    message: Hello | Ready | StartFailed
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The value of the next path of the worker's batch is in the checkpoint."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The function failed on the next path of the worker's batch. The saver holds the failure
+    until the runner, which alone knows whether a stop was asked for, says to keep or drop it."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The worker's stream has ended, and everything whole in it was dealt with. `clean`: by `Done`
+    with the right count; otherwise the worker is dead, or as good as dead."""
+
+    worker: int
+    clean: bool
+
+
+FromSaver = Opened | Unable | PassedOn | Saved | Failed | Ended
+
+
+# The runner to the saver.
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Read this worker's outcomes, too; the read end of its pipe follows."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker's process is dead: take what is left in its pipe, and do not wait for its end."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class KeepFailure:
+    """Save the oldest failure that is held for this worker."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class DropFailure:
+    """Forget the oldest failure that is held for this worker: its file is still to do."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class RecordCrash:
+    """Save this failure: its worker died with it, and so could not send one."""
+
+    outcome: Outcome
+
+
+ToSaver = Watch | Died | KeepFailure | DropFailure | RecordCrash

@@ -1,0 +1,222 @@
+"""A child process, from its start to its end, whatever it is for: quiet starts, the first things a
+child does, and how one is stopped, politely and then firmly.
+
+Knows nothing of files, checkpoints or what the processes say to each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from . import forks
+from .errors import WorkerStartError
+
+# How long a process that has said its last word may take to leave, and one that has lost its pipes
+# to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
+LEAVING_SECONDS = 5.0
+DYING_SECONDS = 1.0
+
+MAIN_GUARD_REMEDY = (
+    "Does the script start its run under `if __name__ == '__main__':`? It must where processes are "
+    "spawned, because each of them imports the script; and whatever the script imports must be "
+    "importable there."
+)
+
+_HINTS = {
+    "SIGKILL": "perhaps out of memory",
+    "SIGSEGV": "a crash in native code",
+    "SIGBUS": "a crash in native code",
+    "SIGILL": "a crash in native code",
+    "SIGFPE": "a crash in native code",
+    "SIGABRT": "native code gave up",
+}
+
+
+class Child:
+    """A child process, as its parent sees it.
+
+    Attributes:
+        pid: its process id.
+        sentinel: ready for `multiprocessing.connection.wait` when the process has ended.
+    """
+
+    def __init__(
+        self,
+        context: BaseContext,
+        name: str,
+        target: Callable[..., None],
+        arguments: tuple[Any, ...],
+        ends: tuple[forks.Closable, ...],
+    ) -> None:
+        """Start a child that runs `target(*arguments)` and keeps these `ends` of pipes.
+
+        Raises:
+            WorkerStartError: the system would not start one.
+        """
+        # Every concrete context has a Process, though not its base. Never daemonic, because a
+        # function may want children of its own.
+        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=target, args=arguments, name=f"resumable_pool {name}", daemon=False
+        )
+        try:
+            with _interrupts_held_back(context), forks.handing_over(*ends):
+                self._process.start()
+        except RuntimeError as error:
+            if "bootstrapping" in str(error):
+                # This is a spawned child that runs the unguarded script again. It leaves without a
+                # word; the runner sees it die and says what is missing.
+                sys.exit(1)
+            raise
+        except (OSError, EOFError) as error:
+            raise cannot_start(name, error) from error
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
+        # pidfd (Linux). The fork server's children are not ours, but it tells of their end itself.
+        self._pidfd = -1
+        if hasattr(os, "pidfd_open") and context.get_start_method() != "forkserver":
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(self.pid)
+        self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
+
+    def has_ended(self) -> bool:
+        """Whether the process is dead; its exit code may be unknown (SIGCHLD is ignored, say)."""
+        return self._process.exitcode is not None or bool(wait([self.sentinel], 0))
+
+    def signal_group(self, name: str) -> None:
+        """Send a signal, by name, to the process and whatever it has started in its session."""
+        if not hasattr(os, "killpg"):
+            self._process.terminate()
+            return
+        signum = getattr(signal, name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signum)
+            return
+        if not self.has_ended():  # it has not come to make a session yet
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def reap(self, in_peace: bool) -> int | None:
+        """Wait for a process that is leaving, kill it if it does not leave, and forget it.
+
+        What it has started and left in its session is killed as well, unless it leaves `in_peace`.
+
+        Returns:
+            Its exit code, negative for a signal; `None` if it had to be killed, or nobody can tell.
+        """
+        if not self.has_ended():
+            wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
+        exitcode = self._process.exitcode
+        if exitcode is None and self.has_ended():  # multiprocessing's sentinel is a moment early
+            self._process.join(DYING_SECONDS)
+            exitcode = self._process.exitcode
+        if not self.has_ended() or not in_peace:
+            self.signal_group("SIGKILL")
+            wait([self.sentinel], DYING_SECONDS)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        # Unless not even that has ended it, or its end was never told:
+        if self._process.exitcode is not None:
+            self._process.close()
+        return exitcode
+
+
+def cannot_start(name: str, error: Exception) -> WorkerStartError:
+    """What to raise when the system would not start a process, or make a pipe for one."""
+    return WorkerStartError(f"the {name} process could not be started: {error}", _remedy_for(error))
+
+
+@contextlib.contextmanager
+def _interrupts_held_back(context: BaseContext) -> Iterator[None]:
+    """What is started meanwhile has SIGINT blocked until it has done its first things.
+
+    A Ctrl-C reaches the whole foreground group, and a child that is still importing would die of it
+    with a traceback. So would the fork server, if this is what starts it. It ignores SIGINT later
+    anyway, and what it forks for us unblocks it; what it forks for others keeps it blocked, which
+    is the smaller evil.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    method = context.get_start_method()
+    if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
+        multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        if method == "forkserver":  # for others it had better not inherit what signals.py blocks
+            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+            multiprocessing.forkserver.ensure_running()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _remedy_for(error: BaseException) -> str:
+    if "AF_UNIX path too long" in str(error):
+        return "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
+    if isinstance(error, (EOFError, ConnectionError)):
+        return f"{MAIN_GUARD_REMEDY} Or there may be no more processes (ulimit -u)."
+    return "Fewer workers (max_workers) may fit, or a higher limit (ulimit -u, ulimit -n)."
+
+
+def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
+    """What a child does before anything else: be nobody's accomplice.
+
+    Only the pipe `ends` of its own; a session of its own, so that neither it nor what it starts is
+    hit by the terminal's signals; every signal at its default, as a new program has it, except the
+    `ignored` ones (by name); and no hold on the terminal's input.
+    """
+    forks.claim(*ends)
+    if hasattr(os, "setsid"):
+        with contextlib.suppress(PermissionError):  # already a session's leader
+            os.setsid()
+    else:  # Windows sends Ctrl-C to everything in the console
+        ignored |= {"SIGINT"}
+    _reset_signals(ignored)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null != 0:
+        os.close(null)
+
+
+def _reset_signals(ignored: frozenset[str]) -> None:
+    signal.set_wakeup_fd(-1)
+    # Python ignores these two, to raise BrokenPipeError and "file too large" instead.
+    ignored |= {"SIGPIPE", "SIGXFSZ"}
+    for signum in signal.valid_signals():
+        name = signum.name if isinstance(signum, signal.Signals) else ""
+        if name in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+        elif name == "SIGINT":
+            # Ignored for a moment, which discards one that came while it was held back.
+            signal.signal(signum, signal.SIG_IGN)
+            signal.signal(signum, signal.SIG_DFL)
+        elif signal.getsignal(signum) not in (signal.SIG_DFL, None):
+            signal.signal(signum, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def ending_in_words(exitcode: int | None) -> str:
+    """How a process ended, as the end of a sentence that starts with its name."""
+    if exitcode is None:
+        return "died or lost its pipes"
+    if exitcode >= 0:
+        return f"exited with status {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = _HINTS.get(name)
+    return f"was killed by {name}, {hint}" if hint else f"was killed by {name}"

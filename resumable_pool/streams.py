@@ -1,0 +1,114 @@
+"""The workers' streams of outcomes as the saver sees them, and how each of them ends.
+
+    open ──Done, with the right count──▶ ended, clean
+    open ──end of file, death note, bytes that are no message──▶ ended, not clean
+
+whichever comes first, once. An end of file does not prove a clean end (the worker may have died
+between two messages), and a death need not bring an end of file (something that the worker forked
+may hold the pipe), so neither is relied on alone.
+
+Knows nothing of the checkpoint, or of what an end means for a file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Container, Iterator
+from multiprocessing.connection import Connection
+
+from . import forks
+from .frames import FrameReader, StreamBroken
+from .messages import Done, Ended, Finished, FromWorker, Hello
+
+
+class _Stream:
+    """One worker's pipe, and how many outcomes came through it."""
+
+    def __init__(self, worker: int, end: Connection) -> None:
+        self.worker = worker
+        self.reader = FrameReader(end)
+        self.pid: int | None = None
+        self.outcomes = 0
+
+
+class Streams:
+    """All streams that are open, and what has come through them. Lives in the saver process."""
+
+    def __init__(self) -> None:
+        self._streams: dict[Connection, _Stream] = {}
+        self._received: list[tuple[int, FromWorker | Ended]] = []
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def ends(self) -> Collection[Connection]:
+        """What to wait for."""
+        return self._streams.keys()
+
+    def add(self, worker: int, end: Connection) -> None:
+        """Read this pipe, too."""
+        self._streams[end] = _Stream(worker, end)
+
+    def read(self, ready: Container[object]) -> None:
+        """Receive what is there in those of the pipes that are `ready`."""
+        for end, stream in list(self._streams.items()):
+            if end in ready:
+                self._receive(stream, stream.reader.messages())
+
+    def take_received(self) -> list[tuple[int, FromWorker | Ended]]:
+        """What has come since the last time, in order: worker, and message or end."""
+        received, self._received = self._received, []
+        return received
+
+    def end_dead(self, worker: int) -> None:
+        """The worker is dead: receive what it has left, and end its stream if it has not."""
+        for stream in list(self._streams.values()):
+            if stream.worker == worker:
+                self._drain(stream)
+
+    def end_orphaned(self) -> None:
+        """End the streams of dead workers when nobody is there to tell who is dead."""
+        for stream in list(self._streams.values()):
+            if stream.pid is not None and not _lives(stream.pid):
+                self._drain(stream)
+
+    def _drain(self, stream: _Stream) -> None:
+        self._receive(stream, stream.reader.remaining_messages())
+        if stream.reader.end in self._streams:
+            self._end(stream, clean=False)
+
+    def _receive(self, stream: _Stream, messages: Iterator[FromWorker]) -> None:
+        try:
+            for message in messages:
+                match message:
+                    case Hello(pid):
+                        stream.pid = pid
+                    case Finished():
+                        stream.outcomes += 1
+                    case Done(outcomes):
+                        self._end(stream, clean=outcomes == stream.outcomes)
+                        return
+                self._received.append((stream.worker, message))
+        except StreamBroken:
+            self._end(stream, clean=False)
+            return
+        if stream.reader.at_end:
+            self._end(stream, clean=False)
+
+    def _end(self, stream: _Stream, clean: bool) -> None:
+        del self._streams[stream.reader.end]
+        forks.close(stream.reader.end)
+        self._received.append((stream.worker, Ended(stream.worker, clean)))
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":  # where os.kill ends a process, whatever the signal
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # under another user
+        pass
+    return True
