@@ -1,11 +1,18 @@
 """Call a function for every file of a folder, in processes, and never lose a result.
 
-This module is the front door.
+This module is the front door; runner.py has the picture of what is behind it.
 """
 
 from .checkpoints import Checkpoint, open_checkpoint
-from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
+from .errors import (
+    CheckpointError,
+    CheckpointLocked,
+    ResumablePoolError,
+    SaverError,
+    WorkerStartError,
+)
 from .records import Failure, Outcome, Report
+from .runner import ResumableRunner
 
 __all__ = [
     "Checkpoint",
@@ -15,5 +22,8 @@ __all__ = [
     "Outcome",
     "Report",
     "ResumablePoolError",
+    "ResumableRunner",
+    "SaverError",
+    "WorkerStartError",
     "open_checkpoint",
 ]

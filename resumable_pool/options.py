@@ -1,0 +1,164 @@
+"""The runner's arguments, checked: a bad one raises at once, names itself and says what to do.
+
+Knows nothing of what a run does with them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from .checkpoints import Checkpoint, checkpoint_at
+from .files import Paths, check_pattern
+from .messages import Setup
+
+# The system call that waits for processes on Windows takes 63 handles.
+_MOST_WORKERS = 60 if sys.platform == "win32" else None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run needs to know. Made by `check_options` alone."""
+
+    setup: Setup
+    pattern: str | list[str]
+    checkpoint: Checkpoint
+    max_workers: int
+    context: BaseContext
+    progress: bool | None
+
+    @property
+    def forks(self) -> bool:
+        """Whether workers inherit the setup, instead of being sent it."""
+        return self.context.get_start_method() == "fork"
+
+
+def check_options(
+    function: Callable[[str], Any],
+    pattern: Paths,
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    max_workers: int | None,
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    mp_context: BaseContext | str | None,
+    progress: bool | None,
+) -> Options:
+    """See `ResumableRunner` for the arguments, and for what is raised."""
+    setup = _check_setup(function, initializer, initargs)
+    return Options(
+        setup=setup,
+        pattern=check_pattern(pattern),
+        checkpoint=_check_checkpoint(checkpoint),
+        max_workers=_check_max_workers(max_workers),
+        context=_check_context(mp_context, setup),
+        progress=_check_progress(progress),
+    )
+
+
+def _check_setup(function: Any, initializer: Any, initargs: Any) -> Setup:
+    if not callable(function):
+        raise TypeError(f"function must be callable, not {function!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"function {function!r} must return its result: wrap it, with asyncio.run or list"
+        )
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    return Setup(function, initializer, tuple(initargs))
+
+
+def _check_checkpoint(checkpoint: Any) -> Checkpoint:
+    if not isinstance(checkpoint, (str, os.PathLike, Checkpoint)):
+        raise TypeError(f"checkpoint must be a path or a Checkpoint, not {checkpoint!r}")
+    checked = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoint_at(checkpoint)
+    folder = os.path.dirname(checked.path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"checkpoint {checked.path!r}: there is no folder {folder!r}")
+    if os.path.isdir(checked.path):
+        raise IsADirectoryError(f"checkpoint {checked.path!r} is a folder; name a file")
+    if os.path.exists(checked.path) and not os.path.isfile(checked.path):
+        raise ValueError(f"checkpoint {checked.path!r} is not a regular file")
+    return checked
+
+
+def _check_max_workers(max_workers: Any) -> int:
+    if max_workers is None:
+        return min(usable_processors(), _MOST_WORKERS or sys.maxsize)
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int):
+        raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
+    if max_workers < 1:
+        raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+    if _MOST_WORKERS is not None and max_workers > _MOST_WORKERS:
+        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {max_workers}")
+    return max_workers
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_progress(progress: Any) -> bool | None:
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"progress must be True, False or None, not {progress!r}")
+    return progress
+
+
+def _check_context(mp_context: Any, setup: Setup) -> BaseContext:
+    """The context whose processes can be given `setup`."""
+    context = _named_context(mp_context)
+    if context.get_start_method() == "fork":
+        return context  # what is inherited need not be sent
+    obstacle = _obstacle(setup)
+    if obstacle is None:
+        return context
+    if mp_context is None and sys.platform == "linux":
+        return multiprocessing.get_context("fork")
+    remedy = "move it to the top level of a module that a new process can import"
+    if sys.platform != "win32":
+        remedy += ', or pass mp_context="fork"'
+    raise ValueError(
+        f"function {setup.function!r} cannot be sent to a new process, as the start method "
+        f"{context.get_start_method()!r} must: {obstacle}; {remedy}"
+    )
+
+
+def _named_context(mp_context: Any) -> BaseContext:
+    if isinstance(mp_context, BaseContext):
+        return mp_context.get_context()  # itself, or the one that the default stands for
+    if mp_context is not None and not isinstance(mp_context, str):
+        raise TypeError(
+            f"mp_context must be a context, the name of a start method or None, not {mp_context!r}"
+        )
+    try:
+        return multiprocessing.get_context(mp_context)
+    except ValueError:
+        known = ", ".join(map(repr, multiprocessing.get_all_start_methods()))
+        raise ValueError(f"mp_context must be one of {known}, not {mp_context!r}") from None
+
+
+def _obstacle(setup: Setup) -> str | None:
+    """Why a process that is not forked could not load `setup`, or `None` if it could."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    as_module = getattr(main, "__spec__", None) is not None
+    if script is not None and not as_module and not os.path.isfile(script):
+        return f"the program was not read from a file that a new process could import ({script})"
+    try:
+        pickled = pickle.dumps(setup)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if b"__main__" in pickled and script is None and not as_module:
+        return "it is defined in a notebook, a shell or python -c, which nobody else can import"
+    return None

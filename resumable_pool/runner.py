@@ -1,0 +1,185 @@
+"""ResumableRunner: what the user sees of a run, and the picture of all the rest.
+
+            paths                    outcomes                   bytes
+   ┌────────┐  ───────────▶  ┌─────────┐  ───────────▶  ┌───────┐  ───────▶  ┌────────────┐
+   │ runner │                │ workers │                │ saver │            │ checkpoint │
+   └────────┘  ◀─────┐       └─────────┘                └───────┘            └────────────┘
+                     └────────────── reports ───────────────┘
+
+The processes are a ring, and data run round it one way. The runner (this process; its loop is
+`Run.go` in ring.py) deals paths to the workers, through a pipe of its own for each. A worker calls
+the function and sends every outcome to the saver, through a pipe of its own. The saver writes it to
+the checkpoint and reports so, and only on that report the runner deals that worker its next paths.
+
+Four rules hold everywhere, each of them kept in one place:
+
+1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
+   hurt only itself. (forks.py; crew.py makes the pipes)
+2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver.py)
+3. Only the saver decides what was finished; what else became of a file is decided by the runner,
+   after its worker's stream has ended. (`Run._note_end` in ring.py)
+4. At every moment the checkpoint on disk is valid. (checkpoints/pickle_file.py)
+
+Knows nothing of pipes and messages, of bytes and pickling.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.context import BaseContext
+from multiprocessing.process import current_process
+from typing import Any, Generic, TypeVar
+
+from .checkpoints import Checkpoint
+from .errors import WorkerStartError
+from .files import Paths, list_files
+from .options import Options, check_options
+from .progress import Counts, progress_line
+from .records import Failure, Report
+from .ring import Run
+from .signals import StopRequests, broken_pipes_raise
+
+Result = TypeVar("Result")
+
+
+class ResumableRunner(Generic[Result]):
+    """Calls a function for every file of a glob, in worker processes, and saves what it returns.
+
+    Run again with the same checkpoint, it goes on where it was, whatever ended it. The runner
+    itself is cheap: processes exist, and the checkpoint is touched, only during `run`.
+
+    Args:
+        function: called with a path in a worker process; returns anything that can be pickled.
+        pattern: a glob, as for `glob.glob(pattern, recursive=True)`, or an iterable of paths. Only
+            files count, and never the checkpoint itself; they are processed in sorted order.
+            Relative paths start at the directory in which `run` is called, and each call of
+            `function` finds itself there.
+        checkpoint: where results are saved; the suffix names the format: `.pkl` or `.pickle`.
+        max_workers: how many worker processes; by default as many as this process may use
+            processors. Never more are started than there are files to do.
+        initializer: called once in each worker before its first file: load a model here.
+        initargs: its arguments.
+        mp_context: a multiprocessing context, or `"fork"`, `"spawn"` or `"forkserver"`. By default
+            the platform's; on Linux fork where that could not send the function (a lambda, a
+            notebook's cell).
+        progress: whether to draw a line of progress on stderr; by default if that is a terminal.
+            `False` writes nothing at all. The logger `resumable_pool` is told in any case.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described above, or the function cannot be sent
+            to a process of the start method that was asked for.
+        FileNotFoundError, IsADirectoryError: the checkpoint's folder does not exist, or the
+            checkpoint is one.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[str], Result],
+        pattern: Paths,
+        checkpoint: str | os.PathLike[str] | Checkpoint,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        mp_context: BaseContext | str | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        self._options = check_options(
+            function, pattern, checkpoint, max_workers, initializer, initargs, mp_context, progress
+        )
+        self._running = threading.Lock()
+
+    def run(self) -> Report:
+        """Process every file that has no saved result, and return when all is saved.
+
+        May be called again, and from any thread. A first Ctrl-C lets the files in work finish, a
+        second one abandons them; what has come in is saved in both cases.
+
+        Raises:
+            KeyboardInterrupt: after a Ctrl-C, once everything is saved.
+            CheckpointLocked: another run is writing to the checkpoint.
+            CheckpointError: it is something else, or damaged; nothing was changed.
+            SaverError: results could not be saved.
+            WorkerStartError: the function could not be loaded, the initializer raised, or the
+                system would not start a process.
+            RuntimeError: this runner is running already.
+        """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("this runner is running already; make another, or wait for it")
+        stop_requests = StopRequests(self._options.context)
+        try:
+            return self._run(stop_requests)
+        finally:
+            self._running.release()
+            if stop_requests.count:  # now let the signal have its normal effect
+                signal.raise_signal(signal.SIGINT)
+
+    def pending(self) -> list[str]:
+        """The files that `run` would process now, in order.
+
+        Raises:
+            CheckpointError: the checkpoint is something else, or damaged.
+        """
+        return _without(self._files(), self._options.checkpoint)
+
+    @property
+    def results(self) -> Mapping[str, Result]:
+        """Path to value, for every file that has one: read from the checkpoint at each access, also
+        while a run goes on."""
+        return self._options.checkpoint
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """Path to `Failure`, for every file that stands as failed: read like `results`."""
+        return self._options.checkpoint.failures()
+
+    def _files(self) -> list[str]:
+        return list_files(self._options.pattern, self._options.checkpoint.owns)
+
+    def _run(self, stop_requests: StopRequests) -> Report:
+        begun = time.monotonic()
+        checkpoint = self._options.checkpoint
+        files = self._files()
+        counts = Counts(len(files), len(files) - len(_without(files, checkpoint)))
+        if counts.skipped < counts.total:
+            _run_ring(self._options, files, counts, stop_requests)
+        completed, failures = checkpoint.completed(), checkpoint.failures()
+        done = sum(path in completed for path in files)
+        failed = [failures[path] for path in sorted({*failures}.intersection(files))]
+        return Report(
+            total=len(files),
+            completed=done - counts.skipped,
+            skipped=counts.skipped,
+            failed=len(failed),
+            remaining=len(files) - done - len(failed),
+            seconds=time.monotonic() - begun,
+            stopped=stop_requests.count > 0,
+            failures=failed,
+        )
+
+
+def _without(files: list[str], checkpoint: Checkpoint) -> list[str]:
+    completed = checkpoint.completed()
+    return [path for path in files if path not in completed]
+
+
+def _run_ring(
+    options: Options, files: list[str], counts: Counts, stop_requests: StopRequests
+) -> None:
+    if current_process().daemon:
+        raise WorkerStartError(
+            "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
+            "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
+        )
+    progress = progress_line(options.progress, sys.stderr)
+    try:
+        with stop_requests, broken_pipes_raise():
+            Run(options, files, counts, stop_requests, progress).go()
+    except WorkerStartError:
+        if not stop_requests.count:  # a Ctrl-C also hits children, and the fork server, that start
+            raise

@@ -1,0 +1,258 @@
+"""Functions for workers: in a module, so that every start method can send them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+CALLS = Path("calls")  # in the folder of the run
+
+
+def number_in(path: str) -> int:
+    """The number that the file holds; notes the call."""
+    note(path)
+    return int(Path(path).read_text())
+
+
+def number_slowly(path: str) -> int:
+    """The same, in a hundredth of a second."""
+    time.sleep(0.01)
+    return number_in(path)
+
+
+def note(path: str) -> None:
+    """One line per call: a write this small is never torn or mixed with another."""
+    with open(CALLS, "ab", buffering=0) as file:
+        file.write(f"{os.getpid()} {path}\n".encode())
+
+
+def calls() -> list[str]:
+    """The paths that were noted, sorted."""
+    return sorted(line.split()[1] for line in CALLS.read_text().splitlines())
+
+
+def callers() -> set[str]:
+    """The processes that noted a call."""
+    return {line.split()[0] for line in CALLS.read_text().splitlines()}
+
+
+def falsy(path: str) -> object:
+    note(path)
+    return [None, False, 0, "", b"", [], 0.0, (), {}, set()][int(Path(path).read_text())]
+
+
+# Exceptions of the difficult kind.
+
+
+class NeedsTwo(Exception):
+    """Pickles, but cannot be unpickled."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(one)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Unpicklable(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("not me")
+
+
+class FailsToUnpickle:
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+class ExitsAtUnpickling:
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+class FailsToPickle:
+    def __reduce__(self) -> Any:
+        raise ValueError("secret")
+
+
+def _refuse() -> None:
+    raise ValueError("cannot be made again")
+
+
+def deep_list() -> list[Any]:
+    outermost: list[Any] = []
+    innermost = outermost
+    for _ in range(100_000):
+        innermost.append([])
+        innermost = innermost[0]
+    return outermost
+
+
+# What a function can do to itself, to its file and to its worker, by name.
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+RAISING = {
+    "ValueError": lambda: raise_(ValueError("seven is bad")),
+    "StopIteration": lambda: raise_(StopIteration(7)),
+    "GeneratorExit": lambda: raise_(GeneratorExit()),
+    "SystemExit": lambda: sys.exit("leaving"),
+    "KeyboardInterrupt": lambda: raise_(KeyboardInterrupt()),
+    "NeedsTwo": lambda: raise_(NeedsTwo(1, 2)),
+    "Unprintable": lambda: raise_(Unprintable()),
+    "Unpicklable": lambda: raise_(Unpicklable("held back")),
+    "RecursionError": lambda: repr(deep_list()),
+}
+
+RETURNING = {
+    "a lambda": lambda: lambda: None,
+    "what fails to pickle": FailsToPickle,
+    "what fails to unpickle": FailsToUnpickle,
+    "what exits at unpickling": ExitsAtUnpickling,
+    "an exception that fails to unpickle": lambda: NeedsTwo(1, 2),
+    "a very deep list": deep_list,
+    "a lock": threading.Lock,
+}
+
+DYING = {
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGINT": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "SIGSEGV": lambda: ctypes.string_at(0),
+    "os._exit(0)": lambda: os._exit(0),
+    "os._exit(3)": lambda: os._exit(3),
+    "exit in a library": lambda: ctypes.CDLL(None).exit(0),
+    "all descriptors closed": lambda: os.closerange(3, 256),
+    "dies in a forked child's hands": lambda: _fork_and_die(),
+}
+
+
+def _fork_and_die() -> None:
+    """A child in C, which no hook of Python sees, keeps the worker's pipes open."""
+    if ctypes.CDLL(None).fork() == 0:
+        signal.pause()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sabotage(path: str) -> Any:
+    """Number 7 does what its file says, in the table that its file says; the others are well."""
+    note(path)
+    text = Path(path).read_text()
+    if not text.startswith("!"):
+        return int(text)
+    table, _, name = text[1:].partition(":")
+    return {"raise": RAISING, "return": RETURNING, "die": DYING}[table][name]()
+
+
+def die(path: str) -> None:
+    note(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wander(path: str) -> str:
+    """Reads a relative path, and leaves for elsewhere."""
+    text = Path(path).read_text()
+    os.chdir("/")
+    return text
+
+
+def misbehave(path: str) -> str:
+    """Leaves all sorts of things behind, and returns."""
+    note(path)
+    if os.fork() == 0:
+        return "from the copy"  # the function returns twice
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "2"])
+    threading.Thread(target=threading.Event().wait).start()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdout.close()
+    os.umask(0)
+    os.chdir("/")
+    return "well"
+
+
+def set_alarm(path: str) -> str:
+    """Returns while something is still ticking: an alarm, and a thread that never ends."""
+    note(path)
+    threading.Thread(target=threading.Event().wait).start()
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("too late"))
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    return "in time"
+
+
+def break_worker(path: str) -> int:
+    """Number 7 makes the worker's own code raise, and leaves a thread that never ends."""
+    note(path)
+    number = int(Path(path).read_text())
+    if number == 7:
+        threading.Thread(target=threading.Event().wait).start()
+        sys.setprofile(_raise_in_send)
+    return number
+
+
+def _raise_in_send(frame: Any, event: str, argument: object) -> None:
+    if frame.f_code.co_name == "send":
+        raise RuntimeError("from a hook")
+
+
+def return_twice_from_c(path: str) -> str:
+    """Forks where no hook of Python sees it, and returns in both processes."""
+    note(path)
+    ctypes.CDLL(None).fork()
+    return f"from {os.getpid()}"
+
+
+def read_terminal(path: str) -> bytes:
+    return os.read(0, 1)
+
+
+def remove_checkpoint(path: str) -> str:
+    """Number 3 removes what the results are saved in."""
+    if Path(path).read_text() == "3":
+        Path("result.pkl").unlink()
+    return path
+
+
+# Initializers.
+
+loaded: list[str] = []
+
+
+def load(name: str) -> None:
+    loaded.append(name)
+
+
+def what_is_loaded(path: str) -> list[str]:
+    return loaded
+
+
+def fail_to_load() -> None:
+    raise RuntimeError("the model is not there")
+
+
+def die_loading() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_loading() -> None:
+    os._exit(0)
+
+
+def die_soon() -> None:
+    """Is ready, and dies before it has a file."""
+    sys.setprofile(_die_in_receive)
+
+
+def _die_in_receive(frame: Any, event: str, argument: object) -> None:
+    if frame.f_code.co_name == "_receive":
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,39 @@
+"""Every test here drives whole scripts with real signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stage import Stage
+
+if not sys.platform.startswith("linux"):
+    collect_ignore_glob = ["test_*.py"]  # processes are found in /proc
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/kill/" in item.nodeid:
+            item.add_marker(pytest.mark.kill)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Where the tests are run with Ctrl-C ignored (in the background), scripts have it all the
+    same: what is handled here is at its default in a program that is started."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def stage(folder: Path) -> Iterator[Stage]:
+    """The stage for `act`, in the folder of the script."""
+    stage = Stage(folder)
+    yield stage
+    stage.close()

@@ -1,0 +1,182 @@
+"""SIGKILL of every role, alone and together: nothing saved is lost, nobody is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import random
+import select
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from resumable_pool import CheckpointLocked, ResumableRunner, open_checkpoint
+from tests import functions
+from tests.stage import PATIENCE, Stage
+
+from .scripts import Script
+
+
+def test_of_the_script_alone_lets_running_files_finish(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """They are saved, then all leave; a rerun meanwhile says who still has the checkpoint."""
+    script = Script(folder, method)
+    script.start()
+    begun = stage.wait_begun(3)
+    saver = script.saver()
+    script.kill()
+    rerun = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False)
+    with pytest.raises(CheckpointLocked, match=f"process {saver} is writing"):
+        rerun.run()
+    stage.cue(3)
+    script.wait_gone()
+    script.wait()
+    assert pickle.loads(Path("result.pkl").read_bytes()) == {p: f"done {p}" for p in begun}
+    assert functions.calls() == sorted(begun)
+    assert rerun.run().completed == 7
+
+
+def test_of_the_saver_is_an_error_that_the_next_run_goes_on_from(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """Within moments, with the reason, and with everything that was saved."""
+    script = Script(folder, method)
+    script.start()
+    stage.wait_begun(3)
+    stage.cue()
+    stage.wait_begun(1)
+    os.kill(script.saver(), signal.SIGKILL)
+    status, _, errors = script.wait()
+    assert status == 1
+    assert "SaverError" in errors
+    assert "the saver process was killed by SIGKILL" in errors
+    script.wait_gone()
+    assert len(open_checkpoint("result.pkl")) == 1
+    stage.cue(9)
+    assert "10 files: 9 done, 1 done before" in script.run()
+
+
+ORPHANING = """
+import ctypes
+def orphaning(path):
+    if ctypes.CDLL(None).fork() == 0:
+        signal.pause()
+    return act(path)
+"""
+
+
+def test_of_script_and_workers_lets_the_saver_leave(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """Also if something that a worker has forked holds its pipe, and nobody is there to tell."""
+    script = Script(folder, method, "orphaning", ORPHANING)
+    script.start()
+    begun = stage.wait_begun(3)
+    saver = os.pidfd_open(script.saver())
+    script.kill()
+    for pid in begun.values():
+        os.kill(pid, signal.SIGKILL)
+    ready, _, _ = select.select([saver], [], [], PATIENCE)
+    os.close(saver)
+    assert ready
+    script.kill_all()
+    script.wait()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_do_not_move_the_saver(
+    folder: Path, stage: Stage, signum: signal.Signals
+) -> None:
+    """Schedulers send them to every process; it leaves when its work is done."""
+    script = Script(folder, None)
+    script.start()
+    stage.wait_begun(3)
+    os.kill(script.saver(), signum)
+    stage.cue(10)
+    status, out, errors = script.wait()
+    assert (status, errors) == (0, "running\n")
+    assert "10 files: 10 done" in out
+
+
+DEADLY_PIPES = """
+import signal
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+"""
+
+
+def test_of_all_workers_does_not_break_the_script(folder: Path, method: str) -> None:
+    """Not even one that is set to die of a broken pipe, as is usual for command-line tools."""
+    script = Script(folder, method, "die", DEADLY_PIPES)
+    assert "10 files: 0 done, 10 failed" in script.run()
+
+
+def test_of_a_worker_costs_its_file(folder: Path, stage: Stage, method: str) -> None:
+    """It is replaced; the next run tries the file again."""
+    script = Script(folder, method)
+    script.start()
+    path, pid = next(iter(stage.wait_begun(3).items()))
+    os.kill(pid, signal.SIGKILL)
+    stage.wait_begun(1)  # in the worker that replaces it
+    stage.cue(9)
+    status, out, _ = script.wait()
+    assert status == 0
+    assert "10 files: 9 done, 1 failed" in out
+    assert f"{path}: its worker was killed by SIGKILL" in out
+    script.wait_gone()
+    stage.cue()
+    assert "10 files: 1 done, 9 done before" in script.run()
+
+
+def test_of_everything_loses_nothing_that_was_saved(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """The checkpoint is a valid pickle at once, and a rerun does what is missing."""
+    script = Script(folder, method)
+    script.start()
+    stage.wait_begun(3)
+    stage.cue(4)
+    stage.wait_begun(4)
+    script.kill_all()
+    script.wait()
+    script.wait_gone()
+    assert len(open_checkpoint("result.pkl")) == 4
+    assert len(pickle.loads(Path("result.pkl").read_bytes())) <= 4
+    stage.cue(6)
+    assert "10 files: 6 done, 4 done before" in script.run()
+    assert len(pickle.loads(Path("result.pkl").read_bytes())) == 10
+
+
+def test_of_anything_at_random_moments(folder: Path, method: str) -> None:
+    """Rerun until all is done: every result is right, and no file was called too often."""
+    files = 300
+    for number in range(files):
+        Path("in", f"{number:03}.txt").write_text(str(number))
+    for name in range(10):
+        Path("in", f"{name:02}.txt").unlink()
+    choice = random.Random(method)
+    script = Script(folder, method, "number_slowly")
+    kills = 0
+    for _ in range(5):
+        script.start()
+        select.select([], [], [], choice.uniform(0, 0.4))  # a random moment is what is tested
+        victims = script.processes()
+        if victims and choice.random() < 0.6:
+            victims = [choice.choice(victims)]
+        kills += len(victims)
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        script.wait_gone()
+        script.wait()
+        plain = pickle.loads(Path("result.pkl").read_bytes()) if Path("result.pkl").exists() else {}
+        assert all(int(Path(path).stem) == value for path, value in plain.items())
+    script.run()
+    assert len(pickle.loads(Path("result.pkl").read_bytes())) == files
+    calls = Counter(functions.calls())
+    assert len(calls) == files
+    # A kill can make each of three workers repeat one call.
+    assert sum(calls.values()) - files <= 3 * kills

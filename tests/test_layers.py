@@ -1,0 +1,123 @@
+"""Which module may import which: held against the code, function-level imports included."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resumable_pool
+
+PACKAGE = Path(resumable_pool.__file__).parent
+
+# From the top down: each imports only from those below it.
+LAYERS = [
+    "resumable_pool",
+    "resumable_pool.runner",
+    "resumable_pool.ring",
+    "resumable_pool.crew",
+    "resumable_pool.saver",
+    "resumable_pool.workers",
+    "resumable_pool.options",
+    "resumable_pool.checkpoints",
+    "resumable_pool.checkpoints.pickle_file",
+    "resumable_pool.checkpoints.pickle_layout",
+    "resumable_pool.checkpoints.locked_file",
+    "resumable_pool.checkpoints.disk",
+    "resumable_pool.checkpoints.base",
+    "resumable_pool.streams",
+    "resumable_pool.frames",
+    "resumable_pool.signals",
+    "resumable_pool.processes",
+    "resumable_pool.messages",
+    "resumable_pool.progress",
+    "resumable_pool.files",
+    "resumable_pool.values",
+    "resumable_pool.dealing",
+    "resumable_pool.records",
+    "resumable_pool.forks",
+    "resumable_pool.errors",
+]
+
+# A process that is killed while it holds one of these hangs all others (or, as a pool, is one).
+SHARED_STATE = {
+    "Array", "Barrier", "BoundedSemaphore", "Condition", "Event", "JoinableQueue", "Lock",
+    "Manager", "Pool", "Queue", "RLock", "Semaphore", "SimpleQueue", "Value",
+}  # fmt: skip
+
+
+def _name_of(file: Path) -> str:
+    parts = [*file.relative_to(PACKAGE.parent).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _tree(module: str) -> ast.AST:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def _imports(module: str) -> Iterator[str]:
+    """All that the module imports anywhere, by full name."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            source = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            submodules = [f"{source}.{alias.name}" for alias in node.names]
+            inside = [name for name in submodules if name in MODULES]
+            yield from inside
+            if len(inside) < len(submodules):
+                yield source
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_layer(module: str) -> None:
+    """A new module is given a place in the list above."""
+    assert module in LAYERS
+
+
+def test_the_layers_exist() -> None:
+    """The list names no module that is no more, and none twice."""
+    assert sorted(LAYERS) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module: str) -> None:
+    """A module imports of the package only what is strictly below it."""
+    own = [name for name in _imports(module) if name.split(".")[0] == "resumable_pool"]
+    below = LAYERS[LAYERS.index(module) + 1 :]
+    assert [name for name in own if name not in below] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_outside_the_standard_library_is_imported(module: str) -> None:
+    """The package needs nothing but Python."""
+    allowed = {"resumable_pool", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in _imports(module)} <= allowed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_processes_share_no_locks(module: str) -> None:
+    """Nothing of multiprocessing that has a lock in it is used; a thread's lock is none such."""
+    used = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("multiprocessing"):
+            used += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) != "threading":
+            used.append(node.attr)
+    assert SHARED_STATE.isdisjoint(used)
+
+
+def test_the_imports_are_seen() -> None:
+    """These tests look at something: the picture's main road is among what they see."""
+    assert "resumable_pool.ring" in _imports("resumable_pool.runner")
+    assert "resumable_pool.forks" in _imports("resumable_pool.checkpoints.pickle_file")
+    assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
+    assert sum(len(list(_imports(module))) for module in MODULES) > 100

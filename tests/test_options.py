@@ -1,0 +1,218 @@
+"""The runner's arguments: good ones are completed, bad ones raise and are named."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import ResumableRunner
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.options import Options, check_options, usable_processors
+
+
+def function(path: str) -> str:
+    return path
+
+
+async def coroutine_function(path: str) -> None:
+    pass
+
+
+def generator_function(path: str) -> Iterator[str]:
+    yield path
+
+
+class Callable:
+    def __call__(self, path: str) -> str:
+        return path
+
+
+def unpicklable_callable() -> Any:
+    return lambda path: path
+
+
+forks = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here"
+)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.pkl").mkdir()
+
+
+def _options(**changed: Any) -> Options:
+    arguments: dict[str, Any] = {
+        "function": function,
+        "pattern": "*.txt",
+        "checkpoint": "result.pkl",
+        "max_workers": None,
+        "initializer": None,
+        "initargs": (),
+        "mp_context": None,
+        "progress": None,
+    }
+    return check_options(**{**arguments, **changed})
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"function": 5}, TypeError, "function must be callable, not 5"),
+    ({"function": None}, TypeError, "function must be callable, not None"),
+    ({"function": "name"}, TypeError, "function must be callable, not 'name'"),
+    ({"function": coroutine_function}, TypeError, "must return its result: wrap it, with asyncio"),
+    ({"function": generator_function}, TypeError, "must return its result: wrap it, with asyncio"),
+    ({"pattern": 5}, TypeError, "pattern must be a glob or an iterable of paths, not 5"),
+    ({"pattern": b"*"}, TypeError, "pattern must be a glob or an iterable of paths, not b'*'"),
+    ({"pattern": ["a", 5]}, TypeError, "a path must be a str or an os.PathLike of str, not 5"),
+    ({"checkpoint": 5}, TypeError, "checkpoint must be a path or a Checkpoint, not 5"),
+    ({"checkpoint": None}, TypeError, "checkpoint must be a path or a Checkpoint, not None"),
+    ({"checkpoint": b"r"}, TypeError, "checkpoint must be a path or a Checkpoint, not b'r'"),
+    ({"checkpoint": "r.xyz"}, ValueError, "checkpoint 'r.xyz': its suffix names the format, and "
+                                          "'.xyz' is not one of .pkl, .pickle"),
+    ({"checkpoint": "no/r.pkl"}, FileNotFoundError, "there is no folder"),
+    ({"checkpoint": PickleFile("no/r.pkl")}, FileNotFoundError, "there is no folder"),
+    ({"checkpoint": "folder.pkl"}, IsADirectoryError, "is a folder; name a file"),
+    ({"max_workers": 0}, ValueError, "max_workers must be at least 1, not 0"),
+    ({"max_workers": -3}, ValueError, "max_workers must be at least 1, not -3"),
+    ({"max_workers": 2.0}, TypeError, "max_workers must be an int or None, not 2.0"),
+    ({"max_workers": True}, TypeError, "max_workers must be an int or None, not True"),
+    ({"max_workers": "2"}, TypeError, "max_workers must be an int or None, not '2'"),
+    ({"initializer": 5}, TypeError, "initializer must be callable, not 5"),
+    ({"initargs": 5}, TypeError, "initargs must be a tuple of arguments, not 5"),
+    ({"initargs": "model"}, TypeError, "initargs must be a tuple of arguments, not 'model'"),
+    ({"initargs": b"model"}, TypeError, "initargs must be a tuple of arguments, not b'model'"),
+    ({"mp_context": "spoon"}, ValueError, "'spawn'"),
+    ({"mp_context": "spoon"}, ValueError, "not 'spoon'"),
+    ({"mp_context": 5}, TypeError, "mp_context must be a context, the name of a start method or "
+                                   "None, not 5"),
+    ({"progress": 5}, TypeError, "progress must be True, False or None, not 5"),
+    ({"progress": "yes"}, TypeError, "progress must be True, False or None, not 'yes'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "error", "message"), BAD)
+def test_bad_arguments_raise(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Each bad argument raises at once, with a text that names it and its value."""
+    with pytest.raises(error, match=re.escape(message)):
+        _options(**changed)
+
+
+@pytest.mark.parametrize(("changed", "error", "message"), BAD[:1] + BAD[-1:])
+def test_the_constructor_checks(
+    changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """A runner with bad arguments is not made."""
+    arguments = {"function": function, "pattern": "*", "checkpoint": "r.pkl", **changed}
+    with pytest.raises(error, match=re.escape(message)):
+        ResumableRunner(**arguments)
+
+
+def test_checking_makes_no_file(tmp_path: Path) -> None:
+    """Good arguments or bad, the checkpoint is not touched."""
+    _options()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.pkl"]
+
+
+def test_what_is_left_out_is_completed() -> None:
+    """By default there are as many workers as processors, and everything else is as given."""
+    options = _options()
+    assert options.setup.function is function
+    assert (options.setup.initializer, options.setup.initargs) == (None, ())
+    assert options.pattern == "*.txt"
+    assert options.checkpoint.path == str(Path("result.pkl").absolute())
+    assert options.max_workers == usable_processors() >= 1
+    assert options.context.get_start_method() == multiprocessing.get_start_method()
+    assert options.progress is None
+
+
+def test_good_arguments_are_taken() -> None:
+    """Whatever is given is used, one-time iterables included."""
+    checkpoint = PickleFile("other.pickle")
+    options = _options(
+        pattern=(name for name in ("b", "a")),
+        checkpoint=checkpoint,
+        max_workers=3,
+        initializer=print,
+        initargs=iter([1, 2]),
+        progress=False,
+    )
+    assert options.pattern == ["b", "a"]
+    assert options.checkpoint is checkpoint
+    assert options.max_workers == 3
+    assert (options.setup.initializer, options.setup.initargs) == (print, (1, 2))
+    assert options.progress is False
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_contexts(method: str) -> None:
+    """A start method may be given by its name or as a context."""
+    for context in (method, multiprocessing.get_context(method)):
+        options = _options(mp_context=context)
+        assert options.context.get_start_method() == method
+        assert options.forks == (method == "fork")
+
+
+SENDABLE = {
+    "a function": function,
+    "a class's instance": Callable(),
+    "a partial": functools.partial(function),
+    "a built-in": len,
+}
+
+
+@pytest.mark.parametrize("good", SENDABLE.values(), ids=SENDABLE.keys())
+def test_functions_that_can_be_sent(good: Any) -> None:
+    """What can be pickled by name goes to a spawned process."""
+    assert _options(function=good, mp_context="spawn").setup.function is good
+
+
+UNSENDABLE: dict[str, dict[str, Any]] = {
+    "lambda": {"function": unpicklable_callable()},
+    "partial of one": {"function": functools.partial(unpicklable_callable())},
+    "initializer": {"initializer": unpicklable_callable()},
+    "argument": {"initializer": print, "initargs": (unpicklable_callable(),)},
+}
+
+
+@pytest.mark.parametrize("changed", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_what_cannot_be_sent_is_refused(changed: dict[str, Any]) -> None:
+    """A lambda cannot go to a spawned process; the text says why, and what to do."""
+    with pytest.raises(ValueError, match="cannot be sent to a new process") as caught:
+        _options(**changed, mp_context="spawn")
+    assert "the start method 'spawn' must" in str(caught.value)
+    assert "<lambda>" in str(caught.value)
+    assert "move it to the top level of a module" in str(caught.value)
+
+
+@forks
+@pytest.mark.parametrize("changed", UNSENDABLE.values(), ids=UNSENDABLE.keys())
+def test_forked_workers_inherit_anything(changed: dict[str, Any]) -> None:
+    """Under fork nothing needs to be sent, and where that would help the text says so."""
+    assert _options(**changed, mp_context="fork").forks
+    with pytest.raises(ValueError, match='or pass mp_context="fork"'):
+        _options(**changed, mp_context="spawn")
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="the choice is Linux's")
+def test_lambdas_are_forked_where_nobody_chose() -> None:
+    """Without a choice of the user's, what cannot be sent is inherited."""
+    assert _options(function=unpicklable_callable()).forks
+
+
+def test_unpicklable_for_any_reason_is_refused() -> None:
+    """Whatever pickling raises is told in its own words."""
+
+    class Stubborn(Callable):
+        def __reduce__(self) -> Any:
+            raise pickle.PicklingError("over my dead body")
+
+    with pytest.raises(ValueError, match="PicklingError: over my dead body"):
+        _options(function=Stubborn(), mp_context="spawn")

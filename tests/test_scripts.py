@@ -1,0 +1,149 @@
+"""What a user's program can be: a script with classes of its own, without a guard, on stdin, ..."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .kill.scripts import ROOT
+
+
+def python(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python in the current folder, as a user would."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+
+
+CLASSES = """
+import collections, dataclasses, enum, pickle, sys
+from resumable_pool import ResumableRunner, open_checkpoint
+
+@dataclasses.dataclass
+class Text:
+    words: list
+
+    class Inner:
+        def __eq__(self, other):
+            return type(self) is type(other)
+
+Point = collections.namedtuple("Point", "x y")
+Color = enum.Enum("Color", "RED GREEN")
+
+def work(path):
+    with open(path) as file:
+        return Text([file.read(), Text.Inner(), Point(1, 2), Color.RED])
+
+if __name__ == "__main__":
+    runner = ResumableRunner(work, "in/*.txt", "result.pkl", mp_context=sys.argv[1])
+    print(runner.run())
+    assert runner.results["in/03.txt"] == Text(["3", Text.Inner(), Point(1, 2), Color.RED])
+    assert len(pickle.load(open("result.pkl", "rb"))) == 10
+"""
+
+
+def test_classes_of_the_script_are_read_back_by_it(folder: Path, method: str) -> None:
+    """They are named after the script, under every start method, so a plain `pickle.load` works."""
+    Path("script.py").write_text(CLASSES)
+    for number in ("10 done", "10 done before"):
+        done = python("script.py", method)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert number in done.stdout
+    assert b"__mp_main__" not in Path("result.pkl").read_bytes()
+
+
+UNGUARDED = """
+from resumable_pool import ResumableRunner
+from tests.functions import number_in
+print(ResumableRunner(number_in, "in/*.txt", "result.pkl", mp_context="{method}").run())
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_without_a_main_guard_the_error_says_so(folder: Path, method: str) -> None:
+    """In moments, with one traceback, and before the checkpoint is touched."""
+    Path("script.py").write_text(UNGUARDED.format(method=method))
+    done = python("script.py")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert "WorkerStartError" in done.stderr
+    assert "if __name__ == '__main__'" in done.stderr
+    assert not Path("result.pkl").exists()
+
+
+ON_STDIN = """
+from resumable_pool import ResumableRunner
+def work(path):
+    return path
+print(ResumableRunner(work, "in/*.txt", "result.pkl"{options}).run())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere fork is not safe as a default")
+@pytest.mark.parametrize("how", [("-",), ("-c", ON_STDIN.format(options=""))])
+def test_a_program_without_a_file_runs_by_default(folder: Path, how: tuple[str, ...]) -> None:
+    """From stdin or `-c`, as in a notebook: forked, because nobody could import it."""
+    done = python(*how, stdin=ON_STDIN.format(options=""))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pickle.loads(Path("result.pkl").read_bytes())["in/03.txt"] == "in/03.txt"
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("how", ["-", "-c"])
+def test_a_program_without_a_file_cannot_be_spawned(folder: Path, method: str, how: str) -> None:
+    """The constructor says so, and what to do."""
+    program = ON_STDIN.format(options=f", mp_context={method!r}")
+    done = python(*(["-c", program] if how == "-c" else ["-"]), stdin=program)
+    assert done.returncode == 1
+    assert "ValueError: function <function work" in done.stderr
+    assert f"cannot be sent to a new process, as the start method {method!r} must" in done.stderr
+    assert "move it to the top level of a module" in done.stderr
+
+
+GUARDED_FUNCTION = """
+from resumable_pool import ResumableRunner
+if __name__ == "__main__":
+    def work(path):
+        return path
+    ResumableRunner(work, "in/*.txt", "result.pkl", mp_context="spawn").run()
+"""
+
+
+def test_a_function_that_workers_cannot_find_is_an_error(folder: Path) -> None:
+    """One that only the script itself defines: the error has its name and what to do."""
+    Path("script.py").write_text(GUARDED_FUNCTION)
+    done = python("script.py")
+    assert done.returncode == 1
+    assert "WorkerStartError: a worker cannot start" in done.stderr
+    assert "'work'" in done.stderr
+    assert "cannot be loaded in a new process, where it must be importable" in done.stderr
+
+
+QUIET = """
+import sys
+from resumable_pool import ResumableRunner
+from tests.functions import number_in
+if __name__ == "__main__":
+    ResumableRunner(number_in, "in/*.txt", "result.pkl", progress={progress}).run()
+"""
+
+
+@pytest.mark.parametrize("progress", [None, False, True])
+def test_off_a_terminal_only_what_is_asked_for_is_written(
+    folder: Path, progress: bool | None
+) -> None:
+    """No line of progress goes into a log file, unless `progress=True`."""
+    Path("script.py").write_text(QUIET.format(progress=progress))
+    done = python("script.py")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert ("10 files" in done.stderr) is (progress is True)
