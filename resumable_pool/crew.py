@@ -62,7 +62,7 @@ class Crew:
             finally:
                 forks.close(writer)
         except OSError as error:
-            raise cannot_start("worker", error) from error
+            raise cannot_start("worker", error) from None
         self._workers[serial] = worker
 
     def remove(self, serial: int) -> Worker | None:

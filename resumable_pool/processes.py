@@ -78,7 +78,7 @@ class Child:
                 sys.exit(1)
             raise
         except (OSError, EOFError) as error:
-            raise cannot_start(name, error) from error
+            raise cannot_start(name, error) from None
         assert self._process.pid is not None
         self.pid = self._process.pid
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a

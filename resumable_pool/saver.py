@@ -89,7 +89,7 @@ class Saver:
                 arguments = (*ends, self._checkpoint)
                 self.process = processes.Child(self._context, "saver", run_saver, arguments, ends)
         except OSError as error:
-            raise processes.cannot_start("saver", error) from error
+            raise processes.cannot_start("saver", error) from None
 
     def tell(self, message: ToSaver) -> None:
         """Send an order. If the saver is dead nothing happens: its end of `reports` tells."""
