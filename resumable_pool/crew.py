@@ -5,6 +5,7 @@ Knows no path and no outcome: whom to deal what is dealing.py's, what an end mea
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Collection, Iterable, Iterator
 from multiprocessing.context import BaseContext
@@ -25,12 +26,13 @@ ASK_SECONDS = 1.0
 class Crew:
     """The living workers of one run, by their serial numbers. Lives in the runner's process."""
 
-    def __init__(
-        self, context: BaseContext, saver: Saver, inherited: Setup | None, folder: str
-    ) -> None:
+    def __init__(self, context: BaseContext, saver: Saver, setup: Setup, folder: str) -> None:
         self._context = context
         self._saver = saver
-        self._inherited = inherited
+        # Who is forked inherits it, and so it may be what cannot be pickled.
+        forked = context.get_start_method() == "fork"
+        self._inherited = setup if forked else None
+        self._pickled_setup = pickle.dumps(None if forked else setup)
         self._folder = folder
         self._workers: dict[int, Worker] = {}
         self._started = 0
@@ -64,6 +66,10 @@ class Crew:
         except OSError as error:
             raise cannot_start("worker", error) from None
         self._workers[serial] = worker
+
+    def set_up(self, serial: int) -> None:
+        """The worker reads its pipe now: tell it what to do with its files."""
+        self._workers[serial].set_up(self._pickled_setup)
 
     def remove(self, serial: int) -> Worker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""

@@ -34,11 +34,6 @@ class Options:
     context: BaseContext
     progress: bool | None
 
-    @property
-    def forks(self) -> bool:
-        """Whether workers inherit the setup, instead of being sent it."""
-        return self.context.get_start_method() == "fork"
-
 
 def check_options(
     function: Callable[[str], Any],

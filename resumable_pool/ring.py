@@ -1,13 +1,12 @@
 """The runner's side of a run: the loop, and what it decides about workers and failures.
 
-runner.py has the picture. Knows nothing of bytes and pickled values, of how a process is started or
-killed, or of the checkpoint beyond which paths it has.
+runner.py has the picture. Knows nothing of bytes and pickles, of how a process is started or ended,
+nor of the checkpoint more than which paths it has.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from multiprocessing.connection import wait
 from typing import Any
@@ -79,15 +78,13 @@ class Run:
         self._begun = time.monotonic()
         self._stop_requests = stop_requests
         self._progress = progress
-        inherited = options.setup if options.forks else None
-        self._pickled_setup = pickle.dumps(None if options.forks else options.setup)
         self._opened = False
         self._abandoned = False
         self._dealer = Dealer()
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
         self._saver = Saver(options.context, options.checkpoint)
-        self._crew = Crew(options.context, self._saver, inherited, os.getcwd())
+        self._crew = Crew(options.context, self._saver, options.setup, os.getcwd())
 
     def go(self) -> None:
         """Until every file is dealt with, or can not be, and every process has left."""
@@ -142,7 +139,7 @@ class Run:
             case Opened(notes):
                 self._note_opened(notes)
             case PassedOn(serial, Hello()):
-                self._crew[serial].set_up(self._pickled_setup)
+                self._crew.set_up(serial)
             case PassedOn(serial, Ready()):
                 self._crew[serial].ready = True
             case PassedOn(serial, StartFailed(message, traceback)):

@@ -148,9 +148,11 @@ class ResumableRunner(Generic[Result]):
         counts = Counts(len(files), len(files) - len(_without(files, checkpoint)))
         if counts.skipped < counts.total:
             _run_ring(self._options, files, counts, stop_requests)
+        else:
+            checkpoint.settle()
         completed, failures = checkpoint.completed(), checkpoint.failures()
         done = sum(path in completed for path in files)
-        failed = [failures[path] for path in sorted({*failures}.intersection(files))]
+        failed = [failures.get(path) for path in sorted({*failures}.intersection(files))]
         return Report(
             total=len(files),
             completed=done - counts.skipped,
@@ -159,7 +161,7 @@ class ResumableRunner(Generic[Result]):
             remaining=len(files) - done - len(failed),
             seconds=time.monotonic() - begun,
             stopped=stop_requests.count > 0,
-            failures=failed,
+            failures=[failure for failure in failed if failure is not None],  # not damaged, that is
         )
 
 

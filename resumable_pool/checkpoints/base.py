@@ -80,6 +80,10 @@ class Checkpoint(Mapping[str, Any]):
     def close(self) -> None:
         """`sync`, and give up the lock."""
 
+    def settle(self) -> None:
+        """Bring to its end what a saver that was killed has left half-done, so that readers without
+        this library see it, too. Nothing if another process is writing. In any process."""
+
     # What readers see.
 
     @abstractmethod

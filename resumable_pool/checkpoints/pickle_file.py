@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import forks
-from ..errors import CheckpointError
+from ..errors import CheckpointError, CheckpointLocked
 from ..records import Failure, Outcome
 from .base import Checkpoint
 from .disk import BINARY, force, read_at, write_at
@@ -135,6 +135,13 @@ class PickleFile(Checkpoint):
         self._end = scan.end
         self._end_here()
 
+    def settle(self) -> None:
+        self.completed()
+        if self._uncommitted:
+            with contextlib.suppress(CheckpointLocked, OSError):
+                self.open()
+                self.close()
+
     def _end_here(self) -> None:
         write_at(self._file.fileno(), STOP, self._end)
         os.ftruncate(self._file.fileno(), self._end + 1)
@@ -201,6 +208,7 @@ class PickleFile(Checkpoint):
         self._header = header
         scan = _whole_scan(fd, header, self.path, self._scanned, self._enter)
         self._scanned = scan.end
+        self._uncommitted = bool(scan.stops) and scan.stops[0] < scan.end
         self._seen = (file, size, status.st_mtime_ns)
 
     def _enter(self, record: Record) -> None:
@@ -214,6 +222,7 @@ class PickleFile(Checkpoint):
         self._results: dict[str, int] = {}
         self._failed: dict[str, int] = {}
         self._scanned = FIRST_RECORD
+        self._uncommitted = False
         self._seen = ((0, 0), 0, 0)
 
 
