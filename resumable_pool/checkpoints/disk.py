@@ -19,6 +19,9 @@ else:
 # Windows would translate line ends without it; elsewhere there is no such flag.
 BINARY = getattr(os, "O_BINARY", 0)
 
+# What holds the locks on Windows.
+_side_files: dict[str, int] = {}
+
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes from `offset`; fewer only at the end of the file."""
@@ -75,12 +78,12 @@ def force_folder(path: str) -> None:
 
 
 def lock(fd: int, path: str) -> bool:
-    """Take the lock of the file at `path`, open as `fd`, without waiting.
+    """Take the lock of the file at `path`, open as `fd`, without waiting. It is given up by closing
+    `fd` and calling `unlock`, or by the end of the process.
 
     flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed in
     this process, by a user's `pickle.load(open(path))` for instance. On Windows a lock is mandatory
-    and would keep plain readers out, so a byte of a side file is locked there (it stays open, and
-    locked, as long as this process lives).
+    and would keep plain readers out, so a byte of a side file is locked there.
 
     Returns:
         Whether the lock was taken; False: another process holds it.
@@ -90,15 +93,22 @@ def lock(fd: int, path: str) -> bool:
     """
     try:
         if sys.platform == "win32":
-            side_file = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
-            msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
+            _side_files[path] = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
+            msvcrt.locking(_side_files[path], msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        unlock(path)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             return False
         raise
     return True
+
+
+def unlock(path: str) -> None:
+    """Give up the lock of the file at `path`, as far as it is not bound to its descriptor."""
+    if path in _side_files:
+        os.close(_side_files.pop(path))
 
 
 def lock_file(path: str) -> str:

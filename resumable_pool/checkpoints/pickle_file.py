@@ -27,7 +27,7 @@ from .. import forks
 from ..errors import CheckpointError, CheckpointLocked
 from ..records import Failure, Outcome
 from .base import Checkpoint
-from .disk import BINARY, force, read_at, write_at
+from .disk import BINARY, force, read_at, unlock, write_at
 from .locked_file import is_at, open_locked
 from .pickle_layout import (
     COMMITTED,
@@ -75,9 +75,13 @@ class PickleFile(Checkpoint):
             self._recover(notes)
             write_at(self._file.fileno(), *pid_field(os.getpid()))
         except BaseException:
-            forks.close(self._file)
+            self._release()
             raise
         return notes
+
+    def _release(self) -> None:
+        forks.close(self._file)
+        unlock(self.path)
 
     def _recover(self, notes: list[str]) -> None:
         """Take in whole records behind the STOP, cut off a torn one."""
@@ -125,7 +129,7 @@ class PickleFile(Checkpoint):
             self.sync()
             force(self._file.fileno())
         finally:
-            forks.close(self._file)
+            self._release()
 
     def _keep_whole_records(self) -> None:
         """After a write that was cut short. What is whole stays, since a reader may know of it."""
