@@ -400,8 +400,11 @@ except (WorkerStartError, SaverError, OSError) as error:
         subprocess.run(command, check=True, timeout=PATIENCE, env=environment)
 
 
-def test_a_torn_checkpoint_is_mended_and_the_lost_file_processed_again(folder: Path) -> None:
-    """A file cut off in its last record costs that record, and nothing else."""
+def test_a_torn_checkpoint_is_mended_and_the_lost_file_processed_again(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file cut off in its last record costs that record, and nothing else; not a word either,
+    where none was asked for."""
     runner().run()
     whole = Path("result.pkl").read_bytes()
     Path("result.pkl").write_bytes(whole[:-5])
@@ -409,6 +412,7 @@ def test_a_torn_checkpoint_is_mended_and_the_lost_file_processed_again(folder: P
     assert runner().run().completed == 1
     assert len(functions.calls()) == 1
     assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
+    assert capfd.readouterr().err == ""
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(folder: Path, method: str) -> None:

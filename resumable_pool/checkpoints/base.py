@@ -37,13 +37,13 @@ class Checkpoint(Mapping[str, Any]):
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
         folder, name = os.path.split(self.path)
-        other_folder, other_name = os.path.split(os.path.abspath(path))
+        other_folder, other_name = os.path.split(path)
+        if not other_name.startswith(name):  # resolving links is slow, and only asked for a few
+            return False
         suffix = other_name[len(name) :]
         return (
-            other_name.startswith(name)
-            and (suffix == "" or suffix in SIDE_FILES or suffix.startswith(NEW_FILE))
-            and os.path.realpath(other_folder) == os.path.realpath(folder)
-        )
+            suffix == "" or suffix in SIDE_FILES or suffix.startswith(NEW_FILE)
+        ) and os.path.realpath(other_folder) == os.path.realpath(folder)
 
     # What the saver asks.
 

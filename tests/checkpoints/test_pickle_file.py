@@ -521,5 +521,7 @@ def test_a_checkpoint_owns_its_side_files(path: Path) -> None:
     own = ["", ".lock", ".bak", ".new-1234-abcd"]
     assert all(checkpoint.owns(f"{path}{suffix}") for suffix in own)
     assert checkpoint.owns(str(path.parent / "." / path.name))
+    (path.parent / "link").symlink_to(path.parent)
+    assert checkpoint.owns(str(path.parent / "link" / path.name))
     others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
     assert not any(checkpoint.owns(str(other)) for other in others)
