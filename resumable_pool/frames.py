@@ -90,9 +90,9 @@ class FrameReader:
             end = used + _FRAME.size + length
             if end > len(self._bytes):
                 break
-            with memoryview(self._bytes) as view:
-                body = bytes(view[used + _FRAME.size : end])
-            yield _decode(kind, body)
+            with memoryview(self._bytes) as view, view[used + _FRAME.size : end] as body:
+                message = _decode(kind, body)
+            yield message
             used = end
         del self._bytes[:used]
 
@@ -138,22 +138,21 @@ def _json(*fields: object) -> bytes:
     return json.dumps(fields).encode("ascii")
 
 
-def _decode(kind: int, body: bytes) -> FromWorker:
+def _decode(kind: int, body: memoryview) -> FromWorker:
     try:
-        return _decode_value(body) if kind == _VALUE else _decode_plain(*json.loads(body))
+        return _decode_value(body) if kind == _VALUE else _decode_plain(*json.loads(bytes(body)))
     except (ValueError, TypeError, KeyError, struct.error) as error:
         raise StreamBroken(f"a frame holds no message: {error}") from None
 
 
-def _decode_value(body: bytes) -> Finished:
+def _decode_value(body: memoryview) -> Finished:
     checksum, seconds, size, mtime_ns, path_length = _FACTS.unpack_from(body)
     start = _FACTS.size + path_length
     if start > len(body):
         raise ValueError("it is shorter than its path")
-    path = body[_FACTS.size : start].decode("utf-8", "surrogatepass")
-    return Finished(
-        Outcome(path, body[start:], checksum, None, seconds, 1, Fingerprint(size, mtime_ns))
-    )
+    path = str(body[_FACTS.size : start], "utf-8", "surrogatepass")
+    pickled = bytes(body[start:])
+    return Finished(Outcome(path, pickled, checksum, None, seconds, 1, Fingerprint(size, mtime_ns)))
 
 
 def _decode_plain(name: str, *fields: Any) -> FromWorker:

@@ -48,8 +48,7 @@ _HEADER_CHECKED = 23  # the checksum covers what stands before it
 _PID_OFFSET = 30
 FIRST_RECORD = _HEADER.size
 
-# C 44 | tag, header's checksum, value's checksum, kind, attempts, value's length, seconds,
-# size and mtime of the input | POP | X, key's length
+# C 44 | tag, 2 checksums, kind, attempts, length, seconds, size, mtime | POP | X, key's length
 _RECORD = struct.Struct("<BB 4sIIBxHQfqq B BI")
 _METADATA_LENGTH = 44
 _RECORD_CHECKED = 10  # the header's checksum covers what stands from here on, with the key
@@ -144,6 +143,7 @@ def read_header(fd: int, path: str) -> Header:
 
 def encode(header: Header, outcome: Outcome) -> bytes:
     """The whole record of `outcome`, with the first byte of a committed one."""
+    region: list[bytes | memoryview]
     if outcome.failure is not None:
         payload = _failure_payload(outcome.failure)
         kind, checksum, end = _FAILURE, crc32(payload), _POP
@@ -153,7 +153,7 @@ def encode(header: Header, outcome: Outcome) -> bytes:
         checksum, end = outcome.checksum, _SETITEM
         if pickled.startswith(_PROTO_3):
             kind = _RESULT
-            region = [pickled[len(_PROTO_3) : -len(STOP)]]
+            region = [memoryview(pickled)[len(_PROTO_3) : -len(STOP)]]
         else:
             kind = _NESTED_RESULT
             region = [_NESTED_START, _LENGTH8.pack(len(pickled)), pickled, _NESTED_END]
