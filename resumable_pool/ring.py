@@ -92,7 +92,7 @@ class Run:
         try:
             while not self._over():
                 ready = wait(self._events(), TICK_SECONDS)
-                self._note_stop_requests()
+                self._note_stop_requests(ready)
                 self._note_reports()
                 self._crew.report_deaths(ready)
                 self._start_workers()
@@ -112,9 +112,10 @@ class Run:
 
     # The steps of the loop.
 
-    def _note_stop_requests(self) -> None:
+    def _note_stop_requests(self, ready: list[Any]) -> None:
         """After a first Ctrl-C deal nothing more, after a second one end the workers, too."""
-        self._stop_requests.clear()
+        if self._stop_requests.wakener in ready:
+            self._stop_requests.clear()
         if self._stop_requests.count >= 1 and not self.stopped:
             self.stopped = True
             self._dealer.stop()

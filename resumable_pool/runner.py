@@ -14,7 +14,7 @@ the checkpoint and reports so, and only on that report the runner deals that wor
 Four rules hold everywhere, each of them kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
-   hurt only itself. (forks.py; crew.py makes the pipes)
+   hurt only itself. (forks.py makes every pipe, and keeps its ends apart)
 2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver.py)
 3. Only the saver decides what was finished; what else became of a file is decided by the runner,
    after its worker's stream has ended. (`Run._note_end` in ring.py)

@@ -116,13 +116,16 @@ class Saver:
 
     def read_reports(self) -> Iterator[FromSaver]:
         """The reports that have come since; sets `gone` when there will be no more."""
-        ended = not self.reports.poll() and self.process.has_ended()
+        heard = False
         try:
             while self.reports.poll():
+                heard = True
                 yield self.reports.recv()
+            # A dead saver's last words are read before it counts as gone.
+            if not heard and self.process.has_ended() and not self.reports.poll():
+                self.gone = True
         except (EOFError, OSError):
-            ended = True
-        self.gone = self.gone or ended
+            self.gone = True
 
     def no_more_workers(self) -> None:
         """Let it leave once the streams it knows have ended."""
