@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TextIO
 
-from .records import count_files, in_words
+from .records import count_files, in_words, tally
 
 # More often nobody can read it, and every redraw takes the processor from a worker.
 REDRAW_SECONDS = 0.2
@@ -21,17 +21,19 @@ logger.addHandler(logging.NullHandler())  # silent, until the program configures
 
 @dataclass
 class Counts:
-    """Where a run stands; `skipped` were done before it, and say nothing about its speed."""
+    """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
+    are left alone: they say nothing about its speed."""
 
     total: int
     skipped: int
     completed: int = 0
     failed: int = 0
+    left: int = 0
 
     @property
     def finished(self) -> int:
         """Files that need nothing more in this run."""
-        return self.skipped + self.completed + self.failed
+        return self.skipped + self.left + self.completed + self.failed
 
 
 def render(counts: Counts, seconds: float) -> str:
@@ -47,29 +49,14 @@ def render(counts: Counts, seconds: float) -> str:
     return ", ".join(parts)
 
 
-def describe_start(counts: Counts, failed_before: int) -> str:
-    """Why files are processed, when some need not be."""
-    return _list(
-        counts,
-        (counts.skipped, "done before"),
-        (failed_before, "failed before (tried again)"),
-        (counts.total - counts.skipped - failed_before, "new"),
-    )
-
-
 def describe_end(counts: Counts) -> str:
     """Where a run stands that was stopped."""
-    return _list(
-        counts,
+    return tally(
+        counts.total,
         (counts.skipped + counts.completed, "done"),
-        (counts.failed, "failed"),
+        (counts.left + counts.failed, "failed"),
         (counts.total - counts.finished, "to do"),
     )
-
-
-def _list(counts: Counts, *parts: tuple[int, str]) -> str:
-    shown = ", ".join(f"{number:,} {what}" for number, what in parts if number)
-    return f"{count_files(counts.total)}: {shown}"
 
 
 class ProgressLine:

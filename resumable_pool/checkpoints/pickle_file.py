@@ -25,7 +25,7 @@ from typing import Any
 
 from .. import forks
 from ..errors import CheckpointError, CheckpointLocked
-from ..records import Failure, Outcome
+from ..records import Failure, Fingerprint, Outcome
 from .base import Checkpoint
 from .disk import BINARY, force, read_at, unlock, write_at
 from .locked_file import is_at, open_locked
@@ -165,6 +165,13 @@ class PickleFile(Checkpoint):
             _, payload = self._read(fd, path, self._results)
         return pickle.loads(payload)
 
+    def fingerprint(self, path: str) -> Fingerprint:
+        with self._reading() as fd:
+            record = read_record(fd, self._header, self._results[path])
+        if record is None or record.path != path:
+            raise KeyError(path)
+        return record.fingerprint
+
     def failed(self) -> Mapping[str, int]:
         """Where the failures' records start."""
         with self._reading():
@@ -216,7 +223,9 @@ class PickleFile(Checkpoint):
         self._seen = (file, size, status.st_mtime_ns)
 
     def _enter(self, record: Record) -> None:
-        self._results.pop(record.path, None)
+        # A failure does not hide the value from before the file changed: nothing saved is lost.
+        if not record.failed:
+            self._results.pop(record.path, None)
         self._failed.pop(record.path, None)
         if record.sound:
             (self._failed if record.failed else self._results)[record.path] = record.start
