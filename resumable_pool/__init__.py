@@ -11,8 +11,9 @@ from .errors import (
     SaverError,
     WorkerStartError,
 )
-from .records import Failure, Outcome, Report
+from .records import Failure, Outcome, Report, WorkerStatus
 from .runner import ResumableRunner
+from .worker_process import worker_slot
 
 __all__ = [
     "Checkpoint",
@@ -25,5 +26,7 @@ __all__ = [
     "ResumableRunner",
     "SaverError",
     "WorkerStartError",
+    "WorkerStatus",
     "open_checkpoint",
+    "worker_slot",
 ]

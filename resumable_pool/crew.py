@@ -8,15 +8,17 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from . import forks
 from .clock import NEVER
-from .messages import Died, Setup
+from .dealing import Dealer
+from .messages import Died
+from .options import Options
 from .processes import cannot_start
+from .records import WorkerStatus
 from .saver import Saver
 from .worker_process import watchdog_works
 from .workers import State, Worker
@@ -25,12 +27,21 @@ from .workers import State, Worker
 ASK_SECONDS = 1.0
 
 
+@dataclass
+class _Slot:
+    """What the workers in one place have done before the present one, and how many there were."""
+
+    starts: int = 0
+    finished: int = 0
+
+
 class Crew:
     """The living workers of one run, by their serial numbers. Lives in the runner's process."""
 
-    def __init__(self, context: BaseContext, saver: Saver, setup: Setup, folder: str) -> None:
-        self._context = context
+    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
+        self._context = context = options.context
         self._saver = saver
+        setup = options.setup
         if setup.timeout is not None:
             setup = replace(setup, watched=watchdog_works(context))
         self._setup = setup
@@ -39,6 +50,7 @@ class Crew:
         self._folder = folder
         self._workers: dict[int, Worker] = {}
         self._started = 0
+        self._slots = [_Slot() for _ in range(options.max_workers)]
         self._ask_at = 0.0
 
     def __len__(self) -> int:
@@ -58,17 +70,20 @@ class Crew:
         """
         serial = self._started
         self._started += 1
+        taken = {worker.slot for worker in self}
+        slot = next(slot for slot in range(len(self._slots)) if slot not in taken)
         try:
             # In this order no child ever holds the read end, and a worker notices a dead saver.
             results, writer = forks.pipe(self._context, duplex=False)
             try:
                 self._saver.watch(serial, results)
-                worker = Worker(self._context, serial, writer, self._setup, self._folder)
+                worker = Worker(self._context, serial, slot, writer, self._setup, self._folder)
             finally:
                 forks.close(writer)
         except OSError as error:
             raise cannot_start("worker", error) from None
         self._workers[serial] = worker
+        self._slots[slot].starts += 1
 
     def set_up(self, serial: int) -> None:
         """The worker reads its pipe now: tell it what to do with its files."""
@@ -76,7 +91,28 @@ class Crew:
 
     def remove(self, serial: int) -> Worker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
-        return self._workers.pop(serial, None)
+        worker = self._workers.pop(serial, None)
+        if worker is not None:
+            self._slots[worker.slot].finished += worker.finished
+        return worker
+
+    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+        """What each does now, by slots. From any thread."""
+        return sorted(self._status(worker, dealer, now) for worker in self)
+
+    def _status(self, worker: Worker, dealer: Dealer, now: float) -> WorkerStatus:
+        slot = self._slots[worker.slot]
+        path = dealer.path_of(worker.serial)
+        busy = path is not None
+        return WorkerStatus(
+            slot=worker.slot,
+            pid=worker.process.pid,
+            state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
+            path=path,
+            seconds=max(0.0, now - worker.busy_since) if busy else None,
+            files_done=slot.finished + worker.finished,
+            restarts=slot.starts - 1,
+        )
 
     def are(self, *states: State) -> list[Worker]:
         """The workers in one of these states."""

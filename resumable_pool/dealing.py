@@ -54,8 +54,11 @@ class Dealer:
         return worker in self._in_work
 
     def path_of(self, worker: int) -> str | None:
-        """The path that the worker is at, if it has one."""
-        return self._in_work[worker][0] if worker in self._in_work else None
+        """The path that the worker is at, if it has one. From any thread."""
+        try:
+            return self._in_work[worker][0]
+        except LookupError:
+            return None
 
     def attempt(self, path: str) -> int:
         """Which attempt at the path is the latest, from 1."""

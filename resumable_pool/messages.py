@@ -2,7 +2,7 @@
 
     runner -> worker   a batch, as a list of (path, attempt), and before the first of them a `Setup`
     worker -> saver    Hello, Ready, StartFailed, Finished, Done          (bytes made by frames.py)
-    saver -> runner    Opened, Unable, PassedOn, Saved, Failed, Ended
+    saver -> runner    Opened, Unable, PassedOn, Saved, Failed, FailureSaved, Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
 
 A worker is named by a serial number that no other worker of the run has. Frozen dataclasses without
@@ -111,6 +111,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class FailureSaved:
+    """The failure of this path, which the runner has judged, is in the checkpoint."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The worker's stream has ended, and everything whole in it was dealt with. `clean`: by `Done`
     with the right count; otherwise the worker is dead, or as good as dead."""
@@ -119,7 +126,7 @@ class Ended:
     clean: bool
 
 
-FromSaver = Opened | Unable | PassedOn | Saved | Failed | Ended
+FromSaver = Opened | Unable | PassedOn | Saved | Failed | FailureSaved | Ended
 
 
 # The runner to the saver.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+WorkerState = Literal["starting", "idle", "busy"]
 FailureKind = Literal["error", "crashed", "timeout"]
 
 # A person reads the first few and then wants the list; ten lines leave the counts in sight.
@@ -90,6 +91,28 @@ class Outcome:
         if self.pickled is None:
             raise ValueError(f"{self.path!r} failed, there is no value: {self.failure}")
         return pickle.loads(self.pickled)
+
+
+class WorkerStatus(NamedTuple):
+    """What one worker of a run does.
+
+    Attributes:
+        slot: its place, 0 to `max_workers` - 1; a worker that replaces another takes its place.
+        pid: its process.
+        state: `"starting"` (the initializer has not returned yet), `"idle"` or `"busy"`.
+        path: the file that it is at, or `None`.
+        seconds: how long it has been at that, or `None`.
+        files_done: how many files have been done in this place, in this run, failed ones included.
+        restarts: how often the worker in this place has been replaced.
+    """
+
+    slot: int
+    pid: int
+    state: WorkerState
+    path: str | None
+    seconds: float | None
+    files_done: int
+    restarts: int
 
 
 @dataclass(frozen=True)

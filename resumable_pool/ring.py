@@ -7,10 +7,11 @@ nor of the checkpoint more than which paths it has.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
-from .clock import NEVER, Clock
+from .clock import Clock
 from .crew import Crew
 from .dealing import Dealer
 from .errors import ResumablePoolError, SaverError, WorkerStartError
@@ -18,6 +19,7 @@ from .messages import (
     DropFailure,
     Ended,
     Failed,
+    FailureSaved,
     FromSaver,
     Hello,
     Opened,
@@ -31,9 +33,10 @@ from .options import Options
 from .plan import make_plan
 from .processes import MAIN_GUARD_REMEDY
 from .progress import Counts, ProgressLine, describe_end
-from .records import count_files, in_words
+from .records import WorkerStatus, count_files
 from .saver import Saver
-from .signals import BY_CALL, StopRequests
+from .signals import StopRequests, broken_pipes_raise
+from .stopping import Stopping
 from .verdicts import Verdicts
 from .workers import State
 
@@ -57,9 +60,6 @@ class Run:
         counts: kept up to date.
         stop_requests: entered.
         progress: where a person looks.
-
-    Attributes:
-        stopped: whether it was asked to stop, or has stopped by itself.
     """
 
     def __init__(
@@ -70,50 +70,71 @@ class Run:
         stop_requests: StopRequests,
         progress: ProgressLine,
     ) -> None:
-        self.stopped = False
         self._options = options
         self._checkpoint = options.checkpoint
         self._files = files
         self._counts = counts
         self._clock = Clock()
         self._stop_requests = stop_requests
-        self._interrupts = 0
-        self._abandon_at = NEVER
         self._progress = progress
         self._opened = False
         self._dealer = Dealer()
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
+        self._finished: list[str] = []
         self._saver = Saver(options.context, options.checkpoint, options.timeout)
         self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
-        self._crew = Crew(options.context, self._saver, options.setup, os.getcwd())
+        self._crew = Crew(options, self._saver, os.getcwd())
+        self._stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
-    def go(self) -> None:
-        """Until every file is dealt with, or can not be, and every process has left."""
-        self._saver.start()
+    def go(self) -> Iterator[str]:
+        """Until every file is dealt with, or can not be, and every process has left.
+
+        Yields:
+            Each path whose outcome has been saved. While nobody asks for the next one nothing new
+            is dealt, but everything is saved.
+        """
+        with broken_pipes_raise():
+            self._saver.start()
         try:
             while not self._over():
-                ready = wait(self._events(), self._patience())
-                self._clock.look()
-                self._note_stop_requests()
-                self._note_reports()
-                self._crew.report_deaths(ready)
-                self._crew.end_overdue(self._clock.now)
-                self._judge_failures()
-                self._start_workers()
-                self._deal_paths()
-                self._dismiss_workers()
-                self._show_progress()
+                with broken_pipes_raise():
+                    self._turn()
+                finished, self._finished = self._finished, []
+                yield from finished
         finally:
-            self._end()
+            with broken_pipes_raise():
+                self._end()
         if self._error is not None:
             raise self._error
+
+    def _turn(self) -> None:
+        ready = wait(self._events(), self._patience())
+        self._clock.look()
+        self._stopping.follow_requests(self._clock.now)
+        self._note_reports()
+        self._crew.report_deaths(ready)
+        self._crew.end_overdue(self._clock.now)
+        self._judge_failures()
+        self._start_workers()
+        self._deal_paths()
+        self._dismiss_workers()
+        self._show_progress()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop, or has stopped by itself."""
+        return self._stopping.stopped
+
+    def workers(self) -> list[WorkerStatus]:
+        """What each worker does now. From any thread."""
+        return self._crew.statuses(self._dealer, self._clock.peek())
 
     def _over(self) -> bool:
         return self._saver.gone or (self._no_more_files() and not self._crew)
 
     def _no_more_files(self) -> bool:
-        return self._opened and self._dealer.over and not self._verdicts
+        return self._opened and self._dealer.over and not self._verdicts.pending
 
     def _events(self) -> list[Any]:
         crew = self._crew.events(self._clock.now)
@@ -121,30 +142,10 @@ class Run:
 
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
-        due = min(self._abandon_at, self._verdicts.due, self._crew.due(self._clock.now))
+        due = min(self._stopping.due, self._verdicts.due, self._crew.due(self._clock.now))
         return min(TICK_SECONDS, max(0.0, due - self._clock.now))
 
     # The steps of the loop.
-
-    def _note_stop_requests(self) -> None:
-        for request in self._stop_requests.take():
-            if request == "SIGINT":
-                self._interrupts += 1
-                if self._interrupts == 1:
-                    self._stop("Ctrl-C", "; press it again to abandon them")
-                else:
-                    self._abandon_at = self._clock.now
-            elif request == BY_CALL:
-                self._stop("asked to stop")
-            else:
-                grace = self._options.grace_period
-                self._stop(request, f", for {in_words(grace)} at most")
-                self._abandon_at = min(self._abandon_at, self._clock.now + grace)
-        if self._clock.now >= self._abandon_at:
-            self._abandon_at = NEVER
-            self._crew.terminate(self._clock.now, State.STARTING, State.READY, State.LEAVING)
-            if self._dealer.in_work:
-                self._progress.announce(f"abandoning {count_files(self._dealer.in_work)}")
 
     def _note_reports(self) -> None:
         for report in self._saver.read_reports():
@@ -161,8 +162,11 @@ class Run:
             case PassedOn(serial, StartFailed(message, traceback)):
                 self._note_failed_start(message, traceback)
             case Saved(serial):
-                self._finish(serial)
+                self._finished.append(self._finish(serial))
                 self._counts.completed += 1
+            case FailureSaved(path):
+                self._finished.append(path)
+                self._verdicts.note_saved()
             case Failed(serial):
                 self._note_failure(serial)
             case Ended(serial, clean):
@@ -176,7 +180,8 @@ class Run:
         while self._verdicts and (self.stopped or self._clock.now >= self._verdicts.due):
             self._verdicts.judge(self.stopped)
             if self._verdicts.too_many and not self.stopped:
-                self._stop(f"{count_files(self._counts.failed)} failed, more than max_failures")
+                why = f"more than {self._options.max_failures} files failed"
+                self._stopping.stop(why, self._clock.now)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
@@ -225,7 +230,7 @@ class Run:
 
     def _finish(self, serial: int) -> str:
         self._lost_idle = 0
-        self._crew[serial].note_outcome()
+        self._crew[serial].note_outcome(self._clock.now)
         return self._dealer.finish(serial)
 
     def _note_failure(self, serial: int) -> None:
@@ -255,16 +260,6 @@ class Run:
 
     def _note_failed_start(self, message: str, traceback: str) -> None:
         self._fail(WorkerStartError(f"a worker cannot start: {message}", START_REMEDY, traceback))
-
-    def _stop(self, why: str, how: str = "") -> None:
-        """Deal nothing more; what is in work is finished."""
-        if not self.stopped:
-            self.stopped = True
-            self._dealer.stop()
-            self._crew.terminate(self._clock.now, State.STARTING)
-        in_work = self._dealer.in_work
-        what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
-        self._progress.announce(f"{why}: {what}")
 
     def _fail(self, error: ResumablePoolError) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""

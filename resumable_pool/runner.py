@@ -25,11 +25,12 @@ Knows nothing of pipes and messages, of bytes and pickling.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from multiprocessing.process import current_process
 from typing import Any, Generic, TypeVar
@@ -37,12 +38,12 @@ from typing import Any, Generic, TypeVar
 from .checkpoints import Checkpoint
 from .errors import WorkerStartError
 from .files import Paths, list_files
-from .options import Options, check_options
+from .options import check_options
 from .plan import Plan, make_plan
 from .progress import Counts, progress_line
-from .records import Failure, Report
+from .records import Failure, Outcome, Report, WorkerStatus
 from .ring import Run
-from .signals import StopRequests, broken_pipes_raise
+from .signals import StopRequests
 
 Result = TypeVar("Result")
 
@@ -131,6 +132,7 @@ class ResumableRunner(Generic[Result]):
         )
         self._running = threading.Lock()
         self._stop_requests: StopRequests | None = None
+        self._ring: Run | None = None
 
     def run(self) -> Report:
         """Process every file that has no saved result, and return when all is saved.
@@ -149,15 +151,41 @@ class ResumableRunner(Generic[Result]):
                 system would not start a process.
             RuntimeError: this runner is running already.
         """
-        if not self._running.acquire(blocking=False):
-            raise RuntimeError("this runner is running already; make another, or wait for it")
-        stop_requests = self._stop_requests = StopRequests(self._options.context)
-        try:
-            return self._run(stop_requests)
-        finally:
-            self._stop_requests = None
-            self._running.release()
-            stop_requests.deliver()
+        with contextlib.closing(self._steps()) as steps:
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    report: Report = end.value
+                    return report
+
+    def as_completed(self) -> Iterator[Outcome]:
+        """The same as `run`, but each outcome is yielded once it is saved.
+
+        A slow loop slows the run down: nothing new is dealt while it does not ask for more. Memory
+        stays flat, since values are read back from the checkpoint. Leaving the loop early stops the
+        run as `stop` does: what is in work is finished first. A Ctrl-C does not interrupt the loop;
+        like for `run`, the files in work are finished, and after them comes `KeyboardInterrupt`.
+
+        Yields:
+            What became of a file, with its value or its failure.
+
+        Raises:
+            The same as `run`, at the first step or later.
+        """
+        with contextlib.closing(self._steps()) as steps:
+            for path in steps:
+                yield self._outcome(path)
+
+    def on_saved(self, outcome: Outcome) -> None:
+        """Called for each outcome once it is saved, in this process, in the thread of the run: for
+        a subclass to override. What it raises stops the run as `stop` does, and goes on from there.
+        """
+
+    def workers(self) -> list[WorkerStatus]:
+        """What each worker does now, by slots; nothing while no run goes on. From any thread."""
+        ring = self._ring
+        return [] if ring is None else ring.workers()
 
     def stop(self) -> None:
         """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
@@ -191,14 +219,31 @@ class ResumableRunner(Generic[Result]):
     def _plan(self, files: list[str]) -> Plan:
         return make_plan(files, self._options.checkpoint, self._options.choices)
 
-    def _run(self, stop_requests: StopRequests) -> Report:
+    def _outcome(self, path: str) -> Outcome:
+        return self._options.checkpoint.outcome(path)
+
+    def _steps(self) -> Generator[str, None, Report]:
+        """The run: yields each path whose outcome has been saved, and returns the report."""
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("this runner is running already; make another, or wait for it")
+        try:
+            stop_requests = self._stop_requests = StopRequests(self._options.context)
+            try:
+                return (yield from self._process(stop_requests))
+            finally:
+                self._stop_requests = self._ring = None
+                stop_requests.deliver()
+        finally:
+            self._running.release()
+
+    def _process(self, stop_requests: StopRequests) -> Generator[str, None, Report]:
         begun = time.monotonic()
         files = self._files()
         plan = self._plan(files)
         counts = Counts(plan.total, plan.done, left=plan.left)
         stopped = False
         if plan.to_do:
-            stopped = _run_ring(self._options, files, counts, stop_requests)
+            stopped = yield from self._go_round(files, counts, stop_requests)
         else:
             self._options.checkpoint.settle()
         after = self._plan(files)
@@ -214,23 +259,33 @@ class ResumableRunner(Generic[Result]):
             failures=[failure for failure in failures if failure is not None],  # not damaged
         )
 
-
-def _run_ring(
-    options: Options, files: list[str], counts: Counts, stop_requests: StopRequests
-) -> bool:
-    """Returns whether the run was stopped."""
-    if current_process().daemon:
-        raise WorkerStartError(
-            "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
-            "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
-        )
-    progress = progress_line(options.progress, sys.stderr)
-    try:
-        with stop_requests, broken_pipes_raise():
-            run = Run(options, files, counts, stop_requests, progress)
-            run.go()
-            return run.stopped
-    except WorkerStartError:
-        if not stop_requests.signals:  # they also hit children, and the fork server, that start
-            raise
-        return True
+    def _go_round(
+        self, files: list[str], counts: Counts, stop_requests: StopRequests
+    ) -> Generator[str, None, bool]:
+        """Yields as `_steps` does, and returns whether the run was stopped."""
+        if current_process().daemon:
+            raise WorkerStartError(
+                "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
+                "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
+            )
+        progress = progress_line(self._options.progress, sys.stderr)
+        watched = type(self).on_saved is not ResumableRunner.on_saved
+        try:
+            with stop_requests:
+                ring = self._ring = Run(self._options, files, counts, stop_requests, progress)
+                steps = ring.go()
+                try:
+                    for path in steps:
+                        if watched:
+                            self.on_saved(self._outcome(path))
+                        yield path
+                except BaseException:  # out of on_saved, or out of a loop that was left early
+                    stop_requests.ask()
+                    for _ in steps:
+                        pass
+                    raise
+                return ring.stopped
+        except WorkerStartError:
+            if not stop_requests.signals:  # they also hit children, and the fork server, that start
+                raise
+            return True

@@ -31,6 +31,7 @@ from .messages import (
     DropFailure,
     Ended,
     Failed,
+    FailureSaved,
     Finished,
     FromSaver,
     FromWorker,
@@ -230,6 +231,7 @@ class _InSaver:
     def _save_failure(self, outcome: Outcome) -> None:
         self._checkpoint.save_failures([outcome])
         self._unsynced = True
+        self.report(FailureSaved(outcome.path))
 
     def _sync_if_due(self) -> None:
         now = time.monotonic()

@@ -50,6 +50,7 @@ class StopRequests:
         self._new: deque[str] = deque()
         self._signals: list[int] = []
         self._guard = threading.RLock()
+        self._ended = False
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -62,6 +63,9 @@ class StopRequests:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         """Put the handlers back."""
+        self._ended = True
+        if threading.current_thread() is not threading.main_thread():
+            return
         with contextlib.ExitStack() as stack:  # a signal may come right now, and its handler raise
             for signum, before in self._before.items():
                 stack.callback(signal.signal, signum, before)
@@ -100,7 +104,9 @@ class StopRequests:
                 stack.callback(_raise, signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a child that another thread of the program has forked
+        # In a child that another thread of the program has forked, or when the run has ended in
+        # another thread than it began in, where handlers cannot be put back:
+        if os.getpid() != self._pid or self._ended:
             signal.signal(signum, self._before[signum])
             signal.raise_signal(signum)
             return

@@ -35,7 +35,7 @@ class _Setback:
 
 
 class Verdicts:
-    """The failed attempts of one run that are not judged yet. Lives in the runner's process."""
+    """The failed attempts of one run that are not settled yet. Lives in the runner's process."""
 
     def __init__(self, options: Options, dealer: Dealer, saver: Saver, counts: Counts) -> None:
         self._options = options
@@ -43,9 +43,20 @@ class Verdicts:
         self._saver = saver
         self._counts = counts
         self._setbacks: deque[_Setback] = deque()
+        self._unsaved = 0
 
     def __len__(self) -> int:
         return len(self._setbacks)
+
+    @property
+    def pending(self) -> bool:
+        """Whether one is still to be judged, or its verdict to be saved."""
+        return bool(self._setbacks or self._unsaved)
+
+    def note_saved(self) -> None:
+        """A verdict has been saved."""
+        self._unsaved -= 1
+        self._counts.failed += 1
 
     @property
     def due(self) -> float:
@@ -55,12 +66,12 @@ class Verdicts:
     @property
     def too_many(self) -> bool:
         """Whether more files have failed than may."""
-        return self._exceeded_by(self._counts.failed)
+        return self._exceeded_by(self._counts.failed + self._unsaved)
 
     @property
     def perhaps_too_many(self) -> bool:
         """Whether it may turn out so."""
-        return self._exceeded_by(self._counts.failed + len(self._setbacks))
+        return self._exceeded_by(self._counts.failed + self._unsaved + len(self._setbacks))
 
     def _exceeded_by(self, failed: int) -> bool:
         limit = self._options.max_failures
@@ -92,7 +103,7 @@ class Verdicts:
         final = self._dealer.attempt(setback.path) > self._options.retries
         if final and not stopped:
             self._saver.tell(setback.keep)
-            self._counts.failed += 1
+            self._unsaved += 1
             return
         if setback.drop is not None:
             self._saver.tell(setback.drop)

@@ -38,15 +38,21 @@ LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
 
 
+_slot: int | None = None
+
+
 def run_worker(
     tasks: Connection,
     results: Connection,
     last_words: Connection,
     inherited: Setup | None,
+    slot: int,
     folder: str,
 ) -> NoReturn:
     """The whole life of a worker process. Never returns: exit handlers and threads of the user's
     must not hold it."""
+    global _slot
+    _slot = slot
     processes.do_first_things(tasks, results, last_words)
     if sys.platform != "win32":
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
@@ -60,6 +66,18 @@ def run_worker(
         # Only what the function has set in motion can raise here: a signal handler, say. There is
         # no telling what is sound any more.
         os._exit(BROKEN)
+
+
+def worker_slot() -> int:
+    """Which of the workers this one is: 0 to `max_workers` - 1. One that takes another's place has
+    its number. For functions and initializers, to choose a GPU or a port by, say.
+
+    Raises:
+        RuntimeError: this process is no worker.
+    """
+    if _slot is None:
+        raise RuntimeError("worker_slot() is for the function and the initializer, in a worker")
+    return _slot
 
 
 class _InWorker:

@@ -57,8 +57,10 @@ class Worker:
         serial: its number; no other worker of the run has it.
         process: the process.
         state: what is wanted of it.
+        slot: its place among those that work at the same time; who replaces it takes it over.
         dealt: how many files it has been given.
-        busy_since: when it was given its batch, by the clock of the run.
+        finished: for how many of them there was an outcome.
+        busy_since: when it was given the file that it is at, by the clock of the run.
         last_words: where it leaves a traceback if its file takes too long, or crashes it.
         late_at: when its file will have taken too long, or has just begun late.
         end_at: when to end it for that.
@@ -72,6 +74,7 @@ class Worker:
         self,
         context: BaseContext,
         serial: int,
+        slot: int,
         results: Connection,
         setup: Setup,
         folder: str,
@@ -85,7 +88,8 @@ class Worker:
         self.serial = serial
         self._setup = setup
         self.state = State.STARTING
-        self.dealt = 0
+        self.slot = slot
+        self.dealt = self.finished = 0
         self.busy_since = 0.0
         self.timed_out = self.reported_dead = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
@@ -94,7 +98,7 @@ class Worker:
             self.last_words, last_words = pipes.from_child()
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
-            arguments = (*ends, setup if forked else None, folder)
+            arguments = (*ends, setup if forked else None, slot, folder)
             self.process = processes.Child(context, "worker", run_worker, arguments, ends)
 
     def set_up(self, pickled: bytes) -> None:
@@ -115,8 +119,10 @@ class Worker:
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
         self._send(pickle.dumps(batch))
 
-    def note_outcome(self) -> None:
+    def note_outcome(self, now: float) -> None:
         """Its file is done, in time."""
+        self.busy_since = now  # with the next one of its batch, if there is one
+        self.finished += 1
         self.late_at = self.end_at = NEVER
 
     def end_if_overdue(self, now: float) -> None:

@@ -18,6 +18,7 @@ LAYERS = [
     "resumable_pool",
     "resumable_pool.runner",
     "resumable_pool.ring",
+    "resumable_pool.stopping",
     "resumable_pool.crew",
     "resumable_pool.verdicts",
     "resumable_pool.saver",

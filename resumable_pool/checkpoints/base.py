@@ -104,6 +104,14 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     @abstractmethod
+    def outcome(self, path: str) -> Outcome:
+        """What became of `path`, with the bytes of its value, unless it stands as failed.
+
+        Raises:
+            KeyError: it has no outcome, or a damaged one.
+        """
+
+    @abstractmethod
     def read(self, path: str) -> Any:
         """The value of `path`, unpickled anew.
 

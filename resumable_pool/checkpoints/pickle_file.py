@@ -160,6 +160,16 @@ class PickleFile(Checkpoint):
     def failures(self) -> Mapping[str, Failure]:
         return _Failures(self)
 
+    def outcome(self, path: str) -> Outcome:
+        with self._reading() as fd:
+            failed = path in self._failed
+            record, payload = self._read(fd, path, self._failed if failed else self._results)
+        failure = decode_failure(record, payload) if failed else None
+        return Outcome(
+            path, None if failed else payload, record.checksum, failure,
+            record.seconds, record.attempts, record.fingerprint,
+        )  # fmt: skip
+
     def read(self, path: str) -> Any:
         with self._reading() as fd:
             _, payload = self._read(fd, path, self._results)

@@ -1,0 +1,75 @@
+"""How a run is brought to an end before all is done: first what is in work is finished, and in the
+end, if somebody insists or it takes too long, abandoned.
+
+Knows no signal handler, and nothing of what becomes of a file.
+"""
+
+from __future__ import annotations
+
+from .clock import NEVER
+from .crew import Crew
+from .dealing import Dealer
+from .options import Options
+from .progress import ProgressLine
+from .records import count_files, in_words
+from .signals import BY_CALL, StopRequests
+from .workers import State
+
+
+class Stopping:
+    """Whether and how one run is being stopped. Lives in the runner's process.
+
+    Attributes:
+        stopped: whether nothing new is dealt any more.
+        due: when what is in work will be abandoned.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        requests: StopRequests,
+        dealer: Dealer,
+        crew: Crew,
+        progress: ProgressLine,
+    ) -> None:
+        self.stopped = False
+        self.due = NEVER
+        self._grace_period = options.grace_period
+        self._requests = requests
+        self._dealer = dealer
+        self._crew = crew
+        self._progress = progress
+        self._interrupts = 0
+
+    def follow_requests(self, now: float) -> None:
+        """Do as has been asked since the last time, and abandon what is due."""
+        for request in self._requests.take():
+            if request == "SIGINT":
+                self._interrupts += 1
+                if self._interrupts == 1:
+                    self.stop("Ctrl-C", now, "; press it again to abandon them")
+                else:
+                    self.due = now
+            elif request == BY_CALL:
+                self.stop("asked to stop", now)
+            else:
+                self.stop(request, now, f", for {in_words(self._grace_period)} at most")
+                self.due = min(self.due, now + self._grace_period)
+        if now >= self.due:
+            self._abandon(now)
+
+    def stop(self, why: str, now: float, how: str = "") -> None:
+        """Deal nothing more; what is in work is finished."""
+        if not self.stopped:
+            self.stopped = True
+            self._dealer.stop()
+            self._crew.terminate(now, State.STARTING)
+        in_work = self._dealer.in_work
+        what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
+        self._progress.announce(f"{why}: {what}")
+
+    def _abandon(self, now: float) -> None:
+        self.due = NEVER
+        self._crew.terminate(now, State.STARTING, State.READY, State.LEAVING)
+        if self._dealer.in_work:
+            self._progress.announce(f"abandoning {count_files(self._dealer.in_work)}")
