@@ -153,8 +153,11 @@ def _interrupts_held_back(context: BaseContext) -> Iterator[None]:
         multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        if method == "forkserver":  # for others it had better not inherit what signals.py blocks
-            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+        if method == "forkserver":
+            # Without SIGCHLD, which the program may have blocked, it would tell of no child's end;
+            # and for others it had better not inherit what signals.py blocks.
+            needed = {signal.SIGCHLD, signal.SIGPIPE}
+            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
             multiprocessing.forkserver.ensure_running()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
