@@ -127,7 +127,10 @@ class Child:
             os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:
         if self._process.exitcode is not None:
-            self._process.close()
+            self._process.join()  # now multiprocessing forgets it as well
+        # Not closed: another thread may have it from multiprocessing's list, to join it when the
+        # program ends, for instance. What nobody has is closed.
+        del self._process
         return exitcode
 
 
