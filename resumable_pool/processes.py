@@ -190,10 +190,27 @@ def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
     else:  # Windows sends Ctrl-C to everything in the console
         ignored |= {"SIGINT"}
     _reset_signals(ignored)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    if null != 0:
+    _open_standard_streams()
+
+
+def _open_standard_streams() -> None:
+    """Nothing to read; and if the program runs with its output closed, what is printed must not go
+    into the next file that is opened, which might be the checkpoint."""
+    missing = [0, *(fd for fd in (1, 2) if not _is_open(fd))]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in missing:
+        os.dup2(null, fd)
+        os.set_inheritable(fd, True)  # where they are the same, dup2 does nothing
+    if null not in missing:
         os.close(null)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _reset_signals(ignored: frozenset[str]) -> None:
