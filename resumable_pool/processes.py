@@ -122,7 +122,10 @@ class Child:
             os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:
         if self._process.exitcode is not None:
-            self._process.close()
+            self._process.join()  # now multiprocessing forgets it as well
+        # Not closed: another thread may have it from multiprocessing's list, to join it when the
+        # program ends, for instance. What nobody has is closed.
+        del self._process
         return exitcode
 
 
@@ -159,8 +162,11 @@ def _interrupts_held_back(context: BaseContext) -> Iterator[None]:
         multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        if method == "forkserver":  # for others it had better not inherit what signals.py blocks
-            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+        if method == "forkserver":
+            # Without SIGCHLD, which the program may have blocked, it would tell of no child's end;
+            # and for others it had better not inherit what signals.py blocks.
+            needed = {signal.SIGCHLD, signal.SIGPIPE}
+            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
             multiprocessing.forkserver.ensure_running()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
@@ -190,10 +196,27 @@ def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
     else:  # Windows sends Ctrl-C to everything in the console
         ignored |= {"SIGINT"}
     _reset_signals(ignored)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    if null != 0:
+    _open_standard_streams()
+
+
+def _open_standard_streams() -> None:
+    """Nothing to read; and if the program runs with its output closed, what is printed must not go
+    into the next file that is opened, which might be the checkpoint."""
+    missing = [0, *(fd for fd in (1, 2) if not _is_open(fd))]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in missing:
+        os.dup2(null, fd)
+        os.set_inheritable(fd, True)  # where they are the same, dup2 does nothing
+    if null not in missing:
         os.close(null)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _reset_signals(ignored: frozenset[str]) -> None:

@@ -87,16 +87,23 @@ def run_saver(
 def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
     return CheckpointError(
         checkpoint.path,
-        f"cannot be opened for writing: {getattr(error, 'strerror', None) or error}",
+        f"cannot be opened for writing: {_in_words(error)}",
         "Make that possible, or name another checkpoint.",
     )
 
 
 def _cannot_save(checkpoint: Checkpoint, error: Exception) -> SaverError:
+    known = isinstance(error, OSError) and error.strerror
+    where = "" if known else traceback.format_exc()
+    return SaverError(checkpoint.path, _in_words(error), where)
+
+
+def _in_words(error: Exception) -> str:
+    """The system's words where it has some."""
     if isinstance(error, OSError) and error.strerror:
-        return SaverError(checkpoint.path, error.strerror)
-    name = type(error).__name__
-    return SaverError(checkpoint.path, f"{name}: {error}", traceback.format_exc())
+        return error.strerror
+    name, text = type(error).__name__, str(error)
+    return f"{name}: {text}" if text else name
 
 
 class _InSaver:

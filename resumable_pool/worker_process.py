@@ -34,6 +34,12 @@ OWN_FILE = __file__  # as tracebacks name it
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 
+_TIMERS = [
+    getattr(signal, name)
+    for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
+    if hasattr(signal, name)
+]
+
 # Enough for any text that a person reads; an exception can carry megabytes.
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
 
@@ -103,8 +109,8 @@ class _InWorker:
             for path, attempt in pickle.loads(message):
                 self._send(Finished(self._process(setup, path, attempt)))
                 self._outcomes += 1
-        _flush()
         self._send(Done(self._outcomes))
+        _flush()  # after it, since stdout may be a pipe that nobody reads
         os._exit(0)
 
     def _set_up(self, inherited: Setup | None) -> Setup:
@@ -151,8 +157,8 @@ class _InWorker:
         finally:
             if setup.watched:
                 faulthandler.cancel_dump_traceback_later()
-            if hasattr(signal, "setitimer"):  # one file's alarm must not go off in the next
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            for timer in _TIMERS:  # one file's alarm must not go off in the next
+                signal.setitimer(timer, 0)
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
