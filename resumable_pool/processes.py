@@ -32,6 +32,9 @@ MAIN_GUARD_REMEDY = (
     "importable there."
 )
 
+# What multiprocessing says of the fork server's children when the fork server has died.
+_UNKNOWN = 255
+
 _HINTS = {
     "SIGKILL": "perhaps out of memory",
     "SIGSEGV": "a crash in native code",
@@ -84,7 +87,8 @@ class Child:
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
         # pidfd (Linux). The fork server's children are not ours, but it tells of their end itself.
         self._pidfd = -1
-        if hasattr(os, "pidfd_open") and context.get_start_method() != "forkserver":
+        self._forkserver = context.get_start_method() == "forkserver"
+        if hasattr(os, "pidfd_open") and not self._forkserver:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
@@ -115,6 +119,8 @@ class Child:
         if exitcode is None and self.has_ended():  # multiprocessing's sentinel is a moment early
             self._process.join(DYING_SECONDS)
             exitcode = self._process.exitcode
+        if exitcode == _UNKNOWN and self._forkserver:
+            exitcode = None
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
             wait([self.sentinel], DYING_SECONDS)

@@ -40,6 +40,9 @@ _TIMERS = [
     if hasattr(signal, name)
 ]
 
+# How long a worker that leaves may take to write what is in the buffers of stdout and stderr.
+FLUSHING_SECONDS = 3.0
+
 # Enough for any text that a person reads; an exception can carry megabytes.
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
 
@@ -110,7 +113,7 @@ class _InWorker:
                 self._send(Finished(self._process(setup, path, attempt)))
                 self._outcomes += 1
         self._send(Done(self._outcomes))
-        _flush()  # after it, since stdout may be a pipe that nobody reads
+        _flush()
         os._exit(0)
 
     def _set_up(self, inherited: Setup | None) -> Setup:
@@ -236,6 +239,10 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def _flush() -> None:
+    if hasattr(signal, "setitimer"):  # stdout may be a pipe that nobody reads: not for ever
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, FLUSHING_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # None, closed, or nobody reads it
             stream.flush()

@@ -187,7 +187,7 @@ def set_alarm(path: str) -> str:
     note(path)
     threading.Thread(target=threading.Event().wait).start()
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("too late"))
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.005)
     return "in time"
 
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -204,3 +205,25 @@ class TooLarge(PickleFile):
 
     def save(self, outcomes: object) -> None:
         raise MemoryError
+
+
+def fill_stdout(path: str) -> str:
+    """Leaves a stdout that takes no more, with something still to be written."""
+    _, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.set_blocking(1, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(1, b"x" * 4096)
+    os.set_blocking(1, True)
+    sys.stdout.write("and one more")
+    return path
+
+
+def leave_timers(path: str) -> None:
+    """Works for longer than the timers of the file before would take to go off."""
+    begun = time.process_time()
+    while time.process_time() < begun + 0.03:
+        pass
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0.01)

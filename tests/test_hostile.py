@@ -228,3 +228,17 @@ def test_in_a_worker_of_another_pool(folder: Path, method: str) -> None:
     """One that is not daemonic is a process like any other."""
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as executor:
         assert executor.submit(hostile.run_here, method).result(PATIENCE) == 10
+
+
+def test_output_that_nobody_reads_does_not_hold_a_worker(folder: Path, method: str) -> None:
+    """It has said that it is done before it writes what is left."""
+    options: dict[str, Any] = {"max_workers": 1, "mp_context": method, "progress": False}
+    report = ResumableRunner(hostile.fill_stdout, ["in/01.txt"], "result.pkl", **options).run()
+    assert report.completed == 1
+
+
+def test_no_timer_that_a_function_leaves_goes_off_in_the_next_file(folder: Path) -> None:
+    """Of none of the three kinds."""
+    options: dict[str, Any] = {"max_workers": 1, "mp_context": "fork", "progress": False}
+    report = ResumableRunner(hostile.leave_timers, "in/*.txt", "r.pkl", **options).run()
+    assert (report.completed, report.failed) == (10, 0)

@@ -97,7 +97,11 @@ class Script:
     def wait(self) -> tuple[int, str, str]:
         """Until the script itself has ended: its status, stdout and stderr."""
         assert self._process is not None
-        out, errors = self._process.communicate(timeout=PATIENCE)
+        try:
+            out, errors = self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise
         return self._process.returncode, out.decode(), (self._errors + errors).decode()
 
     def kill(self) -> None:
