@@ -32,7 +32,7 @@ class Options:
     checkpoint: Checkpoint
     max_workers: int
     context: BaseContext
-    progress: bool | None
+    progress: bool | Callable[..., Any] | None
 
 
 def check_options(
@@ -43,7 +43,7 @@ def check_options(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     mp_context: BaseContext | str | None,
-    progress: bool | None,
+    progress: bool | Callable[..., Any] | None,
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
     setup = _check_setup(function, initializer, initargs)
@@ -104,10 +104,13 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _check_progress(progress: Any) -> bool | None:
-    if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be True, False or None, not {progress!r}")
-    return progress
+def _check_progress(progress: Any) -> bool | Callable[..., Any] | None:
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(
+            f"progress must be True, False, None or a callable such as tqdm.tqdm, not {progress!r}"
+        )
+    checked: bool | Callable[..., Any] | None = progress
+    return checked
 
 
 def _check_context(mp_context: Any, setup: Setup) -> BaseContext:

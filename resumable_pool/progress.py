@@ -1,22 +1,24 @@
-"""What a person sees of a run while it goes on: one line on a terminal, redrawn.
+"""What a person reads of a run while it goes on: counts into a line of text.
 
-Counts go in, text comes out. Knows no process and no file; the clock is an argument.
+Pure: the clock and the width of the terminal are arguments. Knows no process, file or stream.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import sys
+import unicodedata
 from dataclasses import dataclass
-from typing import TextIO
 
-from .records import count_files, in_words
+from .records import count_files, in_words, printable
 
-# More often nobody can read it, and every redraw takes the processor from a worker.
-REDRAW_SECONDS = 0.2
+# A file in work for less is not worth a name that is gone again before it is read.
+LONG_SECONDS = 2.0
 
-logger = logging.getLogger("resumable_pool")
-logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
+# Less of a path than this says nothing.
+_SHORTEST_PATH = 12
+
+# The file that has been in work longest, and for how many seconds.
+Longest = tuple[str, float] | None
 
 
 @dataclass
@@ -34,17 +36,47 @@ class Counts:
         return self.skipped + self.completed + self.failed
 
 
-def render(counts: Counts, seconds: float) -> str:
-    """The line, `seconds` after the start of the run."""
-    parts = [f"{counts.finished:,}/{count_files(counts.total)}"]
-    if counts.failed:
-        parts.append(f"{counts.failed:,} failed")
+def render(
+    counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
+) -> str:
+    """The line, `seconds` after the start of the run, with as much as fits into `width` columns."""
+    line = f"{counts.finished:,}/{count_files(counts.total)}"[:width]
+    parts = [f"{counts.failed:,} failed"] if counts.failed else []
     done_now = counts.completed + counts.failed
     if done_now and seconds > 0:
         speed = done_now / seconds
         parts.append(f"{speed:,.1f} files/s" if speed >= 1 else f"{in_words(1 / speed)} a file")
         parts.append(f"{in_words((counts.total - counts.finished) / speed)} left")
-    return ", ".join(parts)
+    for part in parts:
+        if len(line) + len(", ") + len(part) > width:
+            return line
+        line += f", {part}"
+    if longest is not None and longest[1] >= LONG_SECONDS:
+        line += _name_longest(*longest, width - len(line))
+    return line
+
+
+def _name_longest(path: str, seconds: float, width: int) -> str:
+    """The end of the line; of a long path the end, because that is where paths differ."""
+    start = f", {in_words(seconds)} on "
+    width -= len(start)
+    path = printable(path)
+    if columns_of(path) > width:
+        if width < _SHORTEST_PATH:
+            return ""
+        width -= len("...")
+        path = path[-width:]
+        while columns_of(path) > width:
+            path = path[1:]
+        path = f"...{path}"
+    return start + path
+
+
+def columns_of(text: str) -> int:
+    """How wide a terminal shows `text`; Chinese, Japanese and Korean take two columns each."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(sign) in "FW" else 1 for sign in text)
 
 
 def describe_start(counts: Counts, failed_before: int) -> str:
@@ -70,76 +102,3 @@ def describe_end(counts: Counts) -> str:
 def _list(counts: Counts, *parts: tuple[int, str]) -> str:
     shown = ", ".join(f"{number:,} {what}" for number, what in parts if number)
     return f"{count_files(counts.total)}: {shown}"
-
-
-class ProgressLine:
-    """Draws the line on `stream`, or nothing where that is `None`.
-
-    What is said goes there too, and to the logger `resumable_pool` in any case.
-    """
-
-    def __init__(self, stream: TextIO | None, redrawn: bool) -> None:
-        self._stream = stream
-        self._redrawn = redrawn
-        self._drawn_at = float("-inf")
-        self._length = 0
-
-    def draw(self, counts: Counts, seconds: float) -> None:
-        """Show where the run stands, `seconds` after its start, unless that was just done."""
-        if not self._redrawn or seconds < self._drawn_at + REDRAW_SECONDS:
-            return
-        self._drawn_at = seconds
-        text = render(counts, seconds)[: self._columns() - 1]
-        self._write("\r" + text.ljust(self._length))
-        self._length = len(text)
-
-    def say(self, text: str) -> None:
-        """A line that stays, for somebody who watches."""
-        if self._redrawn:
-            self.announce(text)
-        else:
-            logger.info("%s", text)
-
-    def announce(self, text: str) -> None:
-        """A line that stays, and that a person must see, also where no progress is drawn."""
-        logger.info("%s", text)
-        self.clear()
-        self._write(text + "\n")
-
-    def clear(self) -> None:
-        """Leave an empty line behind."""
-        if self._length:
-            self._write("\r" + " " * self._length + "\r")
-            self._length = 0
-
-    def _columns(self) -> int:
-        try:
-            assert self._stream is not None
-            # Not shutil's: that asks about stdout, which may be redirected elsewhere.
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
-
-    def _write(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):  # the terminal is gone; the run goes on
-            self._stream = None
-
-
-def progress_line(progress: bool | None, stream: TextIO | None) -> ProgressLine:
-    """The line for the runner's option `progress`: `None` draws on terminals only, though what must
-    be said is said anywhere; `False` writes nothing at all."""
-    if progress is False or stream is None:
-        return ProgressLine(None, redrawn=False)
-    return ProgressLine(stream, redrawn=progress is True or _is_terminal(stream))
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty() and os.environ.get("TERM") != "dumb"
-    except ValueError:  # closed
-        return False

@@ -43,8 +43,7 @@ class Failure:
         message = self.message.split("\n", 1)[0]
         if len(message) > SHOWN_LENGTH:
             message = f"{message[:SHOWN_LENGTH]}..."
-        line = f"{self.path}: {message}"
-        return line if line.isprintable() else line.encode("unicode_escape").decode("ascii")
+        return printable(f"{self.path}: {message}")
 
 
 class Fingerprint(NamedTuple):
@@ -137,6 +136,11 @@ class Report:
         if self.remaining:
             counts.append(f"{self.remaining:,} still to do (run again to go on)")
         return f"{count_files(self.total)}: {', '.join(counts)}, in {in_words(self.seconds)}"
+
+
+def printable(text: str) -> str:
+    """`text` in one line that does nothing to a terminal, whatever is in it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def count_files(number: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .crew import Crew
 from .dealing import Dealer
+from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .messages import (
     DropFailure,
@@ -31,7 +32,7 @@ from .messages import (
 )
 from .options import Options
 from .processes import MAIN_GUARD_REMEDY
-from .progress import Counts, ProgressLine, describe_end, describe_start
+from .progress import Counts, describe_end, describe_start
 from .records import Failure, Outcome, count_files
 from .saver import Saver
 from .signals import StopRequests
@@ -259,7 +260,7 @@ class Run:
         how = self._saver.bury()
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))
-        self._progress.clear()
+        self._progress.end(self._counts)
         if self.stopped:
             self._progress.announce(f"Stopped. {describe_end(self._counts)}; run again to go on")
 

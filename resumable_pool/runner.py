@@ -36,10 +36,11 @@ from multiprocessing.process import current_process
 from typing import Any, Generic, TypeVar
 
 from .checkpoints import Checkpoint
+from .display import progress_line
 from .errors import WorkerStartError
 from .files import Paths, list_files
 from .options import Options, check_options
-from .progress import Counts, progress_line
+from .progress import Counts
 from .records import Failure, Report
 from .ring import Run
 from .signals import StopRequests, broken_pipes_raise
@@ -67,8 +68,12 @@ class ResumableRunner(Generic[Result]):
         mp_context: a multiprocessing context, or `"fork"`, `"spawn"` or `"forkserver"`. By default
             the platform's; on Linux fork where that could not send the function (a lambda, a
             notebook's cell).
-        progress: whether to draw a line of progress on stderr; by default if that is a terminal.
-            `False` writes nothing at all. The logger `resumable_pool` is told in any case.
+        progress: whether to show progress on stderr; by default a line is drawn if that is a
+            terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
+            nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
+            `initial=` (files done before), `desc=` and `unit=`, then `.update(n)` of what it
+            returned, at most five times a second, and `.close()`. The logger `resumable_pool` is
+            told what is said in any case.
 
     Raises:
         TypeError, ValueError: an argument is not as described above, or the function cannot be sent
@@ -87,7 +92,7 @@ class ResumableRunner(Generic[Result]):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         mp_context: BaseContext | str | None = None,
-        progress: bool | None = None,
+        progress: bool | Callable[..., Any] | None = None,
     ) -> None:
         self._options = check_options(
             function, pattern, checkpoint, max_workers, initializer, initargs, mp_context, progress
@@ -178,7 +183,8 @@ def _run_ring(
             "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
             "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
         )
-    progress = progress_line(options.progress, sys.stderr)
+    name = getattr(options.setup.function, "__name__", "files")
+    progress = progress_line(options.progress, sys.stderr, name)
     try:
         with stop_requests, broken_pipes_raise():
             Run(options, files, counts, stop_requests, progress).go()

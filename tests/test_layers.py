@@ -33,6 +33,7 @@ LAYERS = [
     "resumable_pool.signals",
     "resumable_pool.processes",
     "resumable_pool.messages",
+    "resumable_pool.display",
     "resumable_pool.progress",
     "resumable_pool.files",
     "resumable_pool.values",

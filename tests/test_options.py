@@ -93,8 +93,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"mp_context": "spoon"}, ValueError, "not 'spoon'"),
     ({"mp_context": 5}, TypeError, "mp_context must be a context, the name of a start method or "
                                    "None, not 5"),
-    ({"progress": 5}, TypeError, "progress must be True, False or None, not 5"),
-    ({"progress": "yes"}, TypeError, "progress must be True, False or None, not 'yes'"),
+    ({"progress": 5}, TypeError, "progress must be True, False, None or a callable such as "
+                                 "tqdm.tqdm, not 5"),
+    ({"progress": "yes"}, TypeError, "tqdm.tqdm, not 'yes'"),
 ]  # fmt: skip
 
 
