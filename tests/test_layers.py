@@ -25,6 +25,7 @@ LAYERS = [
     "resumable_pool.checkpoints",
     "resumable_pool.checkpoints.pickle_file",
     "resumable_pool.checkpoints.pickle_layout",
+    "resumable_pool.checkpoints.standing",
     "resumable_pool.checkpoints.locked_file",
     "resumable_pool.checkpoints.disk",
     "resumable_pool.checkpoints.base",

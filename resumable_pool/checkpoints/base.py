@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..records import Failure, Outcome
+from ..records import Entry, Failure, Outcome
 
 # Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
 # and anything behind.
@@ -93,6 +93,11 @@ class Checkpoint(Mapping[str, Any]):
     @abstractmethod
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Each file that has a value or stands as failed now, once, in any order. No value is
+        unpickled, and memory stays flat however many there are."""
 
     @abstractmethod
     def read(self, path: str) -> Any:

@@ -525,3 +525,41 @@ def test_a_checkpoint_owns_its_side_files(path: Path) -> None:
     assert checkpoint.owns(str(path.parent / "link" / path.name))
     others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
     assert not any(checkpoint.owns(str(other)) for other in others)
+
+
+def test_entries_tell_what_stands(path: Path) -> None:
+    """Each path once, with the last that was saved of it, values unread."""
+    assert list(PickleFile(path).entries()) == []
+    path.touch()
+    assert list(PickleFile(path).entries()) == []
+    write(path, result("a", 1), failed("a"), failed("b", "ValueError: old"), failed("b"),
+          result("c", TouchesAtUnpickling(path.with_name("witness"))), failed("d"), result("d", 2),
+          result("e", "x" * 100), result("e", ""))  # fmt: skip
+    (path.parent / "witness").unlink()  # the worker looked whether it can be unpickled
+    checkpoint = PickleFile(path)
+    entries = {entry.path: entry for entry in checkpoint.entries()}
+    assert len(entries) == len(list(checkpoint.entries()))
+    assert {path for path, entry in entries.items() if entry.failure is None} == {*"cde"}
+    assert {name: entries[name].failure for name in "ab"} == dict(checkpoint.failures())
+    assert (entries["a"].seconds, entries["a"].attempts) == (0.5, 2)
+    assert (entries["e"].seconds, entries["e"].attempts) == (0.25, 1)
+    assert entries["e"].size < 100  # not that of the one before
+    assert not (path.parent / "witness").exists()
+
+
+def test_entries_of_paths_that_share_a_hash(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told apart."""
+    monkeypatch.setattr("resumable_pool.checkpoints.standing._HASHES", 1)
+    write(path, result("a", 1), result("b", 1), result("c", 1), failed("b"))
+    failed_paths = {entry.path: entry.failure is not None for entry in PickleFile(path).entries()}
+    assert failed_paths == {"a": False, "b": True, "c": False}
+
+
+def test_entries_end_where_the_file_ended(path: Path) -> None:
+    """What is saved meanwhile does not make an entry come twice."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1), result("b", 1)])
+        entries = checkpoint.entries()
+        first = next(entries)
+        checkpoint.save([result("a", 2), result("b", 2)])
+        assert sorted(entry.path for entry in (first, *entries)) == ["a", "b"]
