@@ -114,6 +114,13 @@ def test_classes_of_the_file_are_named_after_it(method: str) -> None:
     assert plain.stdout.strip() == b"Number(number=3)"
 
 
+def test_a_file_may_hide_a_module_of_python(folder: Path, method: str) -> None:
+    """As it would when it is run as a script."""
+    (folder / "code" / "work.py").rename("code/colorsys.py")
+    succeed("run", "code/colorsys.py:number", "in/*", "result.pkl", f"--mp-context={method}", "-j2")
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+
+
 SCRIPT = """
 import sys
 from resumable_pool.__main__ import main
@@ -178,7 +185,8 @@ def test_quiet_is_silent_unless_there_is_trouble() -> None:
     """As cron likes it."""
     arguments = ("code/work.py:even", "in/*.txt", "result.pkl", "--quiet")
     assert "5 failed" in command("run", *arguments).stdout
-    assert succeed("run", "code/work.py:number", "in/*.txt", "result.pkl", "-q") == ""
+    options = ("-q", "--progress")
+    assert succeed("run", "code/work.py:number", "in/*.txt", "result.pkl", *options) == ""
 
 
 def test_progress_is_logged_if_that_is_asked_for() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Mapping
+import tracemalloc
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, checkpoint_at, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Record
+from resumable_pool.checkpoints.standing import last_of_each_path
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 
@@ -555,11 +557,32 @@ def test_entries_of_paths_that_share_a_hash(path: Path, monkeypatch: pytest.Monk
     assert failed_paths == {"a": False, "b": True, "c": False}
 
 
-def test_entries_end_where_the_file_ended(path: Path) -> None:
+def test_entries_end_where_the_file_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved meanwhile does not make an entry come twice."""
     with writing(path) as checkpoint:
         checkpoint.save([result("a", 1), result("b", 1)])
-        entries = checkpoint.entries()
-        first = next(entries)
-        checkpoint.save([result("a", 2), result("b", 2)])
-        assert sorted(entry.path for entry in (first, *entries)) == ["a", "b"]
+
+        def interrupted(first: Iterable[Record], second: Iterable[Record]) -> Iterator[Record]:
+            records = [*first]
+            checkpoint.save([result("a", 2), result("b", 2)])
+            return last_of_each_path(records, second)
+
+        monkeypatch.setattr(pickle_file, "last_of_each_path", interrupted)
+        assert [entry.path for entry in checkpoint.entries()] == ["a", "b"]
+
+
+def test_the_last_of_each_path_takes_little_memory() -> None:
+    """Less than a set of the paths would."""
+
+    def records() -> Iterator[Named]:
+        return (Named(f"folder/of/recordings/{number:06}.wav") for number in range(50_000))
+
+    tracemalloc.start()
+    assert sum(1 for _ in last_of_each_path(records(), records())) == 50_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (1 << 24) + 500_000
+
+
+class Named(NamedTuple):
+    path: str
