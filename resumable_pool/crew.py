@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from itertools import chain
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from . import forks
+from .clock import NEVER
 from .messages import Died, Setup
 from .processes import cannot_start
 from .saver import Saver
-from .workers import Worker
-
-# Between asking a process group to end (SIGTERM) and making it (SIGKILL).
-POLITE_SECONDS = 2.0
+from .worker_process import watchdog_works
+from .workers import State, Worker
 
 # How often to ask the processes themselves whether they live.
 ASK_SECONDS = 1.0
@@ -29,10 +31,11 @@ class Crew:
     def __init__(self, context: BaseContext, saver: Saver, setup: Setup, folder: str) -> None:
         self._context = context
         self._saver = saver
+        if setup.timeout is not None:
+            setup = replace(setup, watched=watchdog_works(context))
+        self._setup = setup
         # Who is forked inherits it, and so it may be what cannot be pickled.
-        forked = context.get_start_method() == "fork"
-        self._inherited = setup if forked else None
-        self._pickled_setup = pickle.dumps(None if forked else setup)
+        self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)
         self._folder = folder
         self._workers: dict[int, Worker] = {}
         self._started = 0
@@ -60,7 +63,7 @@ class Crew:
             results, writer = forks.pipe(self._context, duplex=False)
             try:
                 self._saver.watch(serial, results)
-                worker = Worker(self._context, serial, writer, self._inherited, self._folder)
+                worker = Worker(self._context, serial, writer, self._setup, self._folder)
             finally:
                 forks.close(writer)
         except OSError as error:
@@ -75,13 +78,14 @@ class Crew:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
         return self._workers.pop(serial, None)
 
-    def ready_workers(self) -> list[Worker]:
-        """Those that may be dealt to, now or when they have finished what they have."""
-        return [worker for worker in self if worker.ready and not worker.dismissed]
+    def are(self, *states: State) -> list[Worker]:
+        """The workers in one of these states."""
+        return [worker for worker in self._workers.values() if worker.state in states]
 
-    def sentinels(self) -> list[int]:
-        """What to wait for, to hear of deaths."""
-        return [worker.process.sentinel for worker in self if not worker.reported_dead]
+    def events(self, now: float) -> list[Any]:
+        """What to wait for, to hear of deaths, and from those that are late."""
+        deaths = [worker.process.sentinel for worker in self if not worker.reported_dead]
+        return [*deaths, *(worker.last_words for worker in self if now >= worker.late_at)]
 
     def report_deaths(self, ready: Collection[object]) -> None:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
@@ -103,26 +107,28 @@ class Crew:
 
     def dismiss(self) -> None:
         """Tell all to leave when they have finished what they have."""
-        for worker in self:
-            if not worker.dismissed:
-                worker.dismiss()
+        for worker in self.are(State.STARTING, State.READY):
+            worker.dismiss()
 
-    def terminate(self, workers: Iterable[Worker]) -> None:
-        """Make these, and what they have started, end at once: first ask, then `kill_overdue`."""
-        for worker in workers:
-            worker.signal("SIGTERM")
-            worker.kill_at = time.monotonic() + POLITE_SECONDS
+    def terminate(self, now: float, *states: State) -> None:
+        """Ask those in these states to end at once."""
+        for worker in self.are(*states):
+            worker.terminate(now)
 
-    def kill_overdue(self) -> None:
-        """Kill those that were asked to end at once, and have not."""
+    def due(self, now: float) -> float:
+        """When `end_overdue` will have something to do, if nothing else happens."""
+        moments = chain.from_iterable((w.late_at, w.end_at, w.kill_at) for w in self)
+        return min((moment for moment in moments if moment > now), default=NEVER)
+
+    def end_overdue(self, now: float) -> None:
+        """Terminate those whose files take too long, kill those that have not ended when asked."""
         for worker in self:
-            if time.monotonic() >= worker.kill_at:
-                worker.signal("SIGKILL")
+            worker.end_if_overdue(now)
 
     def kill(self) -> None:
         """Kill all, and what they have started. Nobody is left."""
         for worker in self:
-            worker.signal("SIGKILL")
+            worker.kill()
         for worker in self:
             self._saver.tell(Died(worker.serial))
             del self._workers[worker.serial]

@@ -1,6 +1,6 @@
 """What the processes of a run say to each other: one class for each thing that can be said.
 
-    runner -> worker   a batch, as a list of paths, and before the first of them a `Setup`
+    runner -> worker   a batch, as a list of (path, attempt), and before the first of them a `Setup`
     worker -> saver    Hello, Ready, StartFailed, Finished, Done          (bytes made by frames.py)
     saver -> runner    Opened, Unable, PassedOn, Saved, Failed, Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
@@ -26,6 +26,8 @@ class Setup:
     function: Callable[[str], Any]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    timeout: float | None
+    watched: bool = False  # whether it leaves word of where it is when that is over
 
 
 # A worker to the saver.
@@ -153,7 +155,7 @@ class DropFailure:
 
 @dataclass(frozen=True)
 class RecordCrash:
-    """Save this failure: its worker died with it, and so could not send one."""
+    """Save this failure: its worker died with it, or was killed for it, and could not send one."""
 
     outcome: Outcome
 

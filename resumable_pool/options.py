@@ -18,9 +18,13 @@ from typing import Any
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import Paths, check_pattern
 from .messages import Setup
+from .plan import Choices
 
 # The system call that waits for processes on Windows takes 63 handles.
 _MOST_WORKERS = 60 if sys.platform == "win32" else None
+
+# A month: more than any file needs, and less than the systems' clocks can wait for.
+_MOST_SECONDS = 31 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,17 @@ class Options:
     checkpoint: Checkpoint
     max_workers: int
     context: BaseContext
+    max_tasks_per_child: int | None
+    timeout: float | None
+    retries: int
+    max_failures: int | None
+    choices: Choices
+    grace_period: float
     progress: bool | Callable[..., Any] | None
 
 
 def check_options(
+    *,
     function: Callable[[str], Any],
     pattern: Paths,
     checkpoint: str | os.PathLike[str] | Checkpoint,
@@ -43,21 +54,69 @@ def check_options(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     mp_context: BaseContext | str | None,
+    max_tasks_per_child: int | None,
+    timeout: float | None,
+    retries: int,
+    retry_failed: bool,
+    max_failures: int | None,
+    largest_first: bool,
+    rerun_changed: bool,
+    grace_period: float,
     progress: bool | Callable[..., Any] | None,
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
-    setup = _check_setup(function, initializer, initargs)
+    checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
+    if checked_timeout == 0:
+        raise ValueError("timeout must be more than 0 seconds; None is for no limit")
+    setup = _check_setup(function, initializer, initargs, checked_timeout)
+    choices = Choices(
+        retry_failed=_check_bool("retry_failed", retry_failed),
+        rerun_changed=_check_bool("rerun_changed", rerun_changed),
+        largest_first=_check_bool("largest_first", largest_first),
+    )
     return Options(
         setup=setup,
         pattern=check_pattern(pattern),
         checkpoint=_check_checkpoint(checkpoint),
         max_workers=_check_max_workers(max_workers),
         context=_check_context(mp_context, setup),
+        max_tasks_per_child=_check_limit("max_tasks_per_child", max_tasks_per_child, 1),
+        timeout=checked_timeout,
+        retries=_check_number("retries", retries, 0),
+        max_failures=_check_limit("max_failures", max_failures, 0),
+        choices=choices,
+        grace_period=_check_seconds("grace_period", grace_period),
         progress=_check_progress(progress),
     )
 
 
-def _check_setup(function: Any, initializer: Any, initargs: Any) -> Setup:
+def _check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _check_number(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def _check_limit(name: str, value: Any, least: int) -> int | None:
+    return None if value is None else _check_number(name, value, least)
+
+
+def _check_seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 <= value <= _MOST_SECONDS:  # nor nan
+        raise ValueError(f"{name} must be 0 to {_MOST_SECONDS:,} seconds, not {value!r}")
+    return float(value)
+
+
+def _check_setup(function: Any, initializer: Any, initargs: Any, timeout: float | None) -> Setup:
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
@@ -68,7 +127,7 @@ def _check_setup(function: Any, initializer: Any, initargs: Any) -> Setup:
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(function, initializer, tuple(initargs))
+    return Setup(function, initializer, tuple(initargs), timeout)
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:
@@ -88,13 +147,10 @@ def _check_checkpoint(checkpoint: Any) -> Checkpoint:
 def _check_max_workers(max_workers: Any) -> int:
     if max_workers is None:
         return min(usable_processors(), _MOST_WORKERS or sys.maxsize)
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int):
-        raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
-    if max_workers < 1:
-        raise ValueError(f"max_workers must be at least 1, not {max_workers}")
-    if _MOST_WORKERS is not None and max_workers > _MOST_WORKERS:
-        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {max_workers}")
-    return max_workers
+    number = _check_number("max_workers", max_workers, 1)
+    if _MOST_WORKERS is not None and number > _MOST_WORKERS:
+        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {number}")
+    return number
 
 
 def usable_processors() -> int:

@@ -97,14 +97,9 @@ class Child:
         """Send a signal, by name, to the process and whatever it has started in its session."""
         if not hasattr(os, "killpg"):
             self._process.terminate()
-            return
-        signum = getattr(signal, name)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signum)
-            return
-        if not self.has_ended():  # it has not come to make a session yet
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signum)
+        elif not signal_group(self.pid, name) and not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):  # it has not come to make a session yet
+                os.kill(self.pid, getattr(signal, name))
 
     def reap(self, in_peace: bool) -> int | None:
         """Wait for a process that is leaving, kill it if it does not leave, and forget it.
@@ -129,6 +124,17 @@ class Child:
         if self._process.exitcode is not None:
             self._process.close()
         return exitcode
+
+
+def signal_group(leader: int, name: str) -> bool:
+    """Send a signal, by name, to a process group. Returns whether there is one, on this system."""
+    if not hasattr(os, "killpg"):
+        return False
+    try:
+        os.killpg(leader, getattr(signal, name))
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def cannot_start(name: str, error: Exception) -> WorkerStartError:

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from dataclasses import dataclass
 
-from .records import count_files, in_words, printable
+from .records import count_files, in_words, printable, tally
 
 # A file in work for less is not worth a name that is gone again before it is read.
 LONG_SECONDS = 2.0
@@ -23,17 +23,19 @@ Longest = tuple[str, float] | None
 
 @dataclass
 class Counts:
-    """Where a run stands; `skipped` were done before it, and say nothing about its speed."""
+    """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
+    are left alone: they say nothing about its speed."""
 
     total: int
     skipped: int
     completed: int = 0
     failed: int = 0
+    left: int = 0
 
     @property
     def finished(self) -> int:
         """Files that need nothing more in this run."""
-        return self.skipped + self.completed + self.failed
+        return self.skipped + self.left + self.completed + self.failed
 
 
 def render(
@@ -79,26 +81,11 @@ def columns_of(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(sign) in "FW" else 1 for sign in text)
 
 
-def describe_start(counts: Counts, failed_before: int) -> str:
-    """Why files are processed, when some need not be."""
-    return _list(
-        counts,
-        (counts.skipped, "done before"),
-        (failed_before, "failed before (tried again)"),
-        (counts.total - counts.skipped - failed_before, "new"),
-    )
-
-
 def describe_end(counts: Counts) -> str:
     """Where a run stands that was stopped."""
-    return _list(
-        counts,
+    return tally(
+        counts.total,
         (counts.skipped + counts.completed, "done"),
-        (counts.failed, "failed"),
+        (counts.left + counts.failed, "failed"),
         (counts.total - counts.finished, "to do"),
     )
-
-
-def _list(counts: Counts, *parts: tuple[int, str]) -> str:
-    shown = ", ".join(f"{number:,} {what}" for number, what in parts if number)
-    return f"{count_files(counts.total)}: {shown}"

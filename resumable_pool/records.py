@@ -166,6 +166,12 @@ def count_files(number: int) -> str:
     return f"{number:,} file" if number == 1 else f"{number:,} files"
 
 
+def tally(total: int, *parts: tuple[int, str]) -> str:
+    """`"1,296 files: 1,203 done, 93 to do"`, without the parts that are none."""
+    shown = ", ".join(f"{number:,} {what}" for number, what in parts if number)
+    return f"{count_files(total)}: {shown}"
+
+
 def in_words(seconds: float) -> str:
     """A duration for people: `"0.4 s"`, `"12 s"`, `"3 min 20 s"`, `"2 h 05 min"`, `"3 d 04 h"`."""
     if seconds < 10:

@@ -7,10 +7,10 @@ nor of the checkpoint more than which paths it has.
 from __future__ import annotations
 
 import os
-import time
 from multiprocessing.connection import wait
 from typing import Any
 
+from .clock import NEVER, Clock
 from .crew import Crew
 from .dealing import Dealer
 from .display import ProgressLine
@@ -21,22 +21,22 @@ from .messages import (
     Failed,
     FromSaver,
     Hello,
-    KeepFailure,
     Opened,
     PassedOn,
     Ready,
-    RecordCrash,
     Saved,
     StartFailed,
     Unable,
 )
 from .options import Options
+from .plan import make_plan
 from .processes import MAIN_GUARD_REMEDY
-from .progress import Counts, describe_end, describe_start
-from .records import Failure, Outcome, count_files
+from .progress import Counts, Longest, describe_end
+from .records import count_files, in_words
 from .saver import Saver
-from .signals import StopRequests
-from .workers import Worker
+from .signals import BY_CALL, StopRequests
+from .verdicts import Verdicts
+from .workers import State
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.
@@ -60,7 +60,7 @@ class Run:
         progress: where a person looks.
 
     Attributes:
-        stopped: whether it was asked to stop.
+        stopped: whether it was asked to stop, or has stopped by itself.
     """
 
     def __init__(
@@ -72,19 +72,21 @@ class Run:
         progress: ProgressLine,
     ) -> None:
         self.stopped = False
+        self._options = options
         self._checkpoint = options.checkpoint
-        self._max_workers = options.max_workers
         self._files = files
         self._counts = counts
-        self._begun = time.monotonic()
+        self._clock = Clock()
         self._stop_requests = stop_requests
+        self._interrupts = 0
+        self._abandon_at = NEVER
         self._progress = progress
         self._opened = False
-        self._abandoned = False
         self._dealer = Dealer()
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
-        self._saver = Saver(options.context, options.checkpoint)
+        self._saver = Saver(options.context, options.checkpoint, options.timeout)
+        self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
         self._crew = Crew(options.context, self._saver, options.setup, os.getcwd())
 
     def go(self) -> None:
@@ -92,10 +94,13 @@ class Run:
         self._saver.start()
         try:
             while not self._over():
-                ready = wait(self._events(), TICK_SECONDS)
-                self._note_stop_requests(ready)
+                ready = wait(self._events(), self._patience())
+                self._clock.look()
+                self._note_stop_requests()
                 self._note_reports()
                 self._crew.report_deaths(ready)
+                self._crew.end_overdue(self._clock.now)
+                self._judge_failures()
                 self._start_workers()
                 self._deal_paths()
                 self._dismiss_workers()
@@ -106,31 +111,41 @@ class Run:
             raise self._error
 
     def _over(self) -> bool:
-        return self._saver.gone or (self._opened and self._dealer.over and not self._crew)
+        return self._saver.gone or (self._no_more_files() and not self._crew)
+
+    def _no_more_files(self) -> bool:
+        return self._opened and self._dealer.over and not self._verdicts
 
     def _events(self) -> list[Any]:
-        return [self._stop_requests.wakener, self._saver.reports, *self._crew.sentinels()]
+        crew = self._crew.events(self._clock.now)
+        return [self._stop_requests.wakener, self._saver.reports, *crew]
+
+    def _patience(self) -> float:
+        """How long to wait for an event until something is due by the clock."""
+        due = min(self._abandon_at, self._verdicts.due, self._crew.due(self._clock.now))
+        return min(TICK_SECONDS, max(0.0, due - self._clock.now))
 
     # The steps of the loop.
 
-    def _note_stop_requests(self, ready: list[Any]) -> None:
-        """After a first Ctrl-C deal nothing more, after a second one end the workers, too."""
-        if self._stop_requests.wakener in ready:
-            self._stop_requests.clear()
-        if self._stop_requests.count >= 1 and not self.stopped:
-            self.stopped = True
-            self._dealer.stop()
-            self._crew.terminate([worker for worker in self._crew if not worker.ready])
+    def _note_stop_requests(self) -> None:
+        for request in self._stop_requests.take():
+            if request == "SIGINT":
+                self._interrupts += 1
+                if self._interrupts == 1:
+                    self._stop("Ctrl-C", "; press it again to abandon them")
+                else:
+                    self._abandon_at = self._clock.now
+            elif request == BY_CALL:
+                self._stop("asked to stop")
+            else:
+                grace = self._options.grace_period
+                self._stop(request, f", for {in_words(grace)} at most")
+                self._abandon_at = min(self._abandon_at, self._clock.now + grace)
+        if self._clock.now >= self._abandon_at:
+            self._abandon_at = NEVER
+            self._crew.terminate(self._clock.now, State.STARTING, State.READY, State.LEAVING)
             if self._dealer.in_work:
-                self._progress.announce(
-                    f"Ctrl-C: finishing {count_files(self._dealer.in_work)}; "
-                    "press it again to abandon them"
-                )
-        if self._stop_requests.count >= 2 and not self._abandoned:
-            self._abandoned = True
-            self._crew.terminate([*self._crew])
-            self._progress.announce("Ctrl-C again: abandoning what is in work")
-        self._crew.kill_overdue()
+                self._progress.announce(f"abandoning {count_files(self._dealer.in_work)}")
 
     def _note_reports(self) -> None:
         for report in self._saver.read_reports():
@@ -143,12 +158,11 @@ class Run:
             case PassedOn(serial, Hello()):
                 self._crew.set_up(serial)
             case PassedOn(serial, Ready()):
-                self._crew[serial].ready = True
+                self._crew[serial].note_ready()
             case PassedOn(serial, StartFailed(message, traceback)):
                 self._note_failed_start(message, traceback)
             case Saved(serial):
-                self._dealer.finish(serial)
-                self._lost_idle = 0
+                self._finish(serial)
                 self._counts.completed += 1
             case Failed(serial):
                 self._note_failure(serial)
@@ -159,9 +173,15 @@ class Run:
             case _:
                 raise TypeError(f"the saver cannot report {report!r}")
 
+    def _judge_failures(self) -> None:
+        while self._verdicts and (self.stopped or self._clock.now >= self._verdicts.due):
+            self._verdicts.judge(self.stopped)
+            if self._verdicts.too_many and not self.stopped:
+                self._stop(f"{count_files(self._counts.failed)} failed, more than max_failures")
+
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
-        wanted = min(self._max_workers, self._dealer.to_do + self._dealer.in_work)
+        wanted = min(self._options.max_workers, self._dealer.to_do + self._dealer.in_work)
         while len(self._crew) < wanted and self._error is None:
             try:
                 self._crew.start()
@@ -169,18 +189,33 @@ class Run:
                 self._fail(error)
 
     def _deal_paths(self) -> None:
-        for worker in self._crew.ready_workers():
-            if not self._dealer.is_busy(worker.serial):
-                batch = self._dealer.deal(worker.serial)
-                if batch:
-                    worker.deal(batch)
+        if self._verdicts.perhaps_too_many:
+            return
+        now = self._clock.look()  # it may have taken long to start workers
+        for worker in self._crew.are(State.READY):
+            if self._dealer.is_busy(worker.serial):
+                continue
+            batch = self._dealer.deal(worker.serial, fresh=worker.dealt == 0)
+            if batch:
+                worker.deal(batch, now)
+            # What it must not be dealt waits for another worker to take its place.
+            if worker.dealt == self._options.max_tasks_per_child or (
+                self._dealer.to_do and not batch
+            ):
+                worker.dismiss()
 
     def _dismiss_workers(self) -> None:
-        if self._opened and self._dealer.over:
+        if self._no_more_files():
             self._crew.dismiss()
 
     def _show_progress(self) -> None:
-        self._progress.draw(self._counts, time.monotonic() - self._begun)
+        self._progress.draw(self._counts, self._clock.now, self._longest_in_work)
+
+    def _longest_in_work(self) -> Longest:
+        now = self._clock.now
+        paths = [(self._dealer.path_of(w.serial), now - w.busy_since) for w in self._crew]
+        in_work = [(path, seconds) for path, seconds in paths if path is not None]
+        return max(in_work, key=lambda each: each[1], default=None)
 
     # What is decided.
 
@@ -188,25 +223,24 @@ class Run:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         for note in notes:
             self._progress.announce(note)
-        completed, failures = self._checkpoint.completed(), {*self._checkpoint.failures()}
-        paths = [path for path in self._files if path not in completed]
-        self._counts.skipped = len(self._files) - len(paths)
-        failed_before = sum(path in failures for path in paths)
-        if self._counts.skipped or failed_before:
-            self._progress.say(describe_start(self._counts, failed_before))
-        self._dealer.add(paths)
+        plan = make_plan(self._files, self._checkpoint, self._options.choices)
+        self._counts.skipped, self._counts.left = plan.done, plan.left
+        if plan.new < plan.total:
+            self._progress.say(str(plan))
+        self._dealer.add(plan.to_do)
         self._opened = True
 
-    def _note_failure(self, serial: int) -> None:
-        """The function failed, or was made to fail by what stops the run: then nobody can say what
-        it would have done, and the file is still to do."""
-        self._dealer.finish(serial)
+    def _finish(self, serial: int) -> str:
         self._lost_idle = 0
-        if self._stop_requests.count:
+        self._crew[serial].note_outcome()
+        return self._dealer.finish(serial)
+
+    def _note_failure(self, serial: int) -> None:
+        """The function failed. The saver holds the failure until it is judged."""
+        if self._crew[serial].timed_out:  # by what it was told, and its worker's end is near
             self._saver.tell(DropFailure(serial))
-        else:
-            self._saver.tell(KeepFailure(serial))
-            self._counts.failed += 1
+            return
+        self._verdicts.note_failure(serial, self._finish(serial), self._clock.now)
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
@@ -215,24 +249,29 @@ class Run:
         if worker is None:  # its start has failed
             return
         how, last_words = worker.bury(in_peace=clean)
+        now = self._clock.now
         path = self._dealer.lose(serial)
-        if self._stop_requests.count or worker.dismissed:
-            return
         if path is not None:
-            self._note_crash(worker, path, f"its worker {how}", last_words)
-        elif self._dealer.to_do:
+            seconds = now - worker.busy_since
+            self._verdicts.note_loss(path, worker.timed_out, how, last_words, seconds, now)
+        elif worker.state in (State.STARTING, State.READY) and self._dealer.to_do:
             self._lost_idle += 1
-            if self._lost_idle >= START_ATTEMPTS or not (worker.ready or worker.was_killed):
+            by_itself = worker.state is State.STARTING and not worker.was_killed
+            if by_itself or self._lost_idle >= START_ATTEMPTS:
                 self._note_failed_start(f"before its first file, a worker {how}", last_words)
-
-    def _note_crash(self, worker: Worker, path: str, message: str, traceback: str) -> None:
-        seconds = time.monotonic() - worker.busy_since
-        failure = Failure(path, "crashed", message, traceback, 1, seconds)
-        self._saver.tell(RecordCrash(Outcome(path, None, 0, failure, seconds)))
-        self._counts.failed += 1
 
     def _note_failed_start(self, message: str, traceback: str) -> None:
         self._fail(WorkerStartError(f"a worker cannot start: {message}", START_REMEDY, traceback))
+
+    def _stop(self, why: str, how: str = "") -> None:
+        """Deal nothing more; what is in work is finished."""
+        if not self.stopped:
+            self.stopped = True
+            self._dealer.stop()
+            self._crew.terminate(self._clock.now, State.STARTING)
+        in_work = self._dealer.in_work
+        what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
+        self._progress.announce(f"{why}: {what}")
 
     def _fail(self, error: ResumablePoolError) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""
@@ -251,12 +290,9 @@ class Run:
         """No process is left: workers have gone, or go now because something is wrong."""
         lost = self._saver.gone
         self._crew.kill()
-        self._saver.no_more_workers()
-        while not self._saver.gone:
-            wait([self._saver.reports, self._saver.process.sentinel], TICK_SECONDS)
-            for report in self._saver.read_reports():
-                if isinstance(report, Unable):
-                    self._fail(report.error)
+        for report in self._saver.last_reports():
+            if isinstance(report, Unable):
+                self._fail(report.error)
         how = self._saver.bury()
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))

@@ -26,7 +26,6 @@ Knows nothing of pipes and messages, of bytes and pickling.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -40,6 +39,7 @@ from .display import progress_line
 from .errors import WorkerStartError
 from .files import Paths, list_files
 from .options import Options, check_options
+from .plan import Plan, make_plan
 from .progress import Counts
 from .records import Failure, Report
 from .ring import Run
@@ -68,6 +68,20 @@ class ResumableRunner(Generic[Result]):
         mp_context: a multiprocessing context, or `"fork"`, `"spawn"` or `"forkserver"`. By default
             the platform's; on Linux fork where that could not send the function (a lambda, a
             notebook's cell).
+        max_tasks_per_child: how many files a worker does before a fresh one takes its place; by
+            default it stays.
+        timeout: seconds for one file, from the start of its call. Then its worker's process group
+            is killed, with all that the function has started, and the file has failed. Time in
+            which the machine, or this process, is stopped does not count, nor does `initializer`.
+        retries: how many further attempts a file gets that fails in this run, for whatever reason,
+            after all others have had their first one; in a fresh worker if it took its own along.
+        retry_failed: whether a file that failed in an earlier run is tried again.
+        max_failures: stop the run, as after a Ctrl-C, once more files than this have failed in it.
+        largest_first: deal big files first instead of in path order, so that the end of the run is
+            not one big file.
+        rerun_changed: whether a file is processed again whose size or time of change is not what it
+            was. It keeps its result until there is a new one.
+        grace_period: seconds that files in work may take after SIGTERM or SIGHUP.
         progress: whether to show progress on stderr; by default a line is drawn if that is a
             terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
             nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
@@ -92,18 +106,44 @@ class ResumableRunner(Generic[Result]):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         mp_context: BaseContext | str | None = None,
+        max_tasks_per_child: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_failed: bool = True,
+        max_failures: int | None = None,
+        largest_first: bool = False,
+        rerun_changed: bool = False,
+        grace_period: float = 10.0,
         progress: bool | Callable[..., Any] | None = None,
     ) -> None:
         self._options = check_options(
-            function, pattern, checkpoint, max_workers, initializer, initargs, mp_context, progress
+            function=function,
+            pattern=pattern,
+            checkpoint=checkpoint,
+            max_workers=max_workers,
+            initializer=initializer,
+            initargs=initargs,
+            mp_context=mp_context,
+            max_tasks_per_child=max_tasks_per_child,
+            timeout=timeout,
+            retries=retries,
+            retry_failed=retry_failed,
+            max_failures=max_failures,
+            largest_first=largest_first,
+            rerun_changed=rerun_changed,
+            grace_period=grace_period,
+            progress=progress,
         )
         self._running = threading.Lock()
+        self._stop_requests: StopRequests | None = None
 
     def run(self) -> Report:
         """Process every file that has no saved result, and return when all is saved.
 
         May be called again, and from any thread. A first Ctrl-C lets the files in work finish, a
-        second one abandons them; what has come in is saved in both cases.
+        second one abandons them; so do SIGTERM and SIGHUP, and the end of `grace_period`. What has
+        come in is saved in all cases, and then the signal takes its normal effect. In a thread
+        other than the main one no signal is handled.
 
         Raises:
             KeyboardInterrupt: after a Ctrl-C, once everything is saved.
@@ -116,13 +156,20 @@ class ResumableRunner(Generic[Result]):
         """
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
-        stop_requests = StopRequests(self._options.context)
+        stop_requests = self._stop_requests = StopRequests(self._options.context)
         try:
             return self._run(stop_requests)
         finally:
+            self._stop_requests = None
             self._running.release()
-            if stop_requests.count:  # now let the signal have its normal effect
-                signal.raise_signal(signal.SIGINT)
+            stop_requests.deliver()
+
+    def stop(self) -> None:
+        """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
+        report. Without effect while none goes on."""
+        stop_requests = self._stop_requests
+        if stop_requests is not None:
+            stop_requests.ask()
 
     def pending(self) -> list[str]:
         """The files that `run` would process now, in order.
@@ -130,7 +177,7 @@ class ResumableRunner(Generic[Result]):
         Raises:
             CheckpointError: the checkpoint is something else, or damaged.
         """
-        return _without(self._files(), self._options.checkpoint)
+        return [*self._plan(self._files()).to_do]
 
     @property
     def results(self) -> Mapping[str, Result]:
@@ -146,38 +193,37 @@ class ResumableRunner(Generic[Result]):
     def _files(self) -> list[str]:
         return list_files(self._options.pattern, self._options.checkpoint.owns)
 
+    def _plan(self, files: list[str]) -> Plan:
+        return make_plan(files, self._options.checkpoint, self._options.choices)
+
     def _run(self, stop_requests: StopRequests) -> Report:
         begun = time.monotonic()
-        checkpoint = self._options.checkpoint
         files = self._files()
-        counts = Counts(len(files), len(files) - len(_without(files, checkpoint)))
-        if counts.skipped < counts.total:
-            _run_ring(self._options, files, counts, stop_requests)
+        plan = self._plan(files)
+        counts = Counts(plan.total, plan.done, left=plan.left)
+        stopped = False
+        if plan.to_do:
+            stopped = _run_ring(self._options, files, counts, stop_requests)
         else:
-            checkpoint.settle()
-        completed, failures = checkpoint.completed(), checkpoint.failures()
-        done = sum(path in completed for path in files)
-        failed = [failures.get(path) for path in sorted({*failures}.intersection(files))]
+            self._options.checkpoint.settle()
+        after = self._plan(files)
+        failures = [self.failures.get(path) for path in after.failed]
         return Report(
-            total=len(files),
-            completed=done - counts.skipped,
+            total=after.total,
+            completed=after.done - counts.skipped,
             skipped=counts.skipped,
-            failed=len(failed),
-            remaining=len(files) - done - len(failed),
+            failed=len(after.failed),
+            remaining=after.changed + after.new,
             seconds=time.monotonic() - begun,
-            stopped=stop_requests.count > 0,
-            failures=[failure for failure in failed if failure is not None],  # not damaged, that is
+            stopped=stopped,
+            failures=[failure for failure in failures if failure is not None],  # not damaged
         )
-
-
-def _without(files: list[str], checkpoint: Checkpoint) -> list[str]:
-    completed = checkpoint.completed()
-    return [path for path in files if path not in completed]
 
 
 def _run_ring(
     options: Options, files: list[str], counts: Counts, stop_requests: StopRequests
-) -> None:
+) -> bool:
+    """Returns whether the run was stopped."""
     if current_process().daemon:
         raise WorkerStartError(
             "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
@@ -187,7 +233,10 @@ def _run_ring(
     progress = progress_line(options.progress, sys.stderr, name)
     try:
         with stop_requests, broken_pipes_raise():
-            Run(options, files, counts, stop_requests, progress).go()
+            run = Run(options, files, counts, stop_requests, progress)
+            run.go()
+            return run.stopped
     except WorkerStartError:
-        if not stop_requests.count:  # a Ctrl-C also hits children, and the fork server, that start
+        if not stop_requests.signals:  # they also hit children, and the fork server, that start
             raise
+        return True

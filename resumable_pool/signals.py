@@ -1,8 +1,9 @@
-"""Ctrl-C, while a run goes on: counted and delivered afterwards, so that it interrupts nothing.
+"""Requests to stop a run, from signals and from other threads: noted while it goes on, and the
+signals delivered afterwards, so that they interrupt nothing.
 
 A `KeyboardInterrupt` can strike between any two instructions, in the middle of the start of a
-process for instance, and leave a child that nobody knows. So the handler only counts and wakes the
-loop, and the signal takes its normal effect once the run has been brought to an end.
+process for instance, and leave a child that nobody knows. So the handler only notes the signal and
+wakes the loop, and it takes its normal effect once the run has been brought to an end.
 
 Knows nothing of what a stop means to a run.
 """
@@ -12,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
@@ -20,53 +23,102 @@ from typing import Any
 
 from . import forks
 
+# Those that ask a program to end; not all systems have SIGHUP.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+# What `take` names a request that is no signal.
+BY_CALL = "stop()"
+
 
 class StopRequests:
-    """Counts SIGINT while it is entered; does nothing outside of the main thread, where signals do
-    not arrive, or where Ctrl-C is ignored (`nohup`, a script's background job).
+    """Notes SIGINT, SIGTERM and SIGHUP while it is entered, but not those that are ignored (by
+    `nohup`, or in a script's background job), and not outside of the main thread, where signals do
+    not arrive.
 
     Attributes:
-        count: how often Ctrl-C was pressed.
-        wakener: ready for `multiprocessing.connection.wait` when it was.
+        wakener: ready for `multiprocessing.connection.wait` when something has been asked for.
     """
 
     def __init__(self, context: BaseContext) -> None:
-        self.count = 0
-        self._context = context
+        self.wakener, self._writer = forks.pipe(context, duplex=False)
+        if sys.platform != "win32":
+            os.set_blocking(self._writer.fileno(), False)  # many signals must not block a handler
         self._pid = os.getpid()
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
+        self._new: deque[str] = deque()
+        self._signals: list[int] = []
+        self._guard = threading.RLock()
 
     def __enter__(self) -> StopRequests:
-        self.wakener, self._writer = forks.pipe(self._context, duplex=False)
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before not in (signal.SIG_IGN, None):
-                self._before = before
-                signal.signal(signal.SIGINT, self._note)
+            for signum in _SIGNALS:
+                before = signal.getsignal(signum)
+                if before not in (signal.SIG_IGN, None):
+                    self._before[signum] = before
+                    signal.signal(signum, self._note)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        """Put the handler back."""
-        try:
-            if self._before is not None:
-                signal.signal(signal.SIGINT, self._before)
-        finally:  # a signal may come right now
-            forks.close(self.wakener, self._writer)
+        """Put the handlers back."""
+        with contextlib.ExitStack() as stack:  # a signal may come right now, and its handler raise
+            for signum, before in self._before.items():
+                stack.callback(signal.signal, signum, before)
 
-    def clear(self) -> None:
-        """Take notice: `wakener` is ready again only after another signal."""
+    @property
+    def signals(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signals)
+
+    def take(self) -> Iterator[str]:
+        """What has been asked since the last time: names of signals, or `BY_CALL`. `wakener` is
+        ready again only after the next."""
         while self.wakener.poll():
             self.wakener.recv_bytes()
+        while self._new:
+            yield self._new.popleft()
+
+    def ask(self) -> None:
+        """Ask for a stop, from any thread."""
+        with self._guard:  # or the pipe could be closed, and its number used for another, meanwhile
+            self._add(BY_CALL)
+
+    def deliver(self) -> None:
+        """After the run: give it up, and let the signals that came have their normal effect.
+
+        Raises:
+            KeyboardInterrupt: that of SIGINT.
+            SystemExit: the system spares this process the normal effect, which is to die of the
+                signal, because it is the first of its container; so it leaves with a shell's status
+                for that.
+        """
+        with self._guard:
+            forks.close(self.wakener, self._writer)
+        with contextlib.ExitStack() as stack:  # one after the other, whatever their handlers raise
+            for signum in dict.fromkeys(self._signals):
+                stack.callback(_raise, signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a child that another thread of the program has forked
-            signal.signal(signal.SIGINT, self._before)
-            signal.raise_signal(signal.SIGINT)
+            signal.signal(signum, self._before[signum])
+            signal.raise_signal(signum)
             return
-        self.count += 1
+        self._signals.append(signum)
+        self._add(signal.Signals(signum).name)
+
+    def _add(self, name: str) -> None:
+        self._new.append(name)
         # wait() resumes after a handler, and finds this. (A signal that comes in the moment before
         # it begins to wait is seen at its next tick.)
-        self._writer.send_bytes(b"!")
+        with contextlib.suppress(OSError):  # full: it is ready; or closed: nobody waits any more
+            self._writer.send_bytes(b"!")
+
+
+def _raise(signum: int) -> None:
+    signal.raise_signal(signum)
+    if signal.getsignal(signum) is signal.SIG_DFL:
+        raise SystemExit(128 + signum)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from . import forks
 from .frames import FrameReader, StreamBroken
 from .messages import Done, Ended, Finished, FromWorker, Hello
+from .processes import signal_group
 
 
 class _Stream:
@@ -72,6 +73,12 @@ class Streams:
         for stream in list(self._streams.values()):
             if stream.pid is not None and not _lives(stream.pid):
                 self._drain(stream)
+
+    def kill_workers(self) -> None:
+        """Kill the workers whose streams are open, with all that they have started."""
+        for stream in self._streams.values():
+            if stream.pid is not None:
+                signal_group(stream.pid, "SIGKILL")
 
     def _drain(self, stream: _Stream) -> None:
         self._receive(stream, stream.reader.remaining_messages())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -223,7 +224,99 @@ def remove_checkpoint(path: str) -> str:
     return path
 
 
+# What a function can be doing when its time is up, by name.
+
+
+def _sleep_on() -> None:
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(600)
+
+
+def _sleep_with_handler(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    time.sleep(600)
+
+
+def _sleep_with_signals_blocked() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    time.sleep(600)
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
+class SleepsAtPickling:
+    def __reduce__(self) -> Any:
+        time.sleep(600)
+        return str, ()
+
+
+HANGING: dict[str, Any] = {
+    "sleeps": lambda: time.sleep(600),
+    "loops": _loop,
+    "holds the interpreter in C": lambda: ctypes.PyDLL(None).sleep(600),
+    "swallows every exception": _sleep_on,
+    "ignores SIGTERM": lambda: _sleep_with_handler(signal.SIG_IGN),
+    "makes an exit of SIGTERM": lambda: _sleep_with_handler(lambda *_: sys.exit("told to")),
+    "blocks signals": _sleep_with_signals_blocked,
+    "sleeps at pickling": SleepsAtPickling,
+    "waits for a subprocess": lambda: os.system("sleep 600"),
+    "waits for a subprocess, which ignores SIGTERM": lambda: os.system("trap '' TERM; sleep 600"),
+    "waits for a forked child": lambda: os.waitpid(_fork_and_sleep(), 0),
+    "stops itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}
+
+
+def _fork_and_sleep() -> int:
+    if (pid := os.fork()) == 0:
+        time.sleep(600)
+    return pid
+
+
+def hang(path: str) -> Any:
+    """As the file says, until the end of time."""
+    note(path)
+    return HANGING[Path(path).read_text()]()
+
+
+def sleep_a_while(path: str) -> None:
+    time.sleep(float(Path(path).read_text()))
+
+
+# What fails at first.
+
+
+def fail_twice(path: str) -> int:
+    """Odd numbers fail twice: 1, 5, 9 raise, 3 takes its worker along, 7 takes too long."""
+    note(path)
+    number = number_of(path)
+    if number % 2 and calls().count(path) < 3:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 7:
+            time.sleep(600)
+        raise ValueError("not yet")
+    return number
+
+
+def number_of(path: str) -> int:
+    return int(Path(path).read_text())
+
+
+def fail(path: str) -> None:
+    note(path)
+    raise ValueError(f"{number_of(path)} is bad")
+
+
 # Initializers.
+
+
+def take_a_second() -> None:
+    time.sleep(1)
+
 
 loaded: list[str] = []
 

@@ -11,6 +11,11 @@ from resumable_pool import dealing
 from resumable_pool.dealing import Dealer
 
 
+def _paths(returned: Any) -> Any:
+    """Without the attempts, if it is a batch."""
+    return [path for path, _ in returned] if isinstance(returned, list) else returned
+
+
 def _state(dealer: Dealer) -> tuple[Any, ...]:
     busy = [worker for worker in range(5) if dealer.is_busy(worker)]
     return dealer.to_do, dealer.in_work, busy, dealer.over
@@ -68,7 +73,7 @@ def test_events(monkeypatch: pytest.MonkeyPatch, events: Any, state: Any) -> Non
     monkeypatch.setattr(dealing, "BATCH_LENGTH", 3)
     dealer = Dealer()
     for name, *arguments, returned in events:
-        assert getattr(dealer, name)(*arguments) == returned
+        assert _paths(getattr(dealer, name)(*arguments)) == returned
     assert _state(dealer) == state
 
 
@@ -76,7 +81,8 @@ def test_batches_are_single_paths() -> None:
     """As shipped, a worker has one path at a time, in the order of adding."""
     dealer = Dealer()
     dealer.add(["b", "a", "c"])
-    assert [dealer.deal(worker) for worker in range(4)] == [["b"], ["a"], ["c"], []]
+    batches = [dealer.deal(worker) for worker in range(4)]
+    assert batches == [[("b", 1)], [("a", 1)], [("c", 1)], []]
 
 
 def test_who_loses_a_batch_changes_nothing_for_what_was_dealt() -> None:
@@ -86,6 +92,36 @@ def test_who_loses_a_batch_changes_nothing_for_what_was_dealt() -> None:
     batch = dealer.deal(0)
     batch.clear()
     assert dealer.finish(0) == "a"
+
+
+def test_another_attempt_comes_after_all_first_ones() -> None:
+    """And it knows which one it is."""
+    dealer = Dealer()
+    dealer.add("abc")
+    dealer.deal(0)
+    dealer.retry(dealer.finish(0), fresh=False)
+    assert [dealer.deal(worker) for worker in range(1, 5)] == [
+        [("b", 1)], [("c", 1)], [("a", 2)], [],
+    ]  # fmt: skip
+    dealer.retry(dealer.finish(3), fresh=False)
+    assert dealer.attempt("a") == 3
+    assert dealer.attempt("b") == 1
+
+
+def test_what_took_its_worker_along_waits_for_a_fresh_one() -> None:
+    """Others get nothing, though there is something to do."""
+    dealer = Dealer()
+    dealer.add("ab")
+    dealer.deal(0)
+    dealer.retry(str(dealer.lose(0)), fresh=True)
+    assert dealer.deal(1, fresh=False) == [("b", 1)]
+    dealer.finish(1)
+    assert (dealer.to_do, dealer.over) == (1, False)
+    assert dealer.deal(1, fresh=False) == []
+    assert dealer.deal(2, fresh=True) == [("a", 2)]
+    dealer.stop()
+    dealer.retry(dealer.finish(2), fresh=True)
+    assert (dealer.deal(3, fresh=True), dealer.over) == ([], True)
 
 
 ILLEGAL: dict[str, tuple[Callable[[Dealer], object], str]] = {
@@ -116,5 +152,5 @@ def test_illegal_events_raise_and_change_nothing(
     with pytest.raises(ValueError, match=message):
         event(dealer)
     assert _state(dealer) == before
-    assert dealer.deal(2) == ["b"]
+    assert dealer.deal(2) == [("b", 1)]
     assert dealer.finish(1) == "a"

@@ -14,7 +14,8 @@ import pytest
 
 from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.options import Options, check_options, usable_processors
+from resumable_pool.options import Options, usable_processors
+from resumable_pool.plan import Choices
 
 
 def function(path: str) -> str:
@@ -50,17 +51,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _options(**changed: Any) -> Options:
-    arguments: dict[str, Any] = {
-        "function": function,
-        "pattern": "*.txt",
-        "checkpoint": "result.pkl",
-        "max_workers": None,
-        "initializer": None,
-        "initargs": (),
-        "mp_context": None,
-        "progress": None,
-    }
-    return check_options(**{**arguments, **changed})
+    """The options of a runner that is made with these arguments."""
+    arguments = {"function": function, "pattern": "*.txt", "checkpoint": "result.pkl", **changed}
+    return ResumableRunner(**arguments)._options
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -82,9 +75,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"checkpoint": "folder.pkl"}, IsADirectoryError, "is a folder; name a file"),
     ({"max_workers": 0}, ValueError, "max_workers must be at least 1, not 0"),
     ({"max_workers": -3}, ValueError, "max_workers must be at least 1, not -3"),
-    ({"max_workers": 2.0}, TypeError, "max_workers must be an int or None, not 2.0"),
-    ({"max_workers": True}, TypeError, "max_workers must be an int or None, not True"),
-    ({"max_workers": "2"}, TypeError, "max_workers must be an int or None, not '2'"),
+    ({"max_workers": 2.0}, TypeError, "max_workers must be an int, not 2.0"),
+    ({"max_workers": True}, TypeError, "max_workers must be an int, not True"),
+    ({"max_workers": "2"}, TypeError, "max_workers must be an int, not '2'"),
     ({"initializer": 5}, TypeError, "initializer must be callable, not 5"),
     ({"initargs": 5}, TypeError, "initargs must be a tuple of arguments, not 5"),
     ({"initargs": "model"}, TypeError, "initargs must be a tuple of arguments, not 'model'"),
@@ -93,6 +86,23 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"mp_context": "spoon"}, ValueError, "not 'spoon'"),
     ({"mp_context": 5}, TypeError, "mp_context must be a context, the name of a start method or "
                                    "None, not 5"),
+    ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be at least 1, not 0"),
+    ({"max_tasks_per_child": 1.5}, TypeError, "max_tasks_per_child must be an int, not 1.5"),
+    ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
+    ({"timeout": True}, TypeError, "timeout must be a number of seconds, not True"),
+    ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds; None is for no limit"),
+    ({"timeout": -1}, ValueError, "timeout must be 0 to 2,678,400 seconds, not -1"),
+    ({"timeout": float("nan")}, ValueError, "timeout must be 0 to 2,678,400 seconds, not nan"),
+    ({"timeout": float("inf")}, ValueError, "timeout must be 0 to 2,678,400 seconds, not inf"),
+    ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
+    ({"retries": None}, TypeError, "retries must be an int, not None"),
+    ({"retry_failed": 1}, TypeError, "retry_failed must be True or False, not 1"),
+    ({"max_failures": -1}, ValueError, "max_failures must be at least 0, not -1"),
+    ({"max_failures": "3"}, TypeError, "max_failures must be an int, not '3'"),
+    ({"largest_first": "yes"}, TypeError, "largest_first must be True or False, not 'yes'"),
+    ({"rerun_changed": None}, TypeError, "rerun_changed must be True or False, not None"),
+    ({"grace_period": None}, TypeError, "grace_period must be a number of seconds, not None"),
+    ({"grace_period": -0.1}, ValueError, "grace_period must be 0 to 2,678,400 seconds, not -0.1"),
     ({"progress": 5}, TypeError, "progress must be True, False, None or a callable such as "
                                  "tqdm.tqdm, not 5"),
     ({"progress": "yes"}, TypeError, "tqdm.tqdm, not 'yes'"),
@@ -104,16 +114,6 @@ def test_bad_arguments_raise(changed: dict[str, Any], error: type[Exception], me
     """Each bad argument raises at once, with a text that names it and its value."""
     with pytest.raises(error, match=re.escape(message)):
         _options(**changed)
-
-
-@pytest.mark.parametrize(("changed", "error", "message"), BAD[:1] + BAD[-1:])
-def test_the_constructor_checks(
-    changed: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    """A runner with bad arguments is not made."""
-    arguments = {"function": function, "pattern": "*", "checkpoint": "r.pkl", **changed}
-    with pytest.raises(error, match=re.escape(message)):
-        ResumableRunner(**arguments)
 
 
 def test_checking_makes_no_file(tmp_path: Path) -> None:
@@ -132,6 +132,9 @@ def test_what_is_left_out_is_completed() -> None:
     assert options.max_workers == usable_processors() >= 1
     assert options.context.get_start_method() == multiprocessing.get_start_method()
     assert options.progress is None
+    assert (options.timeout, options.retries, options.max_failures) == (None, 0, None)
+    assert (options.max_tasks_per_child, options.grace_period) == (None, 10.0)
+    assert options.choices == Choices(True, False, False)
 
 
 def test_good_arguments_are_taken() -> None:
@@ -144,12 +147,20 @@ def test_good_arguments_are_taken() -> None:
         initializer=print,
         initargs=iter([1, 2]),
         progress=False,
+        timeout=5,
+        grace_period=0,
+        retry_failed=False,
+        rerun_changed=True,
+        largest_first=True,
     )
     assert options.pattern == ["b", "a"]
     assert options.checkpoint is checkpoint
     assert options.max_workers == 3
     assert (options.setup.initializer, options.setup.initargs) == (print, (1, 2))
     assert options.progress is False
+    assert options.timeout == options.setup.timeout == 5.0
+    assert options.grace_period == 0.0
+    assert options.choices == Choices(False, True, True)
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())

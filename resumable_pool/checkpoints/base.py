@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..records import Entry, Failure, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome
 
 # Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
 # and anything behind.
@@ -92,12 +92,21 @@ class Checkpoint(Mapping[str, Any]):
 
     @abstractmethod
     def failures(self) -> Mapping[str, Failure]:
-        """The files that stand as failed now."""
+        """The files that stand as failed now: those that have not succeeded since. One that was
+        done before, has changed and then failed keeps the value that it had."""
+
+    @abstractmethod
+    def fingerprint(self, path: str) -> Fingerprint:
+        """Size and time of change that the input of `path` had when its value was made.
+
+        Raises:
+            KeyError: it has no value.
+        """
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """Each file that has a value or stands as failed now, once, in any order. No value is
-        unpickled, and memory stays flat however many there are."""
+        """Each file that has a value or stands as failed now, once, in any order; the failure if
+        it has both. No value is unpickled, and memory stays flat however many there are."""
 
     @abstractmethod
     def read(self, path: str) -> Any:

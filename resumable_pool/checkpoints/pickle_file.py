@@ -25,7 +25,7 @@ from typing import Any
 
 from .. import forks
 from ..errors import CheckpointError, CheckpointLocked
-from ..records import Entry, Failure, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome
 from .base import Checkpoint
 from .disk import BINARY, force, read_at, unlock, write_at
 from .locked_file import is_at, open_locked
@@ -168,16 +168,21 @@ class PickleFile(Checkpoint):
             fd = file.fileno()
             if os.fstat(fd).st_size > 0:  # else the saver will make a checkpoint of it
                 header = read_header(fd, self.path)
-                # Both are made now, so that they end at the same record.
-                passes = [Scan(fd, header, FIRST_RECORD), Scan(fd, header, FIRST_RECORD)]
-                for record in last_of_each_path(*(_whole(scan, self.path) for scan in passes)):
-                    if record.sound and (entry := _entry(fd, record)) is not None:
-                        yield entry
+                # Both scans are made now, so that they end at the same record.
+                passes = [_whole(Scan(fd, header, FIRST_RECORD), self.path) for _ in range(2)]
+                yield from filter(None, (_entry(fd, last) for last in last_of_each_path(*passes)))
 
     def read(self, path: str) -> Any:
         with self._reading() as fd:
             _, payload = self._read(fd, path, self._results)
         return pickle.loads(payload)
+
+    def fingerprint(self, path: str) -> Fingerprint:
+        with self._reading() as fd:
+            record = read_record(fd, self._header, self._results[path])
+        if record is None or record.path != path:
+            raise KeyError(path)
+        return record.fingerprint
 
     def failed(self) -> Mapping[str, int]:
         """Where the failures' records start."""
@@ -232,7 +237,9 @@ class PickleFile(Checkpoint):
         self._seen = (file, size, status.st_mtime_ns)
 
     def _enter(self, record: Record) -> None:
-        self._results.pop(record.path, None)
+        # A failure does not hide the value from before the file changed: nothing saved is lost.
+        if not record.failed:
+            self._results.pop(record.path, None)
         self._failed.pop(record.path, None)
         if record.sound:
             (self._failed if record.failed else self._results)[record.path] = record.start
@@ -277,15 +284,13 @@ def _whole(scan: Scan, path: str) -> Iterator[Record]:
 
 
 def _entry(fd: int, record: Record) -> Entry | None:
-    failure = None
-    if record.failed:
-        payload = read_payload(fd, record)
-        if payload is None:
-            return None
-        failure = decode_failure(record, payload)
-    return Entry(
-        record.path, failure, record.seconds, record.attempts, record.end - 1 - record.region
-    )
+    """What `record` says, if it is not damaged."""
+    payload = read_payload(fd, record) if record.failed else b""
+    if payload is None or not record.sound:
+        return None
+    failure = decode_failure(record, payload) if record.failed else None
+    size = record.end - 1 - record.region
+    return Entry(record.path, failure, record.seconds, record.attempts, size)
 
 
 def _pid_of_writer(fd: int, path: str) -> int | None:

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import CheckpointError
-from ..records import Failure, Outcome
+from ..records import Failure, Fingerprint, Outcome
 from .disk import read_at
 
 STOP = b"."
@@ -97,6 +97,7 @@ class Record(NamedTuple):
     sound: bool
     attempts: int
     seconds: float
+    fingerprint: Fingerprint
 
     @property
     def failed(self) -> bool:
@@ -260,7 +261,7 @@ class Scan:
         if len(fixed) < _RECORD.size:
             return None
         (first, length, tag, header_checksum, checksum, kind, attempts, region_length, seconds,
-         _size, _mtime_ns, pop, opcode, key_length) = _RECORD.unpack(fixed)  # fmt: skip
+         size, mtime_ns, pop, opcode, key_length) = _RECORD.unpack(fixed)  # fmt: skip
         region = start + _RECORD.size + key_length
         end = region + region_length + 1
         if (
@@ -276,8 +277,7 @@ class Scan:
             return None
         sound = True
         if verify or self.stops or region_length <= _VERIFIED_IN_PASSING:
-            value = self._bytes_at(region, region_length)
-            sound = _verified(kind, value, checksum) is not None
+            sound = _verified(kind, self._bytes_at(region, region_length), checksum) is not None
             if not sound and (verify or self.stops):
                 return None  # never forced to disk, so what is missing is a write cut short
         else:
@@ -287,7 +287,7 @@ class Scan:
             return None
         return Record(
             key.decode("utf-8", "surrogatepass"), kind, start, region, end, checksum, sound,
-            attempts, seconds,
+            attempts, seconds, Fingerprint(size, mtime_ns),
         )  # fmt: skip
 
     def _bytes_at(self, offset: int, length: int) -> bytes:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from resumable_pool.checkpoints.pickle_layout import read_header
@@ -28,7 +29,7 @@ from tests.stage import act
 {definitions}
 if __name__ == "__main__":
     runner = ResumableRunner(
-        {function}, "in/*.txt", "result.pkl", max_workers=3, mp_context={method!r}
+        {function}, "in/*.txt", "result.pkl", max_workers=3, mp_context={method!r}, {options}
     )
     print("running", file=sys.stderr, flush=True)
     print(runner.run())
@@ -39,12 +40,19 @@ class Script:
     """A script that runs `function` over the files of `folder`."""
 
     def __init__(
-        self, folder: Path, method: str | None, function: str = "act", definitions: str = ""
+        self,
+        folder: Path,
+        method: str | None,
+        function: str = "act",
+        definitions: str = "",
+        options: str = "",
     ) -> None:
         self.folder = folder
         self.path = folder / "script.py"
         self.path.write_text(
-            TEMPLATE.format(method=method, function=function, definitions=definitions)
+            TEMPLATE.format(
+                method=method, function=function, definitions=definitions, options=options
+            )
         )
         self._mark = uuid.uuid4().hex
         self.environment = {
@@ -56,11 +64,11 @@ class Script:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = b""
 
-    def start(self) -> None:
-        """Start it, and wait until it is about to run."""
+    def start(self, command: Sequence[str] = (sys.executable,)) -> None:
+        """Start it with `command`, and wait until it is about to run."""
         self._errors = b""
         self._process = subprocess.Popen(
-            [sys.executable, self.path.name],
+            [*command, self.path.name],
             cwd=self.folder,
             env=self.environment,
             start_new_session=True,

@@ -61,7 +61,7 @@ def test_after_the_second_what_is_in_work_is_abandoned(
     os.killpg(script.pid, signal.SIGINT)
     status, _, errors = script.wait()
     assert status == -signal.SIGINT
-    assert "Ctrl-C again: abandoning what is in work" in errors
+    assert "abandoning 3 files" in errors
     assert errors.count("Traceback") == 1
     script.wait_gone()
     assert len(saved(folder)) == 1

@@ -1,0 +1,99 @@
+"""Which files are to do, and why: the files that there are, against what the checkpoint has.
+
+Knows no process. Asks the disk only for what an option needs to know: sizes, times of change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .checkpoints import Checkpoint
+from .files import fingerprint
+from .records import NO_FINGERPRINT, tally
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The runner's options of the same names."""
+
+    retry_failed: bool = True
+    rerun_changed: bool = False
+    largest_first: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stands, and what is to do. `str` of it says why files are processed.
+
+    Attributes:
+        to_do: the paths to process, in the order in which to deal them.
+        done: how many files have a result that stands.
+        failed: the paths that stand as failed, in path order.
+        left: how many of those are left alone.
+        changed: how many have a result, and are to do again because they have changed since.
+        new: how many the checkpoint has nothing of.
+    """
+
+    to_do: Sequence[str]
+    done: int
+    failed: Sequence[str]
+    left: int
+    changed: int
+    new: int
+
+    @property
+    def total(self) -> int:
+        """How many files there are."""
+        return self.done + len(self.failed) + self.changed + self.new
+
+    def __str__(self) -> str:
+        return tally(
+            self.total,
+            (self.done, "done before"),
+            (len(self.failed) - self.left, "failed before (tried again)"),
+            (self.left, "failed before (left alone)"),
+            (self.changed, "changed"),
+            (self.new, "new"),
+        )
+
+
+def make_plan(files: list[str], checkpoint: Checkpoint, choices: Choices) -> Plan:
+    """What is to do of `files`, which are sorted.
+
+    A file that failed is not done, even if it has a result from before it changed.
+
+    Raises:
+        CheckpointError: the checkpoint is something else, or damaged.
+    """
+    completed, standing = checkpoint.completed(), {*checkpoint.failures()}
+    failed = [path for path in files if path in standing]
+    new = [path for path in files if path not in completed and path not in standing]
+    changed = []
+    if choices.rerun_changed:
+        changed = [
+            path
+            for path in files
+            if path in completed and path not in standing and _has_changed(path, checkpoint)
+        ]
+    again = failed if choices.retry_failed else []
+    to_do = sorted([*new, *changed, *again])
+    if choices.largest_first:
+        to_do.sort(key=lambda path: -fingerprint(path).size)
+    return Plan(
+        to_do=to_do,
+        done=len(files) - len(failed) - len(changed) - len(new),
+        failed=failed,
+        left=len(failed) - len(again),
+        changed=len(changed),
+        new=len(new),
+    )
+
+
+def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
+    """Whether the file is not as it was when it was processed, as far as that is known."""
+    try:
+        before = checkpoint.fingerprint(path)
+    except KeyError:  # it is damaged
+        return True
+    return before not in (NO_FINGERPRINT, fingerprint(path))

@@ -1,0 +1,100 @@
+"""What becomes of an attempt that failed: another attempt, a failure that is saved, or nothing at
+all, if what made it fail is what stops the run.
+
+Knows no process and does no waiting; the clock is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from .clock import NEVER
+from .dealing import Dealer
+from .messages import DropFailure, KeepFailure, RecordCrash, ToSaver
+from .options import Options
+from .progress import Counts
+from .records import Failure, Outcome, in_words
+from .saver import Saver
+
+# So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
+# processes, in any order: what that did to a function, or to its worker, is not the file's fault.
+JUDGING_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class _Setback:
+    """A failed attempt at `path`, to be judged at `due`; what tells the saver to keep the failure,
+    or to drop it if it holds it; and whether a further attempt needs a fresh worker."""
+
+    path: str
+    due: float
+    keep: ToSaver
+    drop: ToSaver | None
+    fresh: bool
+
+
+class Verdicts:
+    """The failed attempts of one run that are not judged yet. Lives in the runner's process."""
+
+    def __init__(self, options: Options, dealer: Dealer, saver: Saver, counts: Counts) -> None:
+        self._options = options
+        self._dealer = dealer
+        self._saver = saver
+        self._counts = counts
+        self._setbacks: deque[_Setback] = deque()
+
+    def __len__(self) -> int:
+        return len(self._setbacks)
+
+    @property
+    def due(self) -> float:
+        """When the next one is to be judged."""
+        return self._setbacks[0].due if self._setbacks else NEVER
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more files have failed than may."""
+        return self._exceeded_by(self._counts.failed)
+
+    @property
+    def perhaps_too_many(self) -> bool:
+        """Whether it may turn out so."""
+        return self._exceeded_by(self._counts.failed + len(self._setbacks))
+
+    def _exceeded_by(self, failed: int) -> bool:
+        limit = self._options.max_failures
+        return limit is not None and failed > limit
+
+    def note_failure(self, worker: int, path: str, now: float) -> None:
+        """The function failed; the saver holds the worker's failure."""
+        keep, drop = KeepFailure(worker), DropFailure(worker)
+        self._setbacks.append(_Setback(path, now + JUDGING_SECONDS, keep, drop, fresh=False))
+
+    def note_loss(
+        self, path: str, timed_out: bool, how: str, traceback: str, seconds: float, now: float
+    ) -> None:
+        """The file has taken its worker along, which ended as `how` says, or has taken too long."""
+        attempt = self._dealer.attempt(path)
+        if timed_out:
+            message = f"took longer than {in_words(self._options.timeout or 0)}, and was killed"
+            failure = Failure(path, "timeout", message, traceback, attempt, seconds)
+        else:
+            message = f"its worker {how}"
+            failure = Failure(path, "crashed", message, traceback, attempt, seconds)
+        keep = RecordCrash(Outcome(path, None, 0, failure, seconds, attempt))
+        self._setbacks.append(_Setback(path, now + JUDGING_SECONDS, keep, None, fresh=True))
+
+    def judge(self, stopped: bool) -> None:
+        """Decide about the next one. After a stop its file is still to do: nobody can know whether
+        it would have failed without."""
+        setback = self._setbacks.popleft()
+        final = self._dealer.attempt(setback.path) > self._options.retries
+        if final and not stopped:
+            self._saver.tell(setback.keep)
+            self._counts.failed += 1
+            return
+        if setback.drop is not None:
+            self._saver.tell(setback.drop)
+        if not stopped:
+            self._dealer.retry(setback.path, setback.fresh)

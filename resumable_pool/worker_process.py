@@ -1,0 +1,217 @@
+"""What runs in a worker process.
+
+It reads batches of paths from its own pipe, calls the user's function for one after the other,
+pickles what it returns and writes each outcome to its own pipe to the saver at once. When its pipe
+of paths is closed it says `Done`, with the number of outcomes, and is gone.
+
+Knows nothing of the checkpoint, of other workers, or of what is done about a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from binascii import crc32
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import NoReturn
+
+from . import processes
+from .files import fingerprint
+from .frames import FrameWriter
+from .messages import Done, Finished, FromWorker, Hello, Ready, Setup, StartFailed
+from .records import Failure, Outcome
+from .values import UnstorableValue, name_script_main, pickle_value
+
+OWN_FILE = __file__  # as tracebacks name it
+
+# Exit statuses; they only word a message.
+LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
+
+# Enough for any text that a person reads; an exception can carry megabytes.
+_MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
+
+
+def run_worker(
+    tasks: Connection,
+    results: Connection,
+    last_words: Connection,
+    inherited: Setup | None,
+    folder: str,
+) -> NoReturn:
+    """The whole life of a worker process. Never returns: exit handlers and threads of the user's
+    must not hold it."""
+    processes.do_first_things(tasks, results, last_words)
+    if sys.platform != "win32":
+        # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
+        # What does not fit is dropped.
+        os.set_blocking(last_words.fileno(), False)
+        faulthandler.enable(last_words.fileno(), all_threads=False)
+    name_script_main()
+    try:
+        _InWorker(tasks, results, last_words, folder).run(inherited)
+    finally:
+        # Only what the function has set in motion can raise here: a signal handler, say. There is
+        # no telling what is sound any more.
+        os._exit(BROKEN)
+
+
+class _InWorker:
+    """What runs in a worker process."""
+
+    def __init__(
+        self, tasks: Connection, results: Connection, last_words: Connection, folder: str
+    ) -> None:
+        self._tasks = tasks
+        self._last_words = last_words
+        self._ends = (tasks, results)
+        self._writer = FrameWriter(results)
+        self._folder = folder
+        self._identity = self._what_pipes_are()
+        self._pid = os.getpid()
+        self._outcomes = 0
+
+    def run(self, inherited: Setup | None) -> NoReturn:
+        self._send(Hello(self._pid))
+        setup = self._set_up(inherited)
+        self._send(Ready())
+        while (message := self._receive()) is not None:
+            for path, attempt in pickle.loads(message):
+                self._send(Finished(self._process(setup, path, attempt)))
+                self._outcomes += 1
+        _flush()
+        self._send(Done(self._outcomes))
+        os._exit(0)
+
+    def _set_up(self, inherited: Setup | None) -> Setup:
+        message = self._receive()
+        if message is None:  # the run has ended before it began here
+            os._exit(NOT_STARTED)
+        what = "the function cannot be loaded in a new process, where it must be importable"
+        try:
+            setup: Setup = inherited or pickle.loads(message)
+            if setup.initializer is not None:
+                what = "the initializer failed"
+                setup.initializer(*setup.initargs)
+        except BaseException as error:
+            text, where = _describe(error)
+            self._send(StartFailed(f"{what}: {text}", where))
+            _flush()
+            os._exit(NOT_STARTED)
+        return setup
+
+    def _process(self, setup: Setup, path: str, attempt: int) -> Outcome:
+        """Call the function for one file. What it raises becomes a value here, and only here."""
+        with contextlib.suppress(OSError):  # gone; only relative paths need it
+            os.chdir(self._folder)  # a function may have left it
+        found = fingerprint(path)
+        begun = time.perf_counter()
+        try:
+            pickled = self._call(setup, path)
+        except BaseException as error:
+            seconds = time.perf_counter() - begun
+            failure = Failure(path, "error", *_describe(error), attempt, seconds)
+            return Outcome(path, None, 0, failure, seconds, attempt, found)
+        seconds = time.perf_counter() - begun
+        return Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found)
+
+    def _call(self, setup: Setup, path: str) -> bytes:
+        if setup.watched and setup.timeout is not None:
+            # If it takes too long it leaves word of where it is, for the runner, which ends it. The
+            # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
+            # hinder it, and unlike a signal it interrupts nothing that may still succeed.
+            with contextlib.suppress(RuntimeError):  # there can be no more threads
+                faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
+        try:
+            return pickle_value(setup.function(path))
+        finally:
+            if setup.watched:
+                faulthandler.cancel_dump_traceback_later()
+            if hasattr(signal, "setitimer"):  # one file's alarm must not go off in the next
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _receive(self) -> bytes | None:
+        """The runner's next message; `None` when it has closed the pipe, or is no more."""
+        try:
+            return self._tasks.recv_bytes()
+        except EOFError:
+            return None
+        except OSError:
+            os._exit(LOST_PIPE)
+
+    def _send(self, message: FromWorker) -> None:
+        # The function may have forked, and this be the copy that returned as well.
+        if os.getpid() != self._pid:
+            os._exit(0)
+        # Or it has closed our pipes, and their numbers may be files of its own by now.
+        if self._what_pipes_are() != self._identity:
+            os._exit(LOST_PIPE)
+        try:
+            self._writer.send(message)
+        except OSError:
+            os._exit(LOST_SAVER)
+
+    def _what_pipes_are(self) -> object:
+        if sys.platform == "win32":
+            return None
+        try:
+            statuses = [os.fstat(end.fileno()) for end in self._ends]
+        except OSError:
+            return None
+        return [(status.st_dev, status.st_ino) for status in statuses]
+
+
+def watchdog_works(context: BaseContext) -> bool:
+    """Whether what is started by `context` can use faulthandler's watchdog. Forked while one is
+    running here, as under pytest, it would hang in it; and only trying tells."""
+    if sys.platform == "win32":  # where it cannot write to a pipe
+        return False
+    if context.get_start_method() != "fork":
+        return True
+    return processes.Child(context, "probe", _try_watchdog, (), ()).reap(in_peace=False) == 0
+
+
+def _try_watchdog() -> NoReturn:
+    processes.do_first_things()
+    faulthandler.cancel_dump_traceback_later()
+    os._exit(0)
+
+
+def _describe(error: BaseException) -> tuple[str, str]:
+    """A line and a traceback for `error`, whatever its own methods do."""
+    prefix = ""
+    if isinstance(error, UnstorableValue) and error.__cause__ is not None:
+        prefix, error = f"{error}: ", error.__cause__
+    try:
+        text = str(error)
+    except BaseException:
+        text = "<its text cannot be printed>"
+    name = type(error).__name__
+    message = f"{prefix}{name}: {text}" if text else f"{prefix}{name}"
+    entry = error.__traceback__
+    while entry is not None and entry.tb_frame.f_code.co_filename == OWN_FILE:
+        entry = entry.tb_next  # how the function came to be called helps nobody
+    try:
+        lines = traceback.format_exception(type(error), error, entry)
+    except BaseException:
+        lines = ["<the traceback cannot be printed>"]
+    return _shortened(message, _MESSAGE_LIMIT), _shortened("".join(lines), _TRACEBACK_LIMIT)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """`text`, without its middle if it is very long."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} ... [{len(text) - limit:,} characters] ... {text[-limit // 2 :]}"
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # None, closed, or nobody reads it
+            stream.flush()

@@ -1,0 +1,246 @@
+"""Time-outs, further attempts, limits and stops, in real runs under every start method."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import Failure, ResumableRunner
+
+from . import functions
+from .stage import FAIL, Stage, act
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+ALL = [f"in/{number:02}.txt" for number in range(10)]
+
+
+def runner(function: Any, **options: Any) -> ResumableRunner[Any]:
+    options = {"max_workers": 3, "progress": False, **options}
+    return ResumableRunner(function, "in/*.txt", "result.pkl", **options)
+
+
+@pytest.fixture
+def stage(folder: Path) -> Any:
+    stage = Stage(folder)
+    yield stage
+    stage.close()
+
+
+# Time-outs.
+
+
+def test_whatever_a_function_hangs_in_it_is_ended(folder: Path, method: str) -> None:
+    """The file has failed with the traceback of where it hung, and what it started is gone."""
+    for path in Path("in").iterdir():
+        path.unlink()
+    for name in functions.HANGING:
+        Path("in", f"{name}.txt").write_text(name)
+    number = len(functions.HANGING)
+    report = runner(functions.hang, timeout=0.5, max_workers=number, mp_context=method).run()
+    assert report.failed == number
+    for failure in report.failures:
+        assert (failure.kind, failure.attempts) == ("timeout", 1)
+        assert failure.message == "took longer than 0.5 s, and was killed"
+        assert failure.seconds >= 0.5
+        # One that is stopped stops its watchdog, too. Forked from pytest, which has one running, no
+        # other can be used.
+        if "stops itself" not in failure.path and method != "fork":
+            assert "functions.py" in failure.traceback
+            assert "worker_process.py" not in failure.traceback
+    assert functions.calls() == sorted(f"in/{name}.txt".split()[0] for name in functions.HANGING)
+
+
+def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
+    """Its worker is replaced."""
+    Path("in/03.txt").write_text("600")
+    for path in set(ALL) - {"in/03.txt"}:
+        Path(path).write_text("0")
+    report = runner(functions.sleep_a_while, timeout=0.5, max_workers=1, mp_context=method).run()
+    assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
+
+
+def test_time_before_the_call_does_not_count(folder: Path, method: str) -> None:
+    """Neither that of the initializer nor that in which other files were done."""
+    for path in ALL[:5]:
+        Path(path).write_text("0.3")
+    report = ResumableRunner(
+        functions.sleep_a_while,
+        ALL[:5],
+        "result.pkl",
+        timeout=0.8,
+        max_workers=1,
+        initializer=functions.take_a_second,
+        mp_context=method,
+        progress=False,
+    ).run()
+    assert report.completed == 5
+
+
+# Further attempts.
+
+
+def test_a_file_that_fails_at_first_may_succeed_later(folder: Path, method: str) -> None:
+    """Whatever it failed of; and one that failed of its worker's end gets a fresh worker."""
+    report = runner(functions.fail_twice, retries=2, timeout=1, mp_context=method).run()
+    assert (report.completed, report.failed) == (10, 0)
+    assert Counter(functions.calls()) == Counter(ALL + 2 * ALL[1::2])
+    seen: set[str] = set()
+    attempts: Counter[str] = Counter()
+    for line in functions.CALLS.read_text().splitlines():
+        pid, path = line.split()
+        attempts[path] += 1
+        if path in ("in/03.txt", "in/07.txt") and attempts[path] > 1:
+            assert pid not in seen
+        seen.add(pid)
+
+
+def test_a_file_that_fails_for_good_counts_its_attempts(folder: Path, method: str) -> None:
+    """They come after everybody's first one."""
+    report = runner(functions.fail_twice, retries=1, timeout=1, mp_context=method).run()
+    assert (report.completed, report.failed) == (5, 5)
+    kinds = {failure.path: (failure.kind, failure.attempts) for failure in report.failures}
+    assert kinds == {
+        "in/01.txt": ("error", 2), "in/03.txt": ("crashed", 2), "in/05.txt": ("error", 2),
+        "in/07.txt": ("timeout", 2), "in/09.txt": ("error", 2),
+    }  # fmt: skip
+    order = [line.split()[1] for line in functions.CALLS.read_text().splitlines()]
+    assert sorted(order[:10]) == ALL
+
+
+def test_what_failed_in_an_earlier_run_may_be_left_alone(folder: Path) -> None:
+    """It still counts as failed, and is not called."""
+    Path("in/07.txt").write_text("not a number")
+    runner(functions.number_in).run()
+    functions.CALLS.unlink()
+    Path("in/10.txt").write_text("10")
+    again = runner(functions.number_in, retry_failed=False)
+    assert again.pending() == ["in/10.txt"]
+    report = again.run()
+    assert functions.calls() == ["in/10.txt"]
+    assert (report.completed, report.skipped, report.failed, report.remaining) == (1, 9, 1, 0)
+    assert again.run().failed == 1
+    assert runner(functions.number_in).pending() == ["in/07.txt"]
+
+
+def test_files_that_have_changed_may_be_done_again(folder: Path) -> None:
+    """They keep their values until there are new ones."""
+    first = runner(functions.number_in)
+    first.run()
+    Path("in/03.txt").write_text("42, not a number")
+    Path("in/04.txt").write_text("44")
+    assert first.run().skipped == 10
+    functions.CALLS.unlink()
+    again = runner(functions.number_in, rerun_changed=True)
+    report = again.run()
+    assert functions.calls() == ["in/03.txt", "in/04.txt"]
+    assert (report.completed, report.skipped, report.failed, report.remaining) == (1, 8, 1, 0)
+    assert (again.results["in/03.txt"], again.results["in/04.txt"]) == (3, 44)
+    Path("in/03.txt").write_text("42")
+    assert (again.run().completed, again.results["in/03.txt"]) == (1, 42)
+    assert again.pending() == []
+
+
+def test_big_files_may_come_first(folder: Path) -> None:
+    """Whatever their names are."""
+    for number, path in enumerate(ALL):
+        Path(path).write_text(f"{number:0{number + 1}}")
+    runner(functions.number_in, largest_first=True, max_workers=1).run()
+    order = [line.split()[1] for line in functions.CALLS.read_text().splitlines()]
+    assert order == ALL[::-1]
+
+
+# Limits.
+
+
+def test_too_many_failures_stop_the_run(folder: Path, method: str) -> None:
+    """One more than may fail is recorded; the rest is still to do."""
+    report = runner(functions.fail, max_failures=2, mp_context=method).run()
+    assert (report.failed, report.remaining, report.stopped) == (3, 7, True)
+    assert len(functions.calls()) <= 3 + 2  # what other workers had begun by then
+    assert runner(functions.fail, max_failures=9).run().failed == 10
+
+
+def test_a_worker_makes_room_for_a_fresh_one(folder: Path, method: str) -> None:
+    """After so many files; also if it has failed with some."""
+    Path("in/07.txt").write_text("not a number")
+    report = runner(functions.number_in, max_tasks_per_child=3, mp_context=method).run()
+    assert (report.completed, report.failed) == (9, 1)
+    files = Counter(line.split()[0] for line in functions.CALLS.read_text().splitlines())
+    assert max(files.values()) <= 3
+    assert sum(files.values()) == 10
+
+
+def test_every_file_may_have_a_worker_of_its_own(folder: Path) -> None:
+    """As many processes as files, one after the other."""
+    assert runner(functions.number_in, max_tasks_per_child=1, max_workers=1).run().completed == 10
+    assert len(functions.callers()) == 10
+
+
+# Stops.
+
+
+def test_a_stop_from_another_thread_ends_the_run_cleanly(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """What is in work is finished, and `run` returns; failures after it are not recorded."""
+    running = runner(act, mp_context=method)
+    running.stop()  # without effect
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    stage.wait_begun(3)
+    running.stop()
+    running.stop()
+    stage.cue(2)
+    stage.cue(1, FAIL)
+    thread.join()
+    (report,) = reports
+    assert (report.completed, report.failed, report.remaining) == (2, 0, 8)
+    assert report.stopped
+    stage.cue(8)
+    assert running.run().completed == 8
+
+
+def test_a_stop_while_an_attempt_waits_leaves_the_file_to_do(folder: Path, stage: Stage) -> None:
+    """It has not failed for good."""
+    Path("in/09.txt").unlink()
+    running = runner(act, retries=1, max_workers=1, mp_context="fork")
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    stage.wait_begun(1)
+    stage.cue(1, FAIL)
+    stage.wait_begun(1)
+    running.stop()
+    stage.cue()
+    thread.join()
+    assert (reports[0].completed, reports[0].failed, reports[0].remaining) == (1, 0, 8)
+
+
+def test_a_run_can_be_stopped_before_a_worker_is_ready(folder: Path, method: str) -> None:
+    """From the main thread's own signal handlers, or an initializer's thread, say."""
+    running = runner(functions.number_in, mp_context=method, initializer=functions.take_a_second)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    while not os.path.exists("result.pkl"):  # no event tells of it
+        pass
+    running.stop()
+    thread.join()
+    assert reports[0].remaining == 10
+
+
+def test_failures_are_what_they_were(folder: Path) -> None:
+    """A failure read from the checkpoint has its kind, attempts, seconds and traceback."""
+    running = runner(functions.fail, retries=1)
+    report = running.run()
+    assert dict(running.failures) == {failure.path: failure for failure in report.failures}
+    failure = running.failures["in/07.txt"]
+    assert isinstance(failure, Failure)
+    assert (failure.message, failure.attempts) == ("ValueError: 7 is bad", 2)

@@ -1,0 +1,99 @@
+"""Which files are to do, from files and a checkpoint that are there."""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+from pathlib import Path
+
+import pytest
+
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.files import fingerprint
+from resumable_pool.plan import Choices, Plan, make_plan
+from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
+
+
+def done(path: str, found: Fingerprint = NO_FINGERPRINT) -> Outcome:
+    pickled = b"\x80\x03K\x01."
+    return Outcome(path, pickled, crc32(pickled), None, 1.0, 1, found)
+
+
+def failed(path: str) -> Outcome:
+    return Outcome(path, None, 0, Failure(path, "error", "no", "", 1, 1.0), 1.0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PickleFile:
+    """Of the files `a` to `d`, `a` and `b` are done, `c` has failed and `d` is new; nobody knows
+    how `b` was."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("abcd"):
+        Path(name).write_text("x" * number)
+    checkpoint = PickleFile("result.pkl")
+    checkpoint.open()
+    checkpoint.save([done("a", fingerprint("a")), done("b")])
+    checkpoint.save_failures([failed("c")])
+    checkpoint.close()
+    return checkpoint
+
+
+def plan(checkpoint: PickleFile, **choices: bool) -> Plan:
+    return make_plan(["a", "b", "c", "d"], checkpoint, Choices(**choices))
+
+
+def test_what_failed_and_what_is_new_is_to_do(checkpoint: PickleFile) -> None:
+    """In path order, and it says why."""
+    made = plan(checkpoint)
+    assert (made.to_do, made.done, made.failed, made.left) == (["c", "d"], 2, ["c"], 0)
+    assert str(made) == "4 files: 2 done before, 1 failed before (tried again), 1 new"
+
+
+def test_what_failed_may_be_left_alone(checkpoint: PickleFile) -> None:
+    """Then it still stands as failed."""
+    made = plan(checkpoint, retry_failed=False)
+    assert (made.to_do, made.failed, made.left) == (["d"], ["c"], 1)
+    assert str(made) == "4 files: 2 done before, 1 failed before (left alone), 1 new"
+
+
+def test_big_files_may_come_first(checkpoint: PickleFile) -> None:
+    """Those of the same size in path order."""
+    Path("e").write_text("x")
+    Path("0").write_text("x")
+    made = make_plan([*"0abcde"], checkpoint, Choices(largest_first=True))
+    assert made.to_do == ["d", "c", "0", "e"]
+
+
+@pytest.mark.parametrize("change", ["size", "time", "gone"])
+def test_what_has_changed_since_may_be_done_again(checkpoint: PickleFile, change: str) -> None:
+    """By size or time of change, if it is known how the file was."""
+    assert plan(checkpoint, rerun_changed=True).to_do == ["c", "d"]
+    for name in ("a", "b"):
+        before = os.stat(name)
+        if change == "size":
+            Path(name).write_text("more")
+            os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns))
+        elif change == "time":
+            os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        else:
+            Path(name).unlink()
+    made = plan(checkpoint, rerun_changed=True)
+    assert (made.to_do, made.done, made.changed) == (["a", "c", "d"], 1, 1)
+    assert str(made).startswith("4 files: 1 done before, 1 failed before (tried again), 1 changed")
+    assert plan(checkpoint).to_do == ["c", "d"]
+
+
+def test_a_failure_after_a_change_leaves_the_value_and_counts_as_failed(
+    checkpoint: PickleFile,
+) -> None:
+    """The value that was saved is not lost, and the file is to do."""
+    checkpoint.open()
+    checkpoint.save_failures([failed("a")])
+    checkpoint.close()
+    assert checkpoint["a"] == 1
+    made = plan(checkpoint)
+    assert (made.to_do, made.done, made.failed) == (["a", "c", "d"], 1, ["a", "c"])
+    checkpoint.open()
+    checkpoint.save([done("a")])
+    checkpoint.close()
+    assert plan(checkpoint).failed == ["c"]
