@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import re
@@ -13,16 +14,18 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import open_checkpoint
+from resumable_pool import ResumableRunner, open_checkpoint
+from resumable_pool.__main__ import main
 from resumable_pool.checkpoints import PickleFile
 
+from . import functions
 from .checkpoints.conftest import failed, result, write
 from .stage import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 
 WORK = """
-import dataclasses
+import dataclasses, time
 from pathlib import Path
 
 @dataclasses.dataclass
@@ -50,6 +53,9 @@ def with_prefix(path):
 
 def no_model():
     raise OSError("no model")
+
+def hang(path):
+    time.sleep(1000)
 
 class Tool:
     def method(path):
@@ -217,6 +223,50 @@ def test_a_method_can_be_named() -> None:
     """By the way to it."""
     succeed("run", "code/work.py:Tool.method", "in/*.txt", "result.pkl")
     assert dict(open_checkpoint("result.pkl")) == NUMBERS
+
+
+def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the same names, all of them, and only if they are given."""
+    seen: list[dict[str, Any]] = []
+
+    def runner(function: object, pattern: object, checkpoint: object, **options: Any) -> None:
+        seen.append(options)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("resumable_pool.commands.ResumableRunner", runner)
+    line = ["run", "tests.functions:number_in", "in/*", "result.pkl"]
+    assert main(line) == 2
+    line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
+    line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
+    line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
+    assert main([*line, "--progress"]) == 2
+    nothing, given = seen
+    assert nothing == {}
+    assert given == {
+        "max_workers": 2,
+        "timeout": 1.5,
+        "retries": 3,
+        "initializer": functions.number_slowly,
+        "max_failures": 4,
+        "max_tasks_per_child": 5,
+        "mp_context": "spawn",
+        "largest_first": True,
+        "rerun_changed": True,
+        "retry_failed": False,
+        "grace_period": 6.0,
+        "progress": True,
+    }
+    unnamed = {"function", "pattern", "checkpoint", "initargs"}
+    assert {*given} == {*inspect.signature(ResumableRunner).parameters} - unnamed
+
+
+def test_a_time_out_ends_a_file() -> None:
+    """The report says so, and its file can be left alone afterwards."""
+    line = ("run", "code/work.py:hang", "in/0[01].txt", "result.pkl", "--json")
+    report = json.loads(command(*line, "--timeout", 0.2).stdout)
+    assert [failure["kind"] for failure in report["failures"]] == ["timeout", "timeout"]
+    report = json.loads(command(*line, "--no-retry-failed").stdout)
+    assert (report["failed"], report["remaining"]) == (2, 0)
 
 
 REFUSED = [
