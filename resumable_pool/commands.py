@@ -63,9 +63,11 @@ def run(
 
 
 def _describe(report: Report, checkpoint: str) -> Iterator[str]:
-    yield str(report)
-    if report.failed > SHOWN_FAILURES:
-        yield f"All of them: show {printable(checkpoint)} --failures"
+    """The report; but how to see more failures than it shows is a command here."""
+    yield str(dataclasses.replace(report, failures=report.failures[:SHOWN_FAILURES]))
+    unshown = len(report.failures) - SHOWN_FAILURES
+    if unshown > 0:
+        yield f"  ... and {unshown:,} more: show {printable(checkpoint)} --failures lists them all"
 
 
 def _files(patterns: list[str]) -> str | list[str]:

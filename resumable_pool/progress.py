@@ -42,19 +42,30 @@ def render(
     counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
 ) -> str:
     """The line, `seconds` after the start of the run, with as much as fits into `width` columns."""
-    line = f"{counts.finished:,}/{count_files(counts.total)}"[:width]
-    parts = [f"{counts.failed:,} failed"] if counts.failed else []
+    stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
+    if counts.failed:
+        stand.append(f"{counts.failed:,} failed")
+    speed, left = [], []
     done_now = counts.completed + counts.failed
     if done_now and seconds > 0:
-        speed = done_now / seconds
-        parts.append(f"{speed:,.1f} files/s" if speed >= 1 else f"{in_words(1 / speed)} a file")
-        parts.append(f"{in_words((counts.total - counts.finished) / speed)} left")
-    for part in parts:
-        if len(line) + len(", ") + len(part) > width:
-            return line
-        line += f", {part}"
+        rate = done_now / seconds
+        speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
+        left = [f"{in_words((counts.total - counts.finished) / rate)} left"]
     if longest is not None and longest[1] >= LONG_SECONDS:
-        line += _name_longest(*longest, width - len(line))
+        for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
+            name = _name_longest(*longest, width - len(line))
+            if name:  # where all of it hangs on one file, that tells more than the speed
+                return line + name
+    return _fit([*stand, *speed, *left], width)
+
+
+def _fit(parts: list[str], width: int) -> str:
+    """As many of the parts as fit, whole; always the first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(", ") + len(part) > width:
+            break
+        line += f", {part}"
     return line
 
 

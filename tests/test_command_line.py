@@ -187,6 +187,16 @@ def test_failures_make_the_status_1() -> None:
     assert "in/03.txt: ValueError: odd" in done.stdout
 
 
+def test_many_failures_are_listed_by_another_command(folder: Path) -> None:
+    """Which is named."""
+    for number in range(10, 30):
+        (folder / "in" / f"{number}.txt").write_text("1")
+    done = command("run", "code/work.py:even", "in/*.txt", "result.pkl")
+    assert done.stdout.count("ValueError: odd") == 10
+    last = done.stdout.splitlines()[-1]
+    assert last == "  ... and 15 more: show result.pkl --failures lists them all"
+
+
 def test_quiet_is_silent_unless_there_is_trouble() -> None:
     """As cron likes it."""
     arguments = ("code/work.py:even", "in/*.txt", "result.pkl", "--quiet")
