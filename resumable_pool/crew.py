@@ -100,6 +100,12 @@ class Crew:
         """What each does now, by slots. From any thread."""
         return sorted(self._status(worker, dealer, now) for worker in self)
 
+    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
+        """The file that has been in work longest, and for how many seconds."""
+        files = [(dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
+        in_work = [(path, seconds) for path, seconds in files if path is not None]
+        return max(in_work, key=lambda file: file[1], default=None)
+
     def _status(self, worker: Worker, dealer: Dealer, now: float) -> WorkerStatus:
         slot = self._slots[worker.slot]
         path = dealer.path_of(worker.serial)

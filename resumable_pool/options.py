@@ -42,7 +42,7 @@ class Options:
     max_failures: int | None
     choices: Choices
     grace_period: float
-    progress: bool | None
+    progress: bool | Callable[..., Any] | None
 
 
 def check_options(
@@ -62,7 +62,7 @@ def check_options(
     largest_first: bool,
     rerun_changed: bool,
     grace_period: float,
-    progress: bool | None,
+    progress: bool | Callable[..., Any] | None,
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
     checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
@@ -160,10 +160,13 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _check_progress(progress: Any) -> bool | None:
-    if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be True, False or None, not {progress!r}")
-    return progress
+def _check_progress(progress: Any) -> bool | Callable[..., Any] | None:
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(
+            f"progress must be True, False, None or a callable such as tqdm.tqdm, not {progress!r}"
+        )
+    checked: bool | Callable[..., Any] | None = progress
+    return checked
 
 
 def _check_context(mp_context: Any, setup: Setup) -> BaseContext:

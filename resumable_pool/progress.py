@@ -1,22 +1,24 @@
-"""What a person sees of a run while it goes on: one line on a terminal, redrawn.
+"""What a person reads of a run while it goes on: counts into a line of text.
 
-Counts go in, text comes out. Knows no process and no file; the clock is an argument.
+Pure: the clock and the width of the terminal are arguments. Knows no process, file or stream.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import sys
+import unicodedata
 from dataclasses import dataclass
-from typing import TextIO
 
-from .records import count_files, in_words, tally
+from .records import count_files, in_words, printable, tally
 
-# More often nobody can read it, and every redraw takes the processor from a worker.
-REDRAW_SECONDS = 0.2
+# A file in work for less is not worth a name that is gone again before it is read.
+LONG_SECONDS = 2.0
 
-logger = logging.getLogger("resumable_pool")
-logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
+# Less of a path than this says nothing.
+_SHORTEST_PATH = 12
+
+# The file that has been in work longest, and for how many seconds.
+Longest = tuple[str, float] | None
 
 
 @dataclass
@@ -36,17 +38,58 @@ class Counts:
         return self.skipped + self.left + self.completed + self.failed
 
 
-def render(counts: Counts, seconds: float) -> str:
-    """The line, `seconds` after the start of the run."""
-    parts = [f"{counts.finished:,}/{count_files(counts.total)}"]
+def render(
+    counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
+) -> str:
+    """The line, `seconds` after the start of the run, with as much as fits into `width` columns."""
+    stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
     if counts.failed:
-        parts.append(f"{counts.failed:,} failed")
+        stand.append(f"{counts.failed:,} failed")
+    speed, left = [], []
     done_now = counts.completed + counts.failed
     if done_now and seconds > 0:
-        speed = done_now / seconds
-        parts.append(f"{speed:,.1f} files/s" if speed >= 1 else f"{in_words(1 / speed)} a file")
-        parts.append(f"{in_words((counts.total - counts.finished) / speed)} left")
-    return ", ".join(parts)
+        rate = done_now / seconds
+        speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
+        left = [f"{in_words((counts.total - counts.finished) / rate)} left"]
+    if longest is not None and longest[1] >= LONG_SECONDS:
+        for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
+            name = _name_longest(*longest, width - len(line))
+            if name:  # where all of it hangs on one file, that tells more than the speed
+                return line + name
+    return _fit([*stand, *speed, *left], width)
+
+
+def _fit(parts: list[str], width: int) -> str:
+    """As many of the parts as fit, whole; always the first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(", ") + len(part) > width:
+            break
+        line += f", {part}"
+    return line
+
+
+def _name_longest(path: str, seconds: float, width: int) -> str:
+    """The end of the line; of a long path the end, because that is where paths differ."""
+    start = f", {in_words(seconds)} on "
+    width -= len(start)
+    path = printable(path)
+    if columns_of(path) > width:
+        if width < _SHORTEST_PATH:
+            return ""
+        width -= len("...")
+        path = path[-width:]
+        while columns_of(path) > width:
+            path = path[1:]
+        path = f"...{path}"
+    return start + path
+
+
+def columns_of(text: str) -> int:
+    """How wide a terminal shows `text`; Chinese, Japanese and Korean take two columns each."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(sign) in "FW" else 1 for sign in text)
 
 
 def describe_end(counts: Counts) -> str:
@@ -57,76 +100,3 @@ def describe_end(counts: Counts) -> str:
         (counts.left + counts.failed, "failed"),
         (counts.total - counts.finished, "to do"),
     )
-
-
-class ProgressLine:
-    """Draws the line on `stream`, or nothing where that is `None`.
-
-    What is said goes there too, and to the logger `resumable_pool` in any case.
-    """
-
-    def __init__(self, stream: TextIO | None, redrawn: bool) -> None:
-        self._stream = stream
-        self._redrawn = redrawn
-        self._drawn_at = float("-inf")
-        self._length = 0
-
-    def draw(self, counts: Counts, seconds: float) -> None:
-        """Show where the run stands, `seconds` after its start, unless that was just done."""
-        if not self._redrawn or seconds < self._drawn_at + REDRAW_SECONDS:
-            return
-        self._drawn_at = seconds
-        text = render(counts, seconds)[: self._columns() - 1]
-        self._write("\r" + text.ljust(self._length))
-        self._length = len(text)
-
-    def say(self, text: str) -> None:
-        """A line that stays, for somebody who watches."""
-        if self._redrawn:
-            self.announce(text)
-        else:
-            logger.info("%s", text)
-
-    def announce(self, text: str) -> None:
-        """A line that stays, and that a person must see, also where no progress is drawn."""
-        logger.info("%s", text)
-        self.clear()
-        self._write(text + "\n")
-
-    def clear(self) -> None:
-        """Leave an empty line behind."""
-        if self._length:
-            self._write("\r" + " " * self._length + "\r")
-            self._length = 0
-
-    def _columns(self) -> int:
-        try:
-            assert self._stream is not None
-            # Not shutil's: that asks about stdout, which may be redirected elsewhere.
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
-
-    def _write(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):  # the terminal is gone; the run goes on
-            self._stream = None
-
-
-def progress_line(progress: bool | None, stream: TextIO | None) -> ProgressLine:
-    """The line for the runner's option `progress`: `None` draws on terminals only, though what must
-    be said is said anywhere; `False` writes nothing at all."""
-    if progress is False or stream is None:
-        return ProgressLine(None, redrawn=False)
-    return ProgressLine(stream, redrawn=progress is True or _is_terminal(stream))
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty() and os.environ.get("TERM") != "dumb"
-    except ValueError:  # closed
-        return False

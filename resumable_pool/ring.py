@@ -14,6 +14,7 @@ from typing import Any
 from .clock import Clock
 from .crew import Crew
 from .dealing import Dealer
+from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .messages import (
     DropFailure,
@@ -32,7 +33,7 @@ from .messages import (
 from .options import Options
 from .plan import make_plan
 from .processes import MAIN_GUARD_REMEDY
-from .progress import Counts, ProgressLine, describe_end
+from .progress import Counts, describe_end
 from .records import WorkerStatus, count_files
 from .saver import Saver
 from .signals import StopRequests, broken_pipes_raise
@@ -213,7 +214,8 @@ class Run:
             self._crew.dismiss()
 
     def _show_progress(self) -> None:
-        self._progress.draw(self._counts, self._clock.now)
+        now = self._clock.now
+        self._progress.draw(self._counts, now, lambda: self._crew.longest(self._dealer, now))
 
     # What is decided.
 
@@ -284,7 +286,7 @@ class Run:
         how = self._saver.bury()
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))
-        self._progress.clear()
+        self._progress.end(self._counts)
         if self.stopped:
             self._progress.announce(f"Stopped. {describe_end(self._counts)}; run again to go on")
 

@@ -36,11 +36,12 @@ from multiprocessing.process import current_process
 from typing import Any, Generic, TypeVar
 
 from .checkpoints import Checkpoint
+from .display import progress_line
 from .errors import WorkerStartError
 from .files import Paths, list_files
 from .options import check_options
 from .plan import Plan, make_plan
-from .progress import Counts, progress_line
+from .progress import Counts
 from .records import Failure, Outcome, Report, WorkerStatus
 from .ring import Run
 from .signals import StopRequests
@@ -82,8 +83,12 @@ class ResumableRunner(Generic[Result]):
         rerun_changed: whether a file is processed again whose size or time of change is not what it
             was. It keeps its result until there is a new one.
         grace_period: seconds that files in work may take after SIGTERM or SIGHUP.
-        progress: whether to draw a line of progress on stderr; by default if that is a terminal.
-            `False` writes nothing at all. The logger `resumable_pool` is told in any case.
+        progress: whether to show progress on stderr; by default a line is drawn if that is a
+            terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
+            nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
+            `initial=` (files done before), `desc=` and `unit=`, then `.update(n)` of what it
+            returned, at most five times a second, and `.close()`. The logger `resumable_pool` is
+            told what is said in any case.
 
     Raises:
         TypeError, ValueError: an argument is not as described above, or the function cannot be sent
@@ -110,7 +115,7 @@ class ResumableRunner(Generic[Result]):
         largest_first: bool = False,
         rerun_changed: bool = False,
         grace_period: float = 10.0,
-        progress: bool | None = None,
+        progress: bool | Callable[..., Any] | None = None,
     ) -> None:
         self._options = check_options(
             function=function,
@@ -268,7 +273,8 @@ class ResumableRunner(Generic[Result]):
                 "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
                 "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
             )
-        progress = progress_line(self._options.progress, sys.stderr)
+        name = getattr(self._options.setup.function, "__name__", "files")
+        progress = progress_line(self._options.progress, sys.stderr, name)
         watched = type(self).on_saved is not ResumableRunner.on_saved
         try:
             with stop_requests:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from .clock import NEVER
 from .crew import Crew
 from .dealing import Dealer
+from .display import ProgressLine
 from .options import Options
-from .progress import ProgressLine
 from .records import count_files, in_words
 from .signals import BY_CALL, StopRequests
 from .workers import State

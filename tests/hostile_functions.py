@@ -216,7 +216,7 @@ def fill_stdout(path: str) -> str:
         while True:
             os.write(1, b"x" * 4096)
     os.set_blocking(1, True)
-    sys.stdout = open(1, "w", closefd=False)  # which keeps in its buffer
+    sys.stdout = os.fdopen(1, "w")  # which keeps in its buffer
     sys.stdout.write("and one more")
     return path
 

@@ -15,6 +15,9 @@ PACKAGE = Path(resumable_pool.__file__).parent
 
 # From the top down: each imports only from those below it.
 LAYERS = [
+    "resumable_pool.__main__",
+    "resumable_pool.commands",
+    "resumable_pool.loading",
     "resumable_pool",
     "resumable_pool.runner",
     "resumable_pool.ring",
@@ -30,6 +33,7 @@ LAYERS = [
     "resumable_pool.checkpoints",
     "resumable_pool.checkpoints.pickle_file",
     "resumable_pool.checkpoints.pickle_layout",
+    "resumable_pool.checkpoints.standing",
     "resumable_pool.checkpoints.locked_file",
     "resumable_pool.checkpoints.disk",
     "resumable_pool.checkpoints.base",
@@ -38,6 +42,7 @@ LAYERS = [
     "resumable_pool.signals",
     "resumable_pool.processes",
     "resumable_pool.messages",
+    "resumable_pool.display",
     "resumable_pool.progress",
     "resumable_pool.files",
     "resumable_pool.values",

@@ -103,8 +103,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rerun_changed": None}, TypeError, "rerun_changed must be True or False, not None"),
     ({"grace_period": None}, TypeError, "grace_period must be a number of seconds, not None"),
     ({"grace_period": -0.1}, ValueError, "grace_period must be 0 to 2,678,400 seconds, not -0.1"),
-    ({"progress": 5}, TypeError, "progress must be True, False or None, not 5"),
-    ({"progress": "yes"}, TypeError, "progress must be True, False or None, not 'yes'"),
+    ({"progress": 5}, TypeError, "progress must be True, False, None or a callable such as "
+                                 "tqdm.tqdm, not 5"),
+    ({"progress": "yes"}, TypeError, "tqdm.tqdm, not 'yes'"),
 ]  # fmt: skip
 
 

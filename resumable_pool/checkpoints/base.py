@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..records import Failure, Fingerprint, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome
 
 # Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
 # and anything behind.
@@ -110,6 +110,11 @@ class Checkpoint(Mapping[str, Any]):
         Raises:
             KeyError: it has no outcome, or a damaged one.
         """
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Each file that has a value or stands as failed now, once, in any order; the failure if
+        it has both. No value is unpickled, and memory stays flat however many there are."""
 
     @abstractmethod
     def read(self, path: str) -> Any:

@@ -20,12 +20,12 @@ import contextlib
 import errno
 import os
 import pickle
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import forks
 from ..errors import CheckpointError, CheckpointLocked
-from ..records import Failure, Fingerprint, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome
 from .base import Checkpoint
 from .disk import BINARY, force, read_at, unlock, write_at
 from .locked_file import is_at, open_locked
@@ -44,6 +44,7 @@ from .pickle_layout import (
     read_payload,
     read_record,
 )
+from .standing import last_of_each_path
 
 
 class PickleFile(Checkpoint):
@@ -86,7 +87,9 @@ class PickleFile(Checkpoint):
     def _recover(self, notes: list[str]) -> None:
         """Take in whole records behind the STOP, cut off a torn one."""
         fd = self._file.fileno()
-        scan = _whole_scan(fd, self._header, self.path)
+        scan = Scan(fd, self._header, FIRST_RECORD)
+        for _ in _whole(scan, self.path):
+            pass
         self._end = scan.end
         self._commit = scan.stops[0] if scan.stops else scan.end
         torn = os.fstat(fd).st_size - (self._end + 1)
@@ -170,6 +173,15 @@ class PickleFile(Checkpoint):
             record.seconds, record.attempts, record.fingerprint,
         )  # fmt: skip
 
+    def entries(self) -> Iterator[Entry]:
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            fd = file.fileno()
+            if os.fstat(fd).st_size > 0:  # else the saver will make a checkpoint of it
+                header = read_header(fd, self.path)
+                # Both scans are made now, so that they end at the same record.
+                passes = [_whole(Scan(fd, header, FIRST_RECORD), self.path) for _ in range(2)]
+                yield from filter(None, (_entry(fd, last) for last in last_of_each_path(*passes)))
+
     def read(self, path: str) -> Any:
         with self._reading() as fd:
             _, payload = self._read(fd, path, self._results)
@@ -227,7 +239,9 @@ class PickleFile(Checkpoint):
         if file != self._seen[0] or header.salt != self._header.salt or size <= self._scanned:
             self._forget()  # this is another file, or an older copy
         self._header = header
-        scan = _whole_scan(fd, header, self.path, self._scanned, self._enter)
+        scan = Scan(fd, header, self._scanned)
+        for record in _whole(scan, self.path):
+            self._enter(record)
         self._scanned = scan.end
         self._uncommitted = bool(scan.stops) and scan.stops[0] < scan.end
         self._seen = (file, size, status.st_mtime_ns)
@@ -268,24 +282,25 @@ class _Failures(Mapping[str, Failure]):
         return len(self._checkpoint.failed())
 
 
-def _whole_scan(
-    fd: int,
-    header: Header,
-    path: str,
-    start: int = FIRST_RECORD,
-    note: Callable[[Record], object] = lambda record: None,
-) -> Scan:
-    """Scan to the end, telling `note` each record; raises `CheckpointError` if there is damage."""
-    scan = Scan(fd, header, start)
-    for record in scan:
-        note(record)
+def _whole(scan: Scan, path: str) -> Iterator[Record]:
+    """The records of `scan`; raises `CheckpointError` if it ends at damage."""
+    yield from scan
     if not scan.stops and scan.find_later_record() is not None:
         raise CheckpointError(
             path,
             f"is damaged: there is no record at byte {scan.end:,}, but sound ones after it",
             "Restore it from a copy, or move it away to start again.",
         )
-    return scan
+
+
+def _entry(fd: int, record: Record) -> Entry | None:
+    """What `record` says, if it is not damaged."""
+    payload = read_payload(fd, record) if record.failed else b""
+    if payload is None or not record.sound:
+        return None
+    failure = decode_failure(record, payload) if record.failed else None
+    size = record.end - 1 - record.region
+    return Entry(record.path, failure, record.seconds, record.attempts, size)
 
 
 def _pid_of_writer(fd: int, path: str) -> int | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Mapping
+import tracemalloc
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, checkpoint_at, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Record
+from resumable_pool.checkpoints.standing import last_of_each_path
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 
@@ -525,3 +527,62 @@ def test_a_checkpoint_owns_its_side_files(path: Path) -> None:
     assert checkpoint.owns(str(path.parent / "link" / path.name))
     others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
     assert not any(checkpoint.owns(str(other)) for other in others)
+
+
+def test_entries_tell_what_stands(path: Path) -> None:
+    """Each path once, with the last that was saved of it, values unread."""
+    assert list(PickleFile(path).entries()) == []
+    path.touch()
+    assert list(PickleFile(path).entries()) == []
+    write(path, result("a", 1), failed("a"), failed("b", "ValueError: old"), failed("b"),
+          result("c", TouchesAtUnpickling(path.with_name("witness"))), failed("d"), result("d", 2),
+          result("e", "x" * 100), result("e", ""))  # fmt: skip
+    (path.parent / "witness").unlink()  # the worker looked whether it can be unpickled
+    checkpoint = PickleFile(path)
+    entries = {entry.path: entry for entry in checkpoint.entries()}
+    assert len(entries) == len(list(checkpoint.entries()))
+    assert {path for path, entry in entries.items() if entry.failure is None} == {*"cde"}
+    assert {name: entries[name].failure for name in "ab"} == dict(checkpoint.failures())
+    assert (entries["a"].seconds, entries["a"].attempts) == (0.5, 2)
+    assert (entries["e"].seconds, entries["e"].attempts) == (0.25, 1)
+    assert entries["e"].size < 100  # not that of the one before
+    assert not (path.parent / "witness").exists()
+
+
+def test_entries_of_paths_that_share_a_hash(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told apart."""
+    monkeypatch.setattr("resumable_pool.checkpoints.standing._HASHES", 1)
+    write(path, result("a", 1), result("b", 1), result("c", 1), failed("b"))
+    failed_paths = {entry.path: entry.failure is not None for entry in PickleFile(path).entries()}
+    assert failed_paths == {"a": False, "b": True, "c": False}
+
+
+def test_entries_end_where_the_file_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved meanwhile does not make an entry come twice."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1), result("b", 1)])
+
+        def interrupted(first: Iterable[Record], second: Iterable[Record]) -> Iterator[Record]:
+            records = [*first]
+            checkpoint.save([result("a", 2), result("b", 2)])
+            return last_of_each_path(records, second)
+
+        monkeypatch.setattr(pickle_file, "last_of_each_path", interrupted)
+        assert [entry.path for entry in checkpoint.entries()] == ["a", "b"]
+
+
+def test_the_last_of_each_path_takes_little_memory() -> None:
+    """Less than a set of the paths would."""
+
+    def records() -> Iterator[Named]:
+        return (Named(f"folder/of/recordings/{number:06}.wav") for number in range(50_000))
+
+    tracemalloc.start()
+    assert sum(1 for _ in last_of_each_path(records(), records())) == 50_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (1 << 24) + 500_000
+
+
+class Named(NamedTuple):
+    path: str

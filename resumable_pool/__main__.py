@@ -1,0 +1,155 @@
+"""The command line: `python -m resumable_pool`, or `resumable-pool` where it is installed.
+
+Reads arguments, calls the command, and turns what it raises into a line and an exit status. What
+the commands do is in commands.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .commands import SOME_LEFT, USAGE, NotExported, Refused, export, run, show
+from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
+from .loading import look_here
+
+INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
+
+_DESCRIPTION = """\
+Call a Python function for every file of a folder, in worker processes, and never lose a result.
+"""
+
+_STATUSES = """\
+exit status:
+  0    all done
+  1    some files failed or are still to do, or an error ended the command
+  2    it cannot be carried out as given, or the checkpoint is in use, damaged or none
+  130  ended by Ctrl-C
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line, by default this process's; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what cannot be encoded
+            stream.reconfigure(errors="backslashreplace")
+    look_here()
+    name = os.path.basename(sys.argv[0])
+    program = "python -m resumable_pool" if name == "__main__.py" else name
+    options = vars(_parse(program, sys.argv[1:] if arguments is None else arguments))
+    command, carry_out = options.pop("command"), options.pop("carry_out")
+    try:
+        return int(carry_out(**options))
+    except KeyboardInterrupt:  # the run has said all there is to say
+        return INTERRUPTED
+    except (Refused, CheckpointError, CheckpointLocked) as error:
+        print(f"{program} {command}: {error}", file=sys.stderr)
+        return USAGE
+    except (NotExported, ResumablePoolError, OSError) as error:
+        print(f"{program} {command}: {error}", file=sys.stderr)
+        return SOME_LEFT
+
+
+def _parse(program: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        program, description=_DESCRIPTION, epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for each in _COMMANDS:
+        command = commands.add_parser(
+            each.name, help=each.purpose,
+            description=textwrap.fill(f"{each.purpose[0].upper()}{each.purpose[1:]}.", 80),
+            epilog=f"example: {program} {each.name} {each.example}\n\n{_STATUSES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,  # what is not given is left to the function
+        )  # fmt: skip
+        each.add_arguments(command)
+        command.set_defaults(command=each.name, carry_out=each.carry_out)
+    if arguments and arguments[0] in commands.choices:
+        # Options may stand between the positional arguments, and so be added at the end.
+        return commands.choices[arguments[0]].parse_intermixed_args(arguments[1:])
+    return parser.parse_args(arguments)
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    # fmt: off
+    add("function", metavar="FUNCTION",
+        help="module:function or file.py:function, called with each path; what it returns is saved")
+    add("patterns", metavar="PATTERN", nargs="+",
+        help="a glob in quotes ('audio/**/*.wav'), or paths; files only")
+    add("checkpoint", metavar="CHECKPOINT", help="where results are saved, such as result.pkl")
+    add("-j", "--max-workers", metavar="N", type=int,
+        help="worker processes (default: as many as there are processors)")
+    add("--timeout", metavar="S", type=float, help="seconds for one file; then it has failed")
+    add("--retries", metavar="N", type=int, help="more attempts at a file that fails (default: 0)")
+    add("--initializer", metavar="NAME",
+        help="a function, of the same module if no other is named, called once in each worker")
+    add("--max-failures", metavar="N", type=int, help="stop once more files than this have failed")
+    add("--max-tasks-per-child", metavar="N", type=int, help="a fresh worker after so many files")
+    add("--mp-context", metavar="M", help="start processes by fork, spawn or forkserver")
+    add("--largest-first", action="store_true", help="begin with the largest files")
+    add("--rerun-changed", action="store_true", help="process files again that have changed since")
+    add("--no-retry-failed", dest="retry_failed", action="store_false",
+        help="leave alone what failed in an earlier run")
+    add("--grace-period", metavar="S", type=float,
+        help="seconds for the files in work after SIGTERM or SIGHUP")
+    add("--progress", action="store_true", help="log progress also where stderr is no terminal")
+    add("-q", "--quiet", action="store_true",
+        help="no progress, and nothing at all unless something failed or is still to do")
+    add("--json", dest="as_json", action="store_true", help="print the report as JSON")
+    # fmt: on
+
+
+def _add_show(command: argparse.ArgumentParser) -> None:
+    _add_checkpoint(command)
+    command.add_argument("--failures", action="store_true", help="only the failures, a line each")
+    command.add_argument(
+        "--json", dest="as_json", action="store_true",
+        help="as JSON; with --failures an object a line, with tracebacks",
+    )  # fmt: skip
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    _add_checkpoint(command)
+    add = command.add_argument
+    add("out", metavar="OUT", help="a new file: .jsonl (path and value in a line) or .csv")
+    add("--force", action="store_true", help="replace OUT if it exists")
+    add("--repr", dest="as_repr", action="store_true", help="values that are not JSON as text")
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", metavar="CHECKPOINT")
+
+
+class _Command(NamedTuple):
+    name: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    carry_out: Callable[..., int]
+    purpose: str
+    example: str
+
+
+_COMMANDS = [
+    _Command("run", _add_run, run,
+             "process files, and go on where the last run was",
+             "work.py:transcribe 'audio/**/*.wav' result.pkl -j 4"),
+    _Command("show", _add_show, show,
+             "show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do "
+             "not trust",
+             "result.pkl"),
+    _Command("export", _add_export, export,
+             "write the values to a .jsonl or .csv file; unpickles them, which runs code that is "
+             "in the file: only on one that you trust",
+             "result.pkl result.jsonl"),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

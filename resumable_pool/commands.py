@@ -1,0 +1,238 @@
+"""What the commands do, once their arguments are read: run, show, export.
+
+Each returns its exit status. Knows nothing of argparse, and of processes no more than the runner's
+users do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import glob
+import heapq
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
+from typing import Any, TextIO
+
+from .checkpoints import Checkpoint, checkpoint_at
+from .loading import CannotLoad, load, module_part
+from .records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
+from .runner import ResumableRunner
+
+ALL_DONE, SOME_LEFT, USAGE = 0, 1, 2
+
+SHOWN_SLOWEST = 5
+
+
+class Refused(Exception):
+    """The command cannot be carried out as given; the text says why."""
+
+
+class NotExported(Exception):
+    """A value has no place in the file that was asked for; nothing was written."""
+
+
+def run(
+    function: str,
+    patterns: list[str],
+    checkpoint: str,
+    as_json: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> int:
+    """Process the files; `options` are the runner's, as far as they are given."""
+    if quiet:
+        options["progress"] = False
+    try:
+        if "initializer" in options:
+            options["initializer"] = load(options["initializer"], module_part(function))
+        runner = ResumableRunner(load(function), _files(patterns), checkpoint, **options)
+    except (CannotLoad, TypeError, ValueError, OSError) as error:
+        raise Refused(str(error)) from None
+    report = runner.run()
+    all_done = not (report.failed or report.remaining)
+    if as_json:
+        _write([json.dumps(dataclasses.asdict(report), indent=2)])
+    elif not (quiet and all_done):
+        _write(_describe(report, checkpoint))
+    return ALL_DONE if all_done else SOME_LEFT
+
+
+def _describe(report: Report, checkpoint: str) -> Iterator[str]:
+    """The report; but how to see more failures than it shows is a command here."""
+    yield str(dataclasses.replace(report, failures=report.failures[:SHOWN_FAILURES]))
+    unshown = len(report.failures) - SHOWN_FAILURES
+    if unshown > 0:
+        yield f"  ... and {unshown:,} more: show {printable(checkpoint)} --failures lists them all"
+
+
+def _files(patterns: list[str]) -> str | list[str]:
+    """One glob as it is, so that the runner expands it; several paths, or globs, as one list."""
+    for pattern in patterns:
+        if not glob.has_magic(pattern) and not os.path.exists(pattern):
+            raise Refused(f"there is no file {pattern!r}")
+    if len(patterns) == 1 and not os.path.exists(patterns[0]):
+        return patterns[0]
+    found: list[str] = []
+    for pattern in patterns:  # a file may be called like a glob: take[1].wav
+        found += [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+    return [path for path in found if os.path.isfile(path)]
+
+
+def show(checkpoint: str, failures: bool = False, as_json: bool = False) -> int:
+    """What is in a checkpoint, without its values."""
+    entries = _existing(checkpoint).entries()
+    if failures:
+        failed = (entry.failure for entry in entries if entry.failure is not None)
+        _write(json.dumps(dataclasses.asdict(each)) if as_json else str(each) for each in failed)
+        return ALL_DONE
+    tally = _Tally()
+    slowest = heapq.nlargest(SHOWN_SLOWEST, tally.count(entries), key=lambda entry: entry.seconds)
+    if as_json:
+        _write([json.dumps(tally.as_facts(checkpoint, slowest), indent=2)])
+    else:
+        _write(tally.as_lines(checkpoint, slowest))
+    return ALL_DONE
+
+
+class _Tally:
+    """Counts entries as they pass by, and keeps the first failures."""
+
+    def __init__(self) -> None:
+        self._done = self._failed = self._size = 0
+        self._seconds = 0.0
+        self._first_failures: list[Failure] = []
+
+    def count(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            self._seconds += entry.seconds
+            if entry.failure is None:
+                self._done += 1
+                self._size += entry.size
+            else:
+                self._failed += 1
+                if self._failed <= SHOWN_FAILURES:
+                    self._first_failures.append(entry.failure)
+            yield entry
+
+    def as_facts(self, checkpoint: str, slowest: list[Entry]) -> dict[str, Any]:
+        return {
+            "checkpoint": checkpoint,
+            "done": self._done,
+            "failed": self._failed,
+            "seconds": self._seconds,
+            "size": self._size,
+            "slowest": [{"path": entry.path, "seconds": entry.seconds} for entry in slowest],
+        }
+
+    def as_lines(self, checkpoint: str, slowest: list[Entry]) -> Iterator[str]:
+        yield f"{printable(checkpoint)}: {count_files(self._done)} done, {self._failed:,} failed"
+        if slowest:
+            mean = in_words(self._seconds / (self._done + self._failed))
+            yield f"time in the function: {in_words(self._seconds)}, {mean} a file; the slowest:"
+            yield from (f"  {in_words(each.seconds)}: {printable(each.path)}" for each in slowest)
+        if self._failed:
+            yield "failed:"
+            yield from (f"  {failure}" for failure in self._first_failures)
+        if self._failed > SHOWN_FAILURES:
+            yield f"  ... and {self._failed - SHOWN_FAILURES:,} more: --failures lists them all"
+        yield f"values: {self._size:,} bytes, not unpickled: safe on a file you do not trust"
+
+
+def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int:
+    """Write the values to a file that needs no Python to be read. Unpickles them."""
+    source = _existing(checkpoint)
+    write = {".jsonl": _write_json_lines, ".csv": _write_csv}.get(PurePath(out).suffix.lower())
+    if write is None:
+        raise Refused(f"{out!r}: its suffix names the format, and must be .jsonl or .csv")
+    if source.owns(out):
+        raise Refused(f"{out!r} is the checkpoint itself, or belongs to it")
+    if os.path.lexists(out) and not force:
+        raise Refused(f"{out!r} exists already: --force replaces it")
+    paths = sorted(source)
+    new = f"{out}.new-{os.getpid()}"
+    try:
+        # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
+        with open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            written = write(file, _values(source, paths, as_repr))
+        os.replace(new, out)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+    _write([f"{count_files(written)}: values written to {printable(out)}"])
+    if written == len(paths):
+        return ALL_DONE
+    damaged = len(paths) - written
+    print(f"{damaged:,} values are damaged, and were left out; run again", file=sys.stderr)
+    return SOME_LEFT
+
+
+def _values(
+    source: Checkpoint, paths: list[str], as_repr: bool
+) -> Iterator[tuple[str, object, str]]:
+    """Path, value, and the value as JSON; without those that are damaged."""
+    for path in paths:
+        try:
+            value = source[path]
+        except KeyError:
+            continue
+        except Exception as error:  # code of the value's own
+            raise NotExported(
+                f"the value of {path!r} cannot be unpickled: {type(error).__name__}: {error}; the "
+                "module of its class must be importable: put its folder on PYTHONPATH"
+            ) from None
+        try:
+            yield path, value, _as_json(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            if not as_repr:
+                raise NotExported(
+                    f"the value of {path!r}, a {type(value).__qualname__}, is not JSON: {error}; "
+                    "--repr writes such values as Python shows them"
+                ) from None
+            yield path, repr(value), _as_json(repr(value))
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _write_json_lines(file: TextIO, values: Iterable[tuple[str, object, str]]) -> int:
+    written = 0
+    for written, (path, _, text) in enumerate(values, 1):  # noqa: B007
+        file.write(f'{{"path": {_as_json(path)}, "value": {text}}}\n')
+    return written
+
+
+def _write_csv(file: TextIO, values: Iterable[tuple[str, object, str]]) -> int:
+    """Text stands as it is, everything else as JSON."""
+    written = 0
+    rows = csv.writer(file)
+    rows.writerow(["path", "value"])
+    for written, (path, value, text) in enumerate(values, 1):  # noqa: B007
+        rows.writerow([path, value if isinstance(value, str) else text])
+    return written
+
+
+def _existing(path: str) -> Checkpoint:
+    try:
+        checkpoint = checkpoint_at(path)
+        open(path, "rb").close()
+    except FileNotFoundError:
+        raise Refused(f"there is no checkpoint {path!r}") from None
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from None
+    return checkpoint
+
+
+def _write(lines: Iterable[str]) -> None:
+    """To stdout, as long as somebody reads it."""
+    try:
+        for line in lines:
+            print(line)
+        print(end="", flush=True)
+    except BrokenPipeError:  # `head`, say, has seen enough; at its end Python would flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,186 @@
+"""Where a person sees a run: one line on a terminal, redrawn; lines in a log; or a bar.
+
+What the line says is made in progress.py; here is when, where and how it is shown. Knows no process
+and no file; the clock is an argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from .progress import Counts, Longest, columns_of, render
+
+# More often nobody can read it, and every redraw takes the processor from a worker.
+REDRAW_SECONDS = 0.2
+
+# In a log lines stay, and this many tell enough.
+LOG_SECONDS = 10.0
+
+logger = logging.getLogger("resumable_pool")
+logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
+
+
+class ProgressLine:
+    """Draws the line on `stream`, or nothing where that is `None`.
+
+    What is said goes there too, and to the logger `resumable_pool` in any case.
+
+    Args:
+        stream: where to.
+        redrawn: whether in one place, on a terminal.
+        logged: whether, where it is not redrawn, a line of its own is written now and then.
+    """
+
+    def __init__(self, stream: TextIO | None, redrawn: bool, logged: bool = False) -> None:
+        self._stream = stream
+        self._redrawn = redrawn
+        self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else float("inf")
+        self._draw_at = 0.0 if redrawn or logged else float("inf")
+        self._columns = 0
+
+    def draw(
+        self, counts: Counts, seconds: float, longest: Callable[[], Longest] = lambda: None
+    ) -> None:
+        """Show where the run stands, `seconds` after its start, unless that was just done.
+
+        Only then `longest` is asked, so that calling this for each of a million files costs
+        nothing.
+        """
+        if seconds < self._draw_at:
+            return
+        self._draw_at = seconds + self._pause
+        self._show(counts, seconds, longest())
+
+    def say(self, text: str) -> None:
+        """A line that stays, for somebody who watches."""
+        if self._draw_at < float("inf"):
+            self.announce(text)
+        else:
+            logger.info("%s", text)
+
+    def announce(self, text: str) -> None:
+        """A line that stays, and that a person must see, also where no progress is drawn."""
+        logger.info("%s", text)
+        self.clear()
+        self._write(text + "\n")
+
+    def clear(self) -> None:
+        """Leave an empty line behind."""
+        if self._columns:
+            self._write("\r" + " " * self._columns + "\r")
+            self._columns = 0
+
+    def end(self, counts: Counts) -> None:
+        """The run is over, and this is where it stands: the report says so."""
+        self.clear()
+
+    def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
+        if not self._redrawn:
+            self._write(render(counts, seconds, longest) + "\n")
+            return
+        text = render(counts, seconds, longest, self._width() - 1)
+        columns = columns_of(text)
+        self._write("\r" + text + " " * (self._columns - columns))
+        self._columns = columns
+
+    def _width(self) -> int:
+        try:
+            assert self._stream is not None
+            # Not shutil's: that asks about stdout, which may be redirected elsewhere.
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # the terminal is gone; the run goes on
+            self._stream = None
+
+
+class ProgressBar(ProgressLine):
+    """Drives somebody else's bar, `tqdm.tqdm` for instance, in place of the line.
+
+    `make` is called once, for the first drawing; then come `update(n)` and in the end `close()`. If
+    the bar has a `write`, what is said goes through it, as `write(text, file=stream)`, so that the
+    bar is not torn; if it has a `set_postfix`, that is told the failures. A bar that raises ends
+    the run, and is left alone from then on.
+    """
+
+    def __init__(self, stream: TextIO | None, make: Callable[..., Any], name: str) -> None:
+        super().__init__(stream, redrawn=True)
+        self._make = make
+        self._name = name
+        self._bar: Any = None
+        self._shown = self._failed = 0
+
+    def end(self, counts: Counts) -> None:
+        """Bring the bar to where the run stands, and close it."""
+        if self._bar is not None:
+            self._bring_to(counts)
+            with self._using() as bar:
+                bar.close()
+            self._bar = None
+
+    def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
+        if self._bar is None:
+            self._bar = self._make(
+                total=counts.total, initial=counts.finished, desc=self._name, unit="file"
+            )
+            self._shown = counts.finished
+        self._bring_to(counts)
+
+    def _bring_to(self, counts: Counts) -> None:
+        news, self._shown = counts.finished - self._shown, max(counts.finished, self._shown)
+        with self._using() as bar:
+            if counts.failed > self._failed and hasattr(bar, "set_postfix"):
+                self._failed = counts.failed
+                bar.set_postfix(failed=counts.failed, refresh=False)
+            if news > 0:
+                bar.update(news)
+
+    def _write(self, text: str) -> None:
+        if hasattr(self._bar, "write"):
+            with self._using() as bar:
+                bar.write(text.rstrip("\n"), file=self._stream)
+        else:
+            super()._write(text)
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Any]:
+        bar, self._bar = self._bar, None
+        yield bar
+        self._bar = bar
+
+
+def progress_line(
+    progress: bool | Callable[..., Any] | None, stream: TextIO | None, name: str = "files"
+) -> ProgressLine:
+    """What the runner's option `progress` asks for.
+
+    `None` draws where somebody watches, though what must be said is said anywhere; `True` writes a
+    line now and then where nobody does; `False` writes nothing at all; anything else makes a bar,
+    which shows `name`.
+    """
+    if callable(progress):
+        return ProgressBar(stream, progress, name)
+    if progress is False or stream is None:
+        return ProgressLine(None, redrawn=False)
+    return ProgressLine(stream, redrawn=_is_watched(stream), logged=progress is True)
+
+
+def _is_watched(stream: TextIO) -> bool:
+    """Whether `stream` is shown by something that knows what a carriage return is."""
+    if type(stream).__module__.startswith("ipykernel."):  # a notebook's cell; no terminal, it says
+        return True
+    try:
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:  # closed
+        return False

@@ -1,0 +1,116 @@
+"""`module:function` or `folder/file.py:function`: a function, by what a command line calls it.
+
+It is imported as a module, so that spawned processes, which are given our `sys.path`, can import it
+again, and so can whoever unpickles the objects of its classes. Knows nothing of runs and processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+# Of the names in a module, when none of them is the right one.
+_SHOWN_NAMES = 8
+
+
+class CannotLoad(Exception):
+    """What is named cannot be had; the text says why, and what to do."""
+
+
+def load(name: str, default_module: str | None = None) -> Callable[..., Any]:
+    """What `name` names.
+
+    Args:
+        name: `module:function` or `file.py:function`.
+        default_module: for a name without a colon.
+
+    Raises:
+        CannotLoad: there is no such thing, it cannot be imported, or it cannot be called.
+    """
+    where, colon, attribute = name.rpartition(":")
+    if not colon and default_module is not None:
+        where = default_module
+    if not (where and attribute):
+        raise CannotLoad(f"{name!r} names no function: write module:function or file.py:function")
+    module = _import_file(where) if where.endswith(".py") else _import_module(where)
+    try:
+        function = functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise CannotLoad(f"{where!r} has no {attribute!r}; {_defined_in(module)}") from None
+    if not callable(function):
+        raise CannotLoad(
+            f"{name!r} cannot be called, it is {function!r:.80}; {_defined_in(module)}"
+        )
+    return function
+
+
+def look_here() -> None:
+    """Let modules in the current folder be found, as `python -m` does and an installed script does
+    not."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def module_part(name: str) -> str:
+    """What stands before the colon."""
+    return name.rpartition(":")[0]
+
+
+def _import_module(name: str) -> ModuleType:
+    return _imported(name, name, "name a module as `import` does, or a file with its .py")
+
+
+def _import_file(file: str) -> ModuleType:
+    if not os.path.isfile(file):
+        raise CannotLoad(f"there is no file {file!r}")
+    folder, name = os.path.split(os.path.abspath(file))
+    stem = name.removesuffix(".py")
+    if "." in stem:
+        raise CannotLoad(f"{file!r} cannot be imported, because of the dot in its name: rename it")
+    sys.path.insert(0, folder)  # first, where it would be if the file were run as a script
+    module = _imported(stem, file, f"name it as a module, package.{stem}, if it is in a package")
+    found = getattr(module, "__file__", None)
+    if found is None or not os.path.samefile(found, file):
+        raise CannotLoad(
+            f"{file!r} cannot be imported, because {stem!r} is also the name of another module "
+            f"({found or 'built into Python'}): rename it"
+        )
+    return module
+
+
+def _imported(module: str, called: str, remedy: str) -> ModuleType:
+    try:
+        __import__(module)  # unlike import_module, it leaves its own frames out of tracebacks
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise _broken(called, error, remedy) from None
+        raise CannotLoad(f"there is no module {called!r} here: {remedy}") from None
+    except (Exception, SystemExit) as error:  # code of the user's, which may do anything
+        raise _broken(called, error, remedy) from None
+    return sys.modules[module]
+
+
+def _broken(called: str, error: BaseException, remedy: str) -> CannotLoad:
+    first = error.__traceback__
+    text = "".join(traceback.format_exception(type(error), error, first and first.tb_next)).rstrip()
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    if not isinstance(error, ImportError):
+        remedy = "put that right"
+    return CannotLoad(f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}")
+
+
+def _defined_in(module: ModuleType) -> str:
+    own = [
+        name
+        for name, thing in vars(module).items()
+        if callable(thing) and getattr(thing, "__module__", None) == module.__name__
+    ]
+    if not own:
+        return "no function is defined there"
+    more = ", ..." if len(own) > _SHOWN_NAMES else ""
+    return f"defined there: {', '.join(own[:_SHOWN_NAMES])}{more}"

@@ -1,0 +1,537 @@
+"""`python -m resumable_pool`, as a user types it: whole processes on real files."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import ResumableRunner, open_checkpoint
+from resumable_pool.__main__ import main
+from resumable_pool.checkpoints import PickleFile
+
+from . import functions
+from .checkpoints.conftest import failed, result, write
+from .stage import PATIENCE
+
+ROOT = Path(__file__).parents[1]
+
+WORK = """
+import dataclasses, time
+from pathlib import Path
+
+@dataclasses.dataclass
+class Number:
+    number: int
+
+def number(path):
+    return int(Path(path).read_text())
+
+def as_object(path):
+    return Number(number(path))
+
+def even(path):
+    if number(path) % 2:
+        raise ValueError("odd")
+    return number(path)
+
+prefix = []
+
+def load_prefix():
+    prefix.append("number ")
+
+def with_prefix(path):
+    return prefix[0] + Path(path).read_text()
+
+def no_model():
+    raise OSError("no model")
+
+def hang(path):
+    time.sleep(1000)
+
+class Tool:
+    def method(path):
+        return number(path)
+
+answer = 42
+"""
+
+
+def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Carry out a command line in the current folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "resumable_pool", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **options.pop("env", {})},
+        check=False,
+        **options,
+    )
+
+
+def succeed(*arguments: object, **options: Any) -> str:
+    """Carry it out; what it wrote."""
+    done = command(*arguments, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _work(folder: Path) -> None:
+    (folder / "code").mkdir()
+    (folder / "code" / "work.py").write_text(WORK)
+
+
+NUMBERS = {f"in/{number:02}.txt": number for number in range(10)}
+
+
+# run
+
+
+def test_run_goes_on_where_it_was(method: str) -> None:
+    """The function is found in a file of another folder, in every child as well."""
+    arguments = ("run", "code/work.py:number", "in/*.txt", "result.pkl", "--mp-context", method)
+    assert "10 files: 10 done, in" in succeed(*arguments, "-j", 2)
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+    assert "10 files: 0 done, 10 done before, in" in succeed(*arguments)
+
+
+def test_classes_of_the_file_are_named_after_it(method: str) -> None:
+    """So that whoever has its folder on the path can unpickle their objects."""
+    succeed(
+        "run", "code/work.py:as_object", "in/*.txt", "result.pkl", f"--mp-context={method}", "-j2"
+    )
+    code = "import pickle; print(pickle.load(open('result.pkl', 'rb'))['in/03.txt'])"
+    plain = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": f"code{os.pathsep}{ROOT}"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert plain.stdout.strip() == b"Number(number=3)"
+
+
+def test_a_file_may_hide_a_module_of_python(folder: Path, method: str) -> None:
+    """As it would when it is run as a script."""
+    (folder / "code" / "work.py").rename("code/colorsys.py")
+    succeed("run", "code/colorsys.py:number", "in/*", "result.pkl", f"--mp-context={method}", "-j2")
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+
+
+SCRIPT = """
+import sys
+from resumable_pool.__main__ import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def test_the_installed_script_does_the_same(folder: Path, method: str) -> None:
+    """It finds modules of the current folder, though it is a file elsewhere, and spawns."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "resumable-pool").write_text(SCRIPT)
+    (folder / "code" / "work.py").rename("work.py")
+    line = ["run", "work:number", "in/*.txt", "result.pkl", "--mp-context", method]
+    done = subprocess.run(
+        [sys.executable, "bin/resumable-pool", *line],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+    done = subprocess.run(
+        [sys.executable, "bin/resumable-pool", "show", "no.pkl"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "resumable-pool show: there is no checkpoint 'no.pkl'\n"
+
+
+def test_the_shell_may_expand_the_pattern() -> None:
+    """Several paths, or globs, or both; options may stand anywhere."""
+    paths = ("in/00.txt", "-j", 1, "in/01.txt", "in", "in/0[89]*")
+    out = succeed("run", "code/work.py:number", *paths, "result.pkl")
+    assert "4 files: 4 done" in out
+    assert sorted(open_checkpoint("result.pkl").values()) == [0, 1, 8, 9]
+
+
+def test_a_file_may_be_called_like_a_glob(folder: Path) -> None:
+    """As the shell passes it on."""
+    (folder / "in" / "take[1].txt").write_text("1")
+    assert "1 file: 1 done" in succeed("run", "code/work.py:number", "in/take[1].txt", "result.pkl")
+
+
+def test_a_glob_without_files_is_nothing_to_do() -> None:
+    """It may match something another day."""
+    assert succeed("run", "code/work.py:number", "no/*", "r.pkl") == "no files: nothing to do\n"
+
+
+def test_failures_make_the_status_1() -> None:
+    """They are listed, and show tells all of them."""
+    done = command("run", "code/work.py:even", "in/*.txt", "result.pkl")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "10 files: 5 done, 5 failed" in done.stdout
+    assert "in/03.txt: ValueError: odd" in done.stdout
+
+
+def test_many_failures_are_listed_by_another_command(folder: Path) -> None:
+    """Which is named."""
+    for number in range(10, 30):
+        (folder / "in" / f"{number}.txt").write_text("1")
+    done = command("run", "code/work.py:even", "in/*.txt", "result.pkl")
+    assert done.stdout.count("ValueError: odd") == 10
+    last = done.stdout.splitlines()[-1]
+    assert last == "  ... and 15 more: show result.pkl --failures lists them all"
+
+
+def test_quiet_is_silent_unless_there_is_trouble() -> None:
+    """As cron likes it."""
+    arguments = ("code/work.py:even", "in/*.txt", "result.pkl", "--quiet")
+    assert "5 failed" in command("run", *arguments).stdout
+    options = ("-q", "--progress")
+    assert succeed("run", "code/work.py:number", "in/*.txt", "result.pkl", *options) == ""
+
+
+def test_progress_is_logged_if_that_is_asked_for() -> None:
+    """A line on stderr."""
+    done = command("run", "code/work.py:number", "in/*.txt", "result.pkl", "--progress")
+    assert done.stderr == "0/10 files\n"
+
+
+def test_the_report_as_json() -> None:
+    """For a script."""
+    done = command("run", "code/work.py:even", "in/*.txt", "result.pkl", "--json")
+    report = json.loads(done.stdout)
+    assert (report["total"], report["completed"], report["failed"]) == (10, 5, 5)
+    assert report["failures"][0]["path"] == "in/01.txt"
+    assert "Traceback" in report["failures"][0]["traceback"]
+
+
+@pytest.mark.parametrize("name", ["load_prefix", "code/work.py:load_prefix"])
+def test_the_initializer_is_of_the_same_module(name: str) -> None:
+    """Unless another one is named."""
+    succeed(
+        "run", "code/work.py:with_prefix", "in/*.txt", "result.pkl", "--initializer", name, "-j1"
+    )
+    assert open_checkpoint("result.pkl")["in/03.txt"] == "number 3"
+
+
+def test_a_method_can_be_named() -> None:
+    """By the way to it."""
+    succeed("run", "code/work.py:Tool.method", "in/*.txt", "result.pkl")
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+
+
+def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the same names, all of them, and only if they are given."""
+    seen: list[dict[str, Any]] = []
+
+    def runner(function: object, pattern: object, checkpoint: object, **options: Any) -> None:
+        seen.append(options)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("resumable_pool.commands.ResumableRunner", runner)
+    line = ["run", "tests.functions:number_in", "in/*", "result.pkl"]
+    assert main(line) == 2
+    line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
+    line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
+    line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
+    assert main([*line, "--progress"]) == 2
+    nothing, given = seen
+    assert nothing == {}
+    assert given == {
+        "max_workers": 2,
+        "timeout": 1.5,
+        "retries": 3,
+        "initializer": functions.number_slowly,
+        "max_failures": 4,
+        "max_tasks_per_child": 5,
+        "mp_context": "spawn",
+        "largest_first": True,
+        "rerun_changed": True,
+        "retry_failed": False,
+        "grace_period": 6.0,
+        "progress": True,
+    }
+    unnamed = {"function", "pattern", "checkpoint", "initargs"}
+    assert {*given} == {*inspect.signature(ResumableRunner).parameters} - unnamed
+
+
+def test_a_time_out_ends_a_file() -> None:
+    """The report says so, and its file can be left alone afterwards."""
+    line = ("run", "code/work.py:hang", "in/0[01].txt", "result.pkl", "--json")
+    report = json.loads(command(*line, "--timeout", 0.2).stdout)
+    assert [failure["kind"] for failure in report["failures"]] == ["timeout", "timeout"]
+    report = json.loads(command(*line, "--no-retry-failed").stdout)
+    assert (report["failed"], report["remaining"]) == (2, 0)
+
+
+REFUSED = [
+    (["run", "work.py"], "the following arguments are required: PATTERN, CHECKPOINT"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["run", "work.py", "in/*", "r.pkl"], "'work.py' names no function: write module:function"),
+    (["run", "no.py:number", "in/*", "r.pkl"], "there is no file 'no.py'"),
+    (["run", "nowhere:number", "in/*", "r.pkl"], "there is no module 'nowhere' here: name a"),
+    (["run", "no.where:number", "in/*", "r.pkl"], "there is no module 'no.where' here"),
+    (["run", "code/work.py:nmber", "in/*", "r.pkl"],
+     "'code/work.py' has no 'nmber'; defined there: Number, number, as_object, even, load_prefix"),
+    (["run", "code/work.py:answer", "in/*", "r.pkl"], "'code/work.py:answer' cannot be called, it "
+                                                      "is 42"),
+    (["run", "code/dotted.name.py:f", "in/*", "r.pkl"], "the dot in its name: rename it"),
+    (["run", "code/json.py:f", "in/*", "r.pkl"], "'json' is also the name of another module"),
+    (["run", "code/lambdas.py:f", "in/*", "r.pkl", "--mp-context=spawn"], "cannot be sent"),
+    (["run", "code/work.py:number", "in/no.txt", "r.pkl"], "there is no file 'in/no.txt'"),
+    (["run", "code/work.py:number", "in/01.txt", "in/02.txt"], "'.txt' is not one of .pkl"),
+    (["run", "code/work.py:number", "in/*", "no/r.pkl"], "there is no folder"),
+    (["run", "code/work.py:number", "in/*", "foreign.pkl"], "is not a checkpoint of this library"),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "-j", "0"], "must be at least 1, not 0"),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "-j", "x"], "invalid int value: 'x'"),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "--initializer", "no"], "has no 'no'"),
+    (["show", "no.pkl"], "there is no checkpoint 'no.pkl'"),
+    (["show", "foreign.pkl"], "is not a checkpoint of this library"),
+    (["show", "code"], "its suffix names the format"),
+    (["export", "no.pkl", "out.csv"], "there is no checkpoint 'no.pkl'"),
+    (["export", "good.pkl", "out.txt"], "'out.txt': its suffix names the format, and must be"),
+    (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED, ids=[" ".join(line) for line, _ in REFUSED])
+def test_what_cannot_be_carried_out_is_refused(folder: Path, line: list[str], message: str) -> None:
+    """Status 2, one line that names the value, and nothing is made or changed."""
+    for name in ("code/dotted.name.py", "code/json.py", "there.csv"):
+        (folder / name).write_text("f = print")
+    (folder / "code" / "lambdas.py").write_text("f = lambda path: path")
+    (folder / "foreign.pkl").write_bytes(b"something else")
+    write(folder / "good.pkl", result("a", 1))
+    before = sorted(folder.iterdir())
+    done = command(*line)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    if "usage:" not in done.stderr:
+        assert done.stderr.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import nowhere_else", "ModuleNotFoundError: No module named 'nowhere_else'"),
+        (
+            "from . import sibling",
+            "ImportError: attempted relative import with no known parent "
+            "package (name it as a module, package.broken, if it is in a package)",
+        ),
+        ("1 / 0", "ZeroDivisionError: division by zero (put that right)"),
+        ("1 +", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit('no guard')", "SystemExit: no guard"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_where(folder: Path, code: str, message: str) -> None:
+    """With the user's part of the traceback, and no other."""
+    (folder / "broken.py").write_text(f"\n{code}\n")
+    done = command("run", "broken.py:f", "in/*", "result.pkl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'broken.py' cannot be imported: {message}" in done.stderr
+    assert 'broken.py", line 2' in done.stderr
+    assert "loading.py" not in done.stderr
+    assert not done.stderr.endswith("\n\n")
+
+
+def test_an_error_of_the_run_is_told_without_our_traceback(method: str) -> None:
+    """Status 1, what happened and where in the user's code."""
+    done = command("run", "code/work.py:number", "in/*", "result.pkl", "--initializer", "no_model",
+                   "--mp-context", method)  # fmt: skip
+    assert done.returncode == 1
+    assert "a worker cannot start: the initializer failed: OSError: no model" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "resumable_pool/" not in done.stderr
+
+
+def test_a_checkpoint_in_use_is_refused(folder: Path) -> None:
+    """The line says who has it."""
+    checkpoint = PickleFile("result.pkl")
+    checkpoint.open()
+    done = command("run", "code/work.py:number", "in/*", "result.pkl")
+    checkpoint.close()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'result.pkl' is in use: process {os.getpid()}" in done.stderr.replace(f"{folder}/", "")
+    assert done.stderr.count("\n") == 1
+
+
+# show
+
+
+class Bomb:
+    """Nobody unpickles one unnoticed."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_show_unpickles_nothing(folder: Path) -> None:
+    """Counts, time, the slowest and the failures, also of values that nobody here could read."""
+    write(folder / "result.pkl", result("in/a", Bomb()), result("in/b", 2), failed("in/c"),
+          failed("in/b\n"), result("in/b\n", 1))  # fmt: skip
+    (folder / "unpickled").unlink()  # the worker has tried
+    *lines, last = succeed("show", "result.pkl").splitlines()
+    assert lines == [
+        "result.pkl: 3 files done, 1 failed",
+        "time in the function: 1.2 s, 0.3 s a file; the slowest:",
+        "  0.5 s: in/c",
+        "  0.2 s: in/a",
+        "  0.2 s: in/b",
+        r"  0.2 s: in/b\n",
+        "failed:",
+        "  in/c: ValueError: no",
+    ]
+    assert re.fullmatch(r"values: 1\d\d bytes, not unpickled: safe on a file you .* trust", last)
+    facts = json.loads(succeed("show", "result.pkl", "--json"))
+    assert (facts["done"], facts["failed"], facts["seconds"]) == (3, 1, 1.25)
+    assert facts["slowest"][0] == {"path": "in/c", "seconds": 0.5}
+    assert not (folder / "unpickled").exists()
+
+
+def test_show_lists_the_failures(folder: Path) -> None:
+    """The first ten, or all of them, in lines or as JSON."""
+    write(folder / "result.pkl", *(failed(f"in/{number}") for number in range(12)), result("a", 1))
+    assert "  ... and 2 more: --failures lists them all" in succeed("show", "result.pkl")
+    lines = succeed("show", "result.pkl", "--failures").splitlines()
+    assert lines == [f"in/{number}: ValueError: no" for number in range(12)]
+    facts = [json.loads(line) for line in
+             succeed("show", "result.pkl", "--failures", "--json").splitlines()]  # fmt: skip
+    assert [fact["path"] for fact in facts] == [f"in/{number}" for number in range(12)]
+    assert (facts[0]["kind"], facts[0]["traceback"]) == ("error", "Traceback: here")
+
+
+def test_an_empty_checkpoint_is_shown(folder: Path) -> None:
+    """Nothing is done, nothing has failed."""
+    write(folder / "result.pkl")
+    assert succeed("show", "result.pkl").startswith("result.pkl: 0 files done, 0 failed\nvalues:")
+
+
+def test_nobody_has_to_read_it_to_the_end(folder: Path) -> None:
+    """`show ... | head -1`: no complaint, and a good status."""
+    write(folder / "result.pkl", *(failed(f"in/{number}", "x" * 190) for number in range(2000)))
+    line = f"{sys.executable} -m resumable_pool show result.pkl --failures | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_name_that_cannot_be_encoded_is_no_matter(folder: Path) -> None:
+    """Whatever the terminal can show."""
+    write(folder / "result.pkl", result("in/grün\udcff", 1), failed("in/\N{OWL}"))
+    assert r"in/gr\xfcn\udcff" in succeed("show", "result.pkl", env={"PYTHONIOENCODING": "ascii"})
+
+
+# export
+
+VALUES = {
+    "a": {"text": 'grüße, "quoted"\n', "list": [1, 2.5, None, True]},
+    "b": "plain, text",
+    "c": 3,
+    "d\udcff": None,
+}
+
+
+def test_export_as_json_lines(folder: Path) -> None:
+    """Path and value in each line, sorted by path."""
+    write(folder / "result.pkl", *(result(path, value) for path, value in [*VALUES.items()][::-1]))
+    assert succeed("export", "result.pkl", "out.jsonl") == "4 files: values written to out.jsonl\n"
+    text = (folder / "out.jsonl").read_text(encoding="utf-8")
+    assert "grüße" in text
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert rows == [{"path": path, "value": value} for path, value in VALUES.items()]
+
+
+def test_export_as_csv(folder: Path) -> None:
+    """Text as it is, everything else as JSON."""
+    write(folder / "result.pkl", *(result(path, value) for path, value in VALUES.items()))
+    succeed("export", "result.pkl", "out.csv")
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        rows = [*csv.reader(file)]
+    assert rows[0] == ["path", "value"]
+    assert json.loads(rows[1][1]) == VALUES["a"]
+    assert rows[2:] == [["b", "plain, text"], ["c", "3"], [r"d\udcff", "null"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ({1, 2}, "a set, is not JSON"),
+        ({"x": b"abc"}, "a dict, is not JSON: Object of type bytes"),
+        (float("nan"), "a float, is not JSON"),
+    ],
+)
+def test_export_refuses_what_is_not_json(folder: Path, value: object, what: str) -> None:
+    """It names the path and the type, and writes nothing; or writes it as Python shows it."""
+    write(folder / "result.pkl", result("a", 1), result("b", value))
+    done = command("export", "result.pkl", "out.jsonl")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"the value of 'b', {what}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not [*folder.glob("out*")]
+    succeed("export", "result.pkl", "out.jsonl", "--repr")
+    last = json.loads((folder / "out.jsonl").read_text().splitlines()[-1])
+    assert last == {"path": "b", "value": repr(value)}
+
+
+def test_export_replaces_a_file_when_told_to(folder: Path) -> None:
+    """All of it, in one step."""
+    write(folder / "result.pkl", result("a", 1))
+    (folder / "out.csv").write_text("something else " * 1000)
+    succeed("export", "result.pkl", "out.csv", "--force")
+    assert (folder / "out.csv").read_text() == "path,value\na,1\n"
+    assert not [*folder.glob("out.csv.*")]
+
+
+def test_export_needs_the_classes(folder: Path) -> None:
+    """The error says how to give them."""
+    succeed("run", "code/work.py:as_object", "in/*.txt", "result.pkl")
+    done = command("export", "result.pkl", "out.csv", "--repr")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No module named 'work'; the module of its class must be importable" in done.stderr
+    assert done.stderr.count("\n") == 1
+    succeed("export", "result.pkl", "out.csv", "--repr",
+            env={"PYTHONPATH": f"code{os.pathsep}{ROOT}"})  # fmt: skip
+    assert "in/03.txt,Number(number=3)" in (folder / "out.csv").read_text()
+
+
+def test_export_says_what_is_damaged(folder: Path) -> None:
+    """The rest is written; status 1."""
+    write(folder / "result.pkl", result("a", "x" * 10_000), result("b", "y"))
+    data = (folder / "result.pkl").read_bytes()
+    (folder / "result.pkl").write_bytes(data.replace(b"xxxx", b"xyxx", 1))
+    done = command("export", "result.pkl", "out.csv")
+    assert done.returncode == 1
+    assert "1 values are damaged, and were left out" in done.stderr
+    assert (folder / "out.csv").read_text() == "path,value\nb,y\n"
+
+
+@pytest.mark.parametrize("name", ["run", "show", "export"])
+def test_help_has_an_example(name: str) -> None:
+    """And the statuses; show and export say what they do to values."""
+    text = succeed(name, "--help")
+    assert f"example: python -m resumable_pool {name} " in text
+    assert "130  ended by Ctrl-C" in text
+    assert "unpickles" in text or name == "run"

@@ -1,0 +1,369 @@
+"""Where progress is shown: terminals, logs, notebooks, and bars of others."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import ResumableRunner, WorkerStartError, open_checkpoint
+from resumable_pool.display import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
+from resumable_pool.progress import Counts
+
+from . import functions
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
+
+
+def _drawn(*seconds: float) -> str:
+    stream = io.StringIO()
+    line = ProgressLine(stream, redrawn=True)
+    for completed, now in enumerate(seconds):
+        line.draw(Counts(len(seconds), 0, completed), now)
+    return stream.getvalue()
+
+
+def test_the_line_is_redrawn_in_its_place() -> None:
+    """Each drawing starts at the beginning of the line, and none ends it."""
+    first, second = _drawn(0.0, 1.0)[1:].split("\r")
+    assert first == "0/2 files"
+    assert second == "1/2 files, 1.0 files/s, 1.0 s left"
+
+
+def test_drawing_too_often_is_left_out() -> None:
+    """Within a fraction of a second of the last drawing nothing is drawn."""
+    just_before = REDRAW_SECONDS * 0.9
+    assert _drawn(0.0, just_before, REDRAW_SECONDS, REDRAW_SECONDS + just_before).count("\r") == 2
+
+
+def test_a_shorter_line_covers_a_longer_one() -> None:
+    """What a longer line left behind is overwritten, also at the end."""
+    stream = io.StringIO()
+    line = ProgressLine(stream, redrawn=True)
+    line.draw(Counts(10, 0, 5), 5.0)
+    longer = len(stream.getvalue()) - 1
+    line.draw(Counts(10, 0), 10.0)
+    assert stream.getvalue().endswith("\r" + "0/10 files".ljust(longer))
+    line.clear()
+    assert stream.getvalue().endswith("\r" + " " * 10 + "\r")
+    line.clear()
+    assert stream.getvalue().endswith("\r" + " " * 10 + "\r")
+
+
+def test_what_is_said_gets_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """A message clears the line of progress, ends its own, and goes to the logger as well."""
+    stream = io.StringIO()
+    line = ProgressLine(stream, redrawn=True)
+    line.draw(Counts(1, 0), 0.0)
+    with caplog.at_level(logging.INFO, "resumable_pool"):
+        line.say("hello")
+        line.announce("attention")
+    assert stream.getvalue() == "\r0/1 file\r        \rhello\nattention\n"
+    assert caplog.messages == ["hello", "attention"]
+
+
+def test_where_nobody_watches_only_announcements_are_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a stream that is no terminal neither progress nor small talk is written."""
+    stream = io.StringIO()
+    line = progress_line(None, stream)
+    with caplog.at_level(logging.INFO, "resumable_pool"):
+        line.draw(Counts(1, 0), 0.0)
+        line.say("hello")
+        line.announce("attention")
+        line.clear()
+    assert stream.getvalue() == "attention\n"
+    assert caplog.messages == ["hello", "attention"]
+
+
+def test_a_log_gets_a_line_now_and_then() -> None:
+    """progress=True writes whole lines where nothing can be redrawn: one at once, then few."""
+    stream = io.StringIO()
+    line = progress_line(True, stream)
+    for seconds in (0.0, 1.0, LOG_SECONDS * 0.9, LOG_SECONDS, LOG_SECONDS * 1.9):
+        line.draw(Counts(1, 0), seconds, lambda: ("a.wav", 5.0))
+    line.say("hello")
+    line.end(Counts(1, 0))
+    assert stream.getvalue() == "0/1 file, 5.0 s on a.wav\n" * 2 + "hello\n"
+
+
+def test_the_longest_is_asked_for_only_when_it_is_shown() -> None:
+    """A million calls between two drawings cost a comparison each."""
+    asked = []
+    line = ProgressLine(io.StringIO(), redrawn=True)
+    for _ in range(1000):
+        line.draw(Counts(1, 0), 0.0, lambda: asked.append("a.wav"))
+    assert asked == ["a.wav"]
+
+
+class Notebook(io.StringIO):
+    """What stderr is in a notebook's cell: no terminal, but shown by a browser."""
+
+
+Notebook.__module__ = "ipykernel.iostream"
+
+
+def test_a_notebook_is_drawn_on() -> None:
+    """It is no terminal, but somebody watches, and a carriage return works there."""
+    stream = Notebook()
+    progress_line(None, stream).draw(Counts(1, 0), 0.0)
+    assert stream.getvalue() == "\r0/1 file"
+
+
+@pytest.mark.parametrize("progress", [False, None, True])
+def test_nothing_is_written_where_nobody_wants_it(
+    progress: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """progress=False writes nothing at all, and neither does a process without stderr; the logger
+    has it."""
+    stream = io.StringIO()
+    line = progress_line(progress, stream if progress is False else None)
+    with caplog.at_level(logging.INFO, "resumable_pool"):
+        line.draw(Counts(1, 0), 0.0)
+        line.announce("attention")
+        line.clear()
+    assert stream.getvalue() == ""
+    assert caplog.messages == ["attention"]
+
+
+def test_a_closed_stream_is_no_matter() -> None:
+    """When the stream was closed, the run goes on in silence."""
+    stream = io.StringIO()
+    line = progress_line(True, stream)
+    stream.close()
+    line.draw(Counts(1, 0), 0.0)
+    line.announce("attention")
+    assert progress_line(None, stream) is not None
+
+
+class Terminal:
+    """A real terminal of so many columns."""
+
+    def __init__(self, columns: int) -> None:
+        import fcntl
+        import struct
+        import termios
+
+        self._master, terminal = os.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.stream = os.fdopen(terminal, "w")
+
+    def shown(self) -> str:
+        self.stream.write("|")
+        self.stream.flush()
+        shown = ""
+        while not shown.endswith("|"):
+            shown += os.read(self._master, 10_000).decode()
+        return shown[:-1]
+
+    def hang_up(self) -> None:
+        os.close(self._master)
+        self._master = -1
+
+    def close(self) -> None:
+        if self._master >= 0:
+            self.hang_up()
+        with contextlib.suppress(OSError):  # it may hold what nobody can be shown any more
+            self.stream.close()
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal(getattr(request, "param", 80))
+    yield terminal
+    terminal.close()
+
+
+@posix
+def test_a_terminal_is_drawn_on(terminal: Terminal) -> None:
+    """By default progress is drawn on a terminal."""
+    progress_line(None, terminal.stream).draw(Counts(1, 0), 0.0)
+    assert terminal.shown() == "\r0/1 file"
+
+
+@posix
+def test_a_dumb_terminal_is_not_drawn_on(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a carriage return does nothing, no line is redrawn."""
+    monkeypatch.setenv("TERM", "dumb")
+    progress_line(None, terminal.stream).draw(Counts(1, 0), 0.0)
+    assert terminal.shown() == ""
+
+
+@posix
+@pytest.mark.parametrize("terminal", [20], indirect=True)
+def test_the_line_fits_a_narrow_terminal(terminal: Terminal) -> None:
+    """It never wraps, because a wrapped line cannot be redrawn."""
+    progress_line(None, terminal.stream).draw(Counts(10, 0, 5), 5.0)
+    assert terminal.shown() == "\r5/10 files"
+
+
+@posix
+def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
+    """When the window was closed, the run goes on in silence."""
+    line = progress_line(None, terminal.stream)
+    line.draw(Counts(1, 0), 0.0)
+    terminal.hang_up()
+    line.draw(Counts(1, 0), 1.0)
+    line.announce("attention")
+
+
+class Bar:
+    """A bar that notes what is done with it, and raises at the update of that number."""
+
+    def __init__(self, raise_at: int = -1, **options: Any) -> None:
+        self.calls: list[Any] = [options]
+        self._raise_at = raise_at
+
+    def update(self, n: int) -> None:
+        self.calls.append(n)
+        if len(self.calls) - 2 == self._raise_at:
+            raise RuntimeError("no more bars")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class TalkingBar(Bar):
+    """One that has what tqdm's bars have."""
+
+    def write(self, text: str, file: Any) -> None:
+        self.calls.append((text, file))
+
+    def set_postfix(self, refresh: bool, **values: Any) -> None:
+        self.calls.append(values)
+
+
+def _bars(kind: type[Bar] = Bar, **options: Any) -> tuple[list[Bar], Any]:
+    made: list[Bar] = []
+
+    def make(**arguments: Any) -> Bar:
+        made.append(kind(**arguments, **options))
+        return made[-1]
+
+    return made, make
+
+
+def test_a_bar_is_brought_to_the_counts_now_and_then() -> None:
+    """It is made once, knows what was done before, and ends where the run ends."""
+    made, make = _bars()
+    line = progress_line(make, io.StringIO(), "transcribe")
+    counts = Counts(110, 100)
+    for now in (0.0, 1.0, 1.0 + REDRAW_SECONDS / 2, 2.0):
+        line.draw(counts, now)
+        counts.completed += 1
+        counts.failed += 1
+    line.end(counts)
+    options = {"total": 110, "initial": 100, "desc": "transcribe", "unit": "file"}
+    assert [bar.calls for bar in made] == [[options, 2, 4, 2, "close"]]
+
+
+def test_what_is_said_beside_a_bar_goes_to_stderr(caplog: pytest.LogCaptureFixture) -> None:
+    """If the bar cannot say it, it gets a line of its own."""
+    stream = io.StringIO()
+    line = progress_line(_bars()[1], stream)
+    line.draw(Counts(1, 0), 0.0)
+    with caplog.at_level(logging.INFO, "resumable_pool"):
+        line.say("hello")
+        line.announce("attention")
+    assert stream.getvalue() == "hello\nattention\n"
+    assert caplog.messages == ["hello", "attention"]
+
+
+def test_a_bar_that_can_write_says_it_all() -> None:
+    """So that it can put itself below; and once it is closed the stream is written to again."""
+    made, make = _bars(TalkingBar)
+    stream = io.StringIO()
+    line = progress_line(make, stream)
+    line.draw(Counts(2, 0), 0.0)
+    line.say("hello")
+    line.draw(Counts(2, 0, 1, 1), 1.0)
+    line.end(Counts(2, 0, 1, 1))
+    line.announce("the end")
+    assert made[0].calls[1:] == [("hello", stream), {"failed": 1}, 2, "close"]
+    assert stream.getvalue() == "the end\n"
+
+
+def test_a_bar_that_raises_ends_the_run(
+    folder: Path, method: str, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exception comes out of `run`, no process is left, and what has come in is saved."""
+    monkeypatch.setattr("resumable_pool.display.REDRAW_SECONDS", 0.0)
+    made, make = _bars(raise_at=2)
+    runner = ResumableRunner(
+        functions.number_slowly, "in/*.txt", "result.pkl",
+        max_workers=1, mp_context=method, progress=make,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="no more bars"):
+        runner.run()
+    assert [bar.calls[1:] for bar in made] == [[1, 1, 1]]
+    saved = len(open_checkpoint("result.pkl"))
+    assert 3 <= saved < 10
+    rest = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False).run()
+    assert (rest.skipped, rest.completed) == (saved, 10 - saved)
+
+
+def _stop() -> None:
+    raise ValueError("no model")
+
+
+def test_a_bar_is_closed_whatever_ends_the_run(folder: Path) -> None:
+    """So that the terminal is left in order."""
+    made, make = _bars()
+    runner = ResumableRunner(
+        functions.number_in, "in/*.txt", "result.pkl", initializer=_stop, progress=make
+    )
+    with pytest.raises(WorkerStartError):
+        runner.run()
+    assert made[0].calls[1:] == ["close"]
+
+
+class RichBar:
+    """The adapter of docs/howto.md, on a terminal of its own."""
+
+    def __init__(self, total: int, initial: int, desc: str, unit: str) -> None:
+        rich_console = pytest.importorskip("rich.console")
+        rich_progress = pytest.importorskip("rich.progress")
+        self.console = rich_console.Console(file=sys.stderr, force_terminal=True, width=80)
+        self.progress = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description} {task.completed}/{task.total}"),
+            console=self.console, redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self.task = self.progress.add_task(desc, total=total, completed=initial)
+        self.progress.start()
+
+    def update(self, n: int) -> None:
+        self.progress.advance(self.task, n)
+
+    def write(self, text: str, file: Any) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+def _tqdm(**options: Any) -> Any:
+    return pytest.importorskip("tqdm").tqdm(**options)
+
+
+@pytest.mark.parametrize("bar", [_tqdm, RichBar])
+def test_bars_of_others(folder: Path, bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """tqdm's and rich's count on from what was done before, and share stderr with what is said."""
+    ResumableRunner(functions.number_in, "in/0[0-3].txt", "result.pkl", progress=False).run()
+    ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=bar).run()
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert "10 files: 4 done before, 6 new" in errors
+    assert "number_in" in errors
+    assert "4/10" in errors
+    assert "10/10" in errors
