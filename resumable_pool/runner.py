@@ -163,6 +163,8 @@ class ResumableRunner(Generic[Result]):
                 except StopIteration as end:
                     report: Report = end.value
                     return report
+                except KeyboardInterrupt as interrupt:  # how it came here is of no interest
+                    raise interrupt.with_traceback(None) from None
 
     def as_completed(self) -> Iterator[Outcome]:
         """The same as `run`, but each outcome is yielded once it is saved.

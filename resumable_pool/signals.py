@@ -99,9 +99,7 @@ class StopRequests:
         """
         with self._guard:
             forks.close(self.wakener, self._writer)
-        with contextlib.ExitStack() as stack:  # one after the other, whatever their handlers raise
-            for signum in dict.fromkeys(self._signals):
-                stack.callback(_raise, signum)
+        _deliver(*dict.fromkeys(self._signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         # In a child that another thread of the program has forked, or when the run has ended in
@@ -121,10 +119,16 @@ class StopRequests:
             self._writer.send_bytes(b"!")
 
 
-def _raise(signum: int) -> None:
-    signal.raise_signal(signum)
-    if signal.getsignal(signum) is signal.SIG_DFL:
-        raise SystemExit(128 + signum)
+def _deliver(*signums: int) -> None:
+    """One after the other, the last one first, whatever their handlers raise."""
+    if signums:
+        *earlier, last = signums
+        try:
+            signal.raise_signal(last)
+            if signal.getsignal(last) is signal.SIG_DFL:
+                raise SystemExit(128 + last)
+        finally:
+            _deliver(*earlier)
 
 
 @contextlib.contextmanager

@@ -193,3 +193,29 @@ def _read_terminal(terminal: int, until: bytes | None) -> bytes:
             break
         text += chunk
     return text
+
+
+LOOP = """
+    for outcome in runner.as_completed():
+        print(outcome.value, file=sys.stderr, flush=True)
+"""
+
+
+def test_in_a_loop_over_outcomes_it_does_the_same(folder: Path, stage: Stage, method: str) -> None:
+    """What is in work is finished, saved and yielded; then comes KeyboardInterrupt."""
+    script = Script(folder, method)
+    text = script.path.read_text()
+    script.path.write_text(text.replace("    print(runner.run())\n", LOOP))
+    script.start()
+    stage.wait_begun(3)
+    stage.cue()
+    script.wait_for_words("done in/")
+    stage.wait_begun(1)
+    os.killpg(script.pid, signal.SIGINT)
+    script.wait_for_words("Ctrl-C: finishing 3 files; press it again to abandon them")
+    stage.cue(3)
+    status, _, errors = script.wait()
+    assert status == -signal.SIGINT
+    assert errors.count("Traceback") == 1
+    assert errors.count("done in/") == len(saved(folder)) == 4
+    script.wait_gone()

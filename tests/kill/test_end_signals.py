@@ -167,11 +167,9 @@ def _name(pid: int) -> int:
 
 
 @pytest.mark.parametrize("who", ["everybody", "the script"])
-def test_time_in_which_it_is_stopped_does_not_count(
-    folder: Path, stage: Stage, method: str, who: str
-) -> None:
+def test_time_in_which_it_is_stopped_does_not_count(folder: Path, stage: Stage, who: str) -> None:
     """By SIGSTOP or Ctrl-Z: the files in work have their time-out for themselves."""
-    script = Script(folder, method, options="timeout=2")
+    script = Script(folder, None, options="timeout=2")
     script.start()
     stage.wait_begun(3)
     pids = script.processes() if who == "everybody" else [script.pid]
