@@ -65,7 +65,7 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
-def test_time_before_the_call_does_not_count(folder: Path, method: str) -> None:
+def test_time_before_the_call_does_not_count(folder: Path) -> None:
     """Neither that of the initializer nor that in which other files were done."""
     for path in ALL[:5]:
         Path(path).write_text("0.3")
@@ -76,7 +76,6 @@ def test_time_before_the_call_does_not_count(folder: Path, method: str) -> None:
         timeout=0.8,
         max_workers=1,
         initializer=functions.take_a_second,
-        mp_context=method,
         progress=False,
     ).run()
     assert report.completed == 5
@@ -87,7 +86,7 @@ def test_time_before_the_call_does_not_count(folder: Path, method: str) -> None:
 
 def test_a_file_that_fails_at_first_may_succeed_later(folder: Path, method: str) -> None:
     """Whatever it failed of; and one that failed of its worker's end gets a fresh worker."""
-    report = runner(functions.fail_twice, retries=2, timeout=1, mp_context=method).run()
+    report = runner(functions.fail_twice, retries=2, timeout=0.5, mp_context=method).run()
     assert (report.completed, report.failed) == (10, 0)
     assert Counter(functions.calls()) == Counter(ALL + 2 * ALL[1::2])
     seen: set[str] = set()
@@ -102,7 +101,7 @@ def test_a_file_that_fails_at_first_may_succeed_later(folder: Path, method: str)
 
 def test_a_file_that_fails_for_good_counts_its_attempts(folder: Path, method: str) -> None:
     """They come after everybody's first one."""
-    report = runner(functions.fail_twice, retries=1, timeout=1, mp_context=method).run()
+    report = runner(functions.fail_twice, retries=1, timeout=0.5, mp_context=method).run()
     assert (report.completed, report.failed) == (5, 5)
     kinds = {failure.path: (failure.kind, failure.attempts) for failure in report.failures}
     assert kinds == {

@@ -230,9 +230,9 @@ def test_in_a_worker_of_another_pool(folder: Path, method: str) -> None:
         assert executor.submit(hostile.run_here, method).result(PATIENCE) == 10
 
 
-def test_output_that_nobody_reads_does_not_hold_a_worker(folder: Path, method: str) -> None:
+def test_output_that_nobody_reads_does_not_hold_a_worker(folder: Path) -> None:
     """It has said that it is done before it writes what is left."""
-    options: dict[str, Any] = {"max_workers": 1, "mp_context": method, "progress": False}
+    options: dict[str, Any] = {"max_workers": 1, "progress": False}
     report = ResumableRunner(hostile.fill_stdout, ["in/01.txt"], "result.pkl", **options).run()
     assert report.completed == 1
 

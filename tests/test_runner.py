@@ -144,34 +144,37 @@ def test_runs_from_any_thread(folder: Path, method: str, in_thread: bool) -> Non
     assert [report.completed for report in reports] == [10, 10]
 
 
-@pytest.mark.parametrize("name", functions.RAISING)
-def test_whatever_a_function_raises_is_that_files_failure(
-    folder: Path, method: str, name: str
-) -> None:
+def sabotaged(table: dict[str, Any], kind: str) -> dict[str, str]:
+    """The tables' deeds, spread among files that are well: the path of each."""
+    paths = {f"in/{2 * number:02}b.txt": name for number, name in enumerate(table)}
+    for path, name in paths.items():
+        Path(path).write_text(f"!{kind}:{name}")
+    return paths
+
+
+def test_whatever_a_function_raises_is_that_files_failure(folder: Path, method: str) -> None:
     """The failure has the exception's name and traceback; all other files are processed."""
-    Path("in/07.txt").write_text(f"!raise:{name}")
+    paths = sabotaged(functions.RAISING, "raise")
     report = runner(functions.sabotage, mp_context=method).run()
-    (failure,) = report.failures
-    assert (failure.path, failure.kind, failure.attempts) == ("in/07.txt", "error", 1)
-    assert failure.message.startswith(name)
-    assert "functions.py" in failure.traceback
-    assert "workers.py" not in failure.traceback
-    assert (report.completed, report.failed, report.remaining) == (9, 1, 0)
-    assert pickle.loads(Path("result.pkl").read_bytes()).keys() == set(ALL) - {"in/07.txt"}
+    assert [failure.path for failure in report.failures] == sorted(paths)
+    for failure in report.failures:
+        assert (failure.kind, failure.attempts) == ("error", 1)
+        assert failure.message.startswith(paths[failure.path])
+        assert "functions.py" in failure.traceback
+        assert "worker_process.py" not in failure.traceback
+    assert (report.completed, report.failed, report.remaining) == (10, len(paths), 0)
+    assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
 
 
-@pytest.mark.parametrize("name", functions.RETURNING)
-def test_a_result_that_cannot_be_stored_is_that_files_failure(
-    folder: Path, method: str, name: str
-) -> None:
+def test_a_result_that_cannot_be_stored_is_that_files_failure(folder: Path, method: str) -> None:
     """What cannot be pickled, or not be unpickled again, never reaches the checkpoint."""
-    Path("in/07.txt").write_text(f"!return:{name}")
+    paths = sabotaged(functions.RETURNING, "return")
     report = runner(functions.sabotage, mp_context=method).run()
-    (failure,) = report.failures
-    assert (failure.path, failure.kind) == ("in/07.txt", "error")
-    assert failure.message.startswith("the result can")
-    assert report.completed == 9
-    assert len(pickle.loads(Path("result.pkl").read_bytes())) == 9
+    assert [failure.path for failure in report.failures] == sorted(paths)
+    for failure in report.failures:
+        assert failure.kind == "error"
+        assert failure.message.startswith("the result can")
+    assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
 
 
 WORDS = {
@@ -187,25 +190,24 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", functions.DYING)
-def test_a_worker_that_dies_costs_its_file_only(folder: Path, method: str, name: str) -> None:
+def test_a_worker_that_dies_costs_its_file_only(folder: Path, method: str) -> None:
     """It is replaced, and the file is named with the way its worker ended."""
-    Path("in/07.txt").write_text(f"!die:{name}")
+    paths = sabotaged(functions.DYING, "die")
     report = runner(functions.sabotage, mp_context=method).run()
-    (failure,) = report.failures
-    assert (failure.path, failure.kind) == ("in/07.txt", "crashed")
-    assert failure.message.startswith(WORDS[name])
-    assert report.completed == 9
-    assert functions.calls() == ALL
+    assert [failure.path for failure in report.failures] == sorted(paths)
+    for failure in report.failures:
+        assert failure.kind == "crashed"
+        assert failure.message.startswith(WORDS[paths[failure.path]])
+    assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
+    assert functions.calls() == sorted([*ALL, *paths])
 
 
-@pytest.mark.parametrize("name", functions.DYING)
 def test_so_it_does_where_the_system_has_no_pidfd(
-    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There a quiet sentinel and an early one are made up for by asking the process."""
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    test_a_worker_that_dies_costs_its_file_only(folder, "fork", name)
+    test_a_worker_that_dies_costs_its_file_only(folder, "fork")
 
 
 def test_a_crash_in_native_code_leaves_its_traceback(folder: Path, method: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from resumable_pool import open_checkpoint
 from tests import functions
+from tests.conftest import METHODS
 from tests.stage import FAIL, PATIENCE, Stage
 
 from .scripts import Script
@@ -69,9 +70,16 @@ def test_what_takes_longer_than_the_grace_period_is_abandoned(
     assert "10 files: 10 done" in script.run()
 
 
-@pytest.mark.parametrize("signum", [*SIGNALS, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("signum", "method"),
+    [
+        *((signal.SIGTERM, method) for method in METHODS),
+        (signal.SIGHUP, None),
+        (signal.SIGINT, None),
+    ],
+)
 def test_to_everybody_it_loses_nothing_and_blames_no_file(
-    folder: Path, stage: Stage, method: str, signum: signal.Signals
+    folder: Path, stage: Stage, method: str | None, signum: signal.Signals
 ) -> None:
     """As schedulers send it, in any order; the subprocesses of a function get it, too."""
     script = Script(folder, method, "call_program", CALL_PROGRAM)
