@@ -213,6 +213,15 @@ def return_twice_from_c(path: str) -> str:
     return f"from {os.getpid()}"
 
 
+def wait_for_copy(path: str) -> str:
+    """Forks, and waits for the copy, which leaves as a program does."""
+    note(path)
+    if (pid := os.fork()) == 0:
+        sys.exit()
+    os.waitpid(pid, 0)
+    return "well"
+
+
 def read_terminal(path: str) -> bytes:
     return os.read(0, 1)
 

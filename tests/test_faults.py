@@ -65,6 +65,12 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
+def test_a_function_with_a_time_out_may_fork(folder: Path, method: str) -> None:
+    """A copy that leaves by an exception is gone at once: nobody waits for it until time is up."""
+    report = runner(functions.wait_for_copy, timeout=30, mp_context=method).run()
+    assert (report.completed, report.failures) == (10, [])
+
+
 def test_time_before_the_call_does_not_count(folder: Path, method: str) -> None:
     """Neither that of the initializer nor that in which other files were done."""
     for path in ALL[:5]:
