@@ -230,10 +230,12 @@ class Run:
 
     def _note_failure(self, serial: int) -> None:
         """The function failed. The saver holds the failure until it is judged."""
-        if self._crew[serial].timed_out:  # by what it was told, and its worker's end is near
-            self._saver.tell(DropFailure(serial))
+        path = self._dealer.path_of(serial)
+        if path is not None and self._crew[serial].timed_out:
+            # It failed of being told to end, and its worker's end is near.
+            self._saver.tell(DropFailure(path, self._dealer.attempt(path)))
             return
-        self._verdicts.note_failure(serial, self._finish(serial), self._clock.now)
+        self._verdicts.note_failure(self._finish(serial), self._clock.now)
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain

@@ -291,6 +291,14 @@ def hang(path: str) -> Any:
     return HANGING[Path(path).read_text()]()
 
 
+def fail_or_fail_to_end(path: str) -> None:
+    """Number 0 raises at once, 1 when it is told to end."""
+    note(path)
+    if number_of(path) == 0:
+        raise ValueError("0 is bad")
+    _sleep_with_handler(lambda *_: sys.exit("told to"))
+
+
 def sleep_a_while(path: str) -> None:
     time.sleep(float(Path(path).read_text()))
 

@@ -65,6 +65,19 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
+def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
+    """Each file with its own: what a function says when it is ended is nobody's failure."""
+    files = ALL[:2]
+    ending = ResumableRunner(
+        functions.fail_or_fail_to_end, files, "result.pkl", timeout=0.1, max_workers=1,
+        mp_context=method, progress=False,
+    )  # fmt: skip
+    failures = ending.run().failures
+    assert [(failure.path, failure.kind) for failure in failures] == [
+        ("in/00.txt", "error"), ("in/01.txt", "timeout"),
+    ]  # fmt: skip
+
+
 def test_a_function_with_a_time_out_may_fork(folder: Path, method: str) -> None:
     """A copy that leaves by an exception is gone at once: nobody waits for it until time is up."""
     report = runner(functions.wait_for_copy, timeout=30, mp_context=method).run()
