@@ -201,14 +201,16 @@ class ResumableRunner(Generic[Result]):
             stopped = _run_ring(self._options, files, counts, stop_requests)
         else:
             self._options.checkpoint.settle()
-        after = self._plan(files)
-        failures = [self.failures.get(path) for path in after.failed]
+        standing = {*self.failures}
+        failed = [path for path in files if path in standing]
+        failures = [self.failures.get(path) for path in failed]
         return Report(
-            total=after.total,
-            completed=after.done - counts.skipped,
+            total=len(files),
+            completed=counts.completed,
             skipped=counts.skipped,
-            failed=len(after.failed),
-            remaining=after.changed + after.new,
+            failed=len(failed),
+            # What the run has left, not what another one would do: inputs may have changed since.
+            remaining=len(files) - counts.completed - counts.skipped - len(failed),
             seconds=time.monotonic() - begun,
             stopped=stopped,
             failures=[failure for failure in failures if failure is not None],  # not damaged

@@ -226,6 +226,15 @@ def read_terminal(path: str) -> bytes:
     return os.read(0, 1)
 
 
+def append(path: str) -> int:
+    with open(path, "a") as file:
+        return file.write("x")
+
+
+def remove(path: str) -> None:
+    os.unlink(path)
+
+
 def remove_checkpoint(path: str) -> str:
     """Number 3 removes what the results are saved in."""
     if Path(path).read_text() == "3":

@@ -165,6 +165,16 @@ def test_files_that_have_changed_may_be_done_again(folder: Path) -> None:
     assert again.pending() == []
 
 
+@pytest.mark.parametrize("function", [functions.append, functions.remove])
+def test_files_that_change_during_a_run_were_done_in_it(folder: Path, function: Any) -> None:
+    """The report counts what the run did, whatever became of its inputs."""
+    report = runner(function, rerun_changed=True).run()
+    assert (report.total, report.completed, report.skipped, report.remaining) == (10, 10, 0, 0)
+    Path("in/10.txt").write_text("10")
+    report = runner(function, rerun_changed=True).run()
+    assert (report.completed, report.skipped, report.remaining) == (report.total, 0, 0)
+
+
 def test_big_files_may_come_first(folder: Path) -> None:
     """Whatever their names are."""
     for number, path in enumerate(ALL):
