@@ -151,13 +151,15 @@ class ResumableRunner(Generic[Result]):
         """
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
-        stop_requests = self._stop_requests = StopRequests(self._options.context)
         try:
-            return self._run(stop_requests)
+            stop_requests = self._stop_requests = StopRequests(self._options.context)
+            try:
+                return self._run(stop_requests)
+            finally:
+                self._stop_requests = None
+                stop_requests.deliver()
         finally:
-            self._stop_requests = None
             self._running.release()
-            stop_requests.deliver()
 
     def stop(self) -> None:
         """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
