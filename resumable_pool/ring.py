@@ -158,8 +158,9 @@ class Run:
                 self._crew.set_up(serial)
             case PassedOn(serial, Ready()):
                 self._crew[serial].note_ready()
-            case PassedOn(serial, StartFailed(message, traceback)):
-                self._note_failed_start(message, traceback)
+            case PassedOn(_, StartFailed(message, traceback)):
+                if not self.stopped:  # or it failed of being told to end
+                    self._note_failed_start(message, traceback)
             case Saved(serial):
                 self._finish(serial)
                 self._counts.completed += 1

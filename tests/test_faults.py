@@ -265,6 +265,22 @@ def test_a_run_can_be_stopped_before_a_worker_is_ready(folder: Path, method: str
     assert reports[0].remaining == 10
 
 
+def test_a_stop_is_not_taken_for_an_initializer_that_failed(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """Whatever that does when it is told to end; and the run returns as after any stop."""
+    running = runner(
+        functions.number_in, mp_context=method, initializer=functions.load_until_told_to_end
+    )
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    stage.wait_begun(3)
+    running.stop()
+    thread.join()
+    assert (reports[0].stopped, reports[0].remaining) == (True, 10)
+
+
 def test_failures_are_what_they_were(folder: Path) -> None:
     """A failure read from the checkpoint has its kind, attempts, seconds and traceback."""
     running = runner(functions.fail, retries=1)
