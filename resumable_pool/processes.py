@@ -21,7 +21,7 @@ from typing import Any
 from . import forks
 from .errors import WorkerStartError
 
-# How long a process that has said its last word may take to leave, and one that has lost its pipes
+# How long a process that has nothing more to do may take to leave, and one that has lost its pipes
 # to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
 LEAVING_SECONDS = 5.0
 DYING_SECONDS = 1.0

@@ -207,6 +207,9 @@ class Run:
     def _dismiss_workers(self) -> None:
         if self._no_more_files():
             self._crew.dismiss()
+        for worker in self._crew.are(State.LEAVING):
+            if not self._dealer.is_busy(worker.serial):
+                worker.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
         self._progress.draw(self._counts, self._clock.now)

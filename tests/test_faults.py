@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from resumable_pool import Failure, ResumableRunner
 
 from . import functions
-from .stage import FAIL, Stage, act
+from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -209,6 +210,29 @@ def test_every_file_may_have_a_worker_of_its_own(folder: Path) -> None:
     """As many processes as files, one after the other."""
     assert runner(functions.number_in, max_tasks_per_child=1, max_workers=1).run().completed == 10
     assert len(functions.callers()) == 10
+
+
+def test_a_worker_that_does_not_leave_is_ended(folder: Path, stage: Stage) -> None:
+    """Nobody waits for one that is stopped, or held by what its function has left running."""
+    running = runner(act, max_workers=2)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    begun = stage.wait_begun(2)
+    stage.cue(8)
+    begun |= stage.wait_begun(8)
+    stage.cue()
+    while len(running.results) < 9:  # no event tells of it
+        pass
+    (last,) = set(begun) - set(running.results)
+    (idle,) = set(begun.values()) - {begun[last]}
+    os.kill(idle, signal.SIGSTOP)
+    stage.cue()
+    thread.join(PATIENCE)
+    if waited_for := thread.is_alive():
+        os.kill(idle, signal.SIGKILL)
+        thread.join()
+    assert (reports[0].completed, reports[0].stopped, waited_for) == (10, False, False)
 
 
 # Stops.
