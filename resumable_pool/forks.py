@@ -108,6 +108,13 @@ def handing_over(*ends: Closable) -> Iterator[None]:
         _kept.ends = ()
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Meanwhile no other thread is in such a block, forks, or makes or closes a pipe of ours."""
+    with _guard:
+        yield
+
+
 def claim(*ends: Any) -> None:
     """In a new child: these ends are its own now, and nothing it forks or starts gets them."""
     with _guard:

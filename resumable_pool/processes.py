@@ -32,6 +32,9 @@ MAIN_GUARD_REMEDY = (
     "importable there."
 )
 
+# What multiprocessing makes of an exit status that the fork server did not tell.
+FORGOTTEN = 255
+
 _HINTS = {
     "SIGKILL": "perhaps out of memory",
     "SIGSEGV": "a crash in native code",
@@ -69,7 +72,8 @@ class Child:
             target=target, args=arguments, name=f"resumable_pool {name}", daemon=False
         )
         try:
-            with _interrupts_held_back(context), forks.handing_over(*ends):
+            # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
+            with _interrupts_held_back(context), forks.handing_over(*ends), forks.alone():
                 self._process.start()
         except RuntimeError as error:
             if "bootstrapping" in str(error):
@@ -83,8 +87,9 @@ class Child:
         self.pid = self._process.pid
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
         # pidfd (Linux). The fork server's children are not ours, but it tells of their end itself.
+        self._by_server = context.get_start_method() == "forkserver"
         self._pidfd = -1
-        if hasattr(os, "pidfd_open") and context.get_start_method() != "forkserver":
+        if hasattr(os, "pidfd_open") and not self._by_server:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
@@ -122,8 +127,10 @@ class Child:
             os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:
         if self._process.exitcode is not None:
-            self._process.close()
-        return exitcode
+            with forks.alone():
+                self._process.close()
+        # The fork server is no more, or the start of a process in another thread has been told.
+        return None if self._by_server and exitcode == FORGOTTEN else exitcode
 
 
 def signal_group(leader: int, name: str) -> bool:
