@@ -15,7 +15,7 @@ Four rules hold everywhere, each of them kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
    hurt only itself. (forks.py makes every pipe, and keeps its ends apart)
-2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver.py)
+2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver_process.py)
 3. Only the saver decides what was finished; what else became of a file is decided by the runner,
    after its worker's stream has ended. (`Run._note_end` in ring.py)
 4. At every moment the checkpoint on disk is valid. (checkpoints/pickle_file.py)

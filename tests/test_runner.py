@@ -155,7 +155,7 @@ def test_whatever_a_function_raises_is_that_files_failure(
     assert (failure.path, failure.kind, failure.attempts) == ("in/07.txt", "error", 1)
     assert failure.message.startswith(name)
     assert "functions.py" in failure.traceback
-    assert "workers.py" not in failure.traceback
+    assert "worker_process.py" not in failure.traceback
     assert (report.completed, report.failed, report.remaining) == (9, 1, 0)
     assert pickle.loads(Path("result.pkl").read_bytes()).keys() == set(ALL) - {"in/07.txt"}
 
@@ -214,7 +214,7 @@ def test_a_crash_in_native_code_leaves_its_traceback(folder: Path, method: str) 
     (failure,) = runner(functions.sabotage, mp_context=method).run().failures
     assert "Segmentation fault" in failure.traceback
     assert "in sabotage" in failure.traceback
-    assert "workers.py" not in failure.traceback
+    assert "worker_process.py" not in failure.traceback
 
 
 def test_failed_files_are_tried_again(folder: Path, method: str) -> None:
