@@ -152,6 +152,12 @@ class Crew:
         for worker in self.are(State.STARTING, State.READY):
             worker.dismiss()
 
+    def hurry(self, dealer: Dealer, now: float) -> None:
+        """Do not wait for ever for those that have nothing more to do, and should leave."""
+        for worker in self.are(State.LEAVING):
+            if not dealer.is_busy(worker.serial):
+                worker.hurry(now)
+
     def terminate(self, now: float, *states: State) -> None:
         """Ask those in these states to end at once."""
         for worker in self.are(*states):

@@ -148,16 +148,18 @@ class Died:
 
 @dataclass(frozen=True)
 class KeepFailure:
-    """Save the oldest failure that is held for this worker."""
+    """Save the failure that is held for this attempt."""
 
-    worker: int
+    path: str
+    attempt: int
 
 
 @dataclass(frozen=True)
 class DropFailure:
-    """Forget the oldest failure that is held for this worker: its file is still to do."""
+    """Forget the failure that is held for this attempt: its file is still to do."""
 
-    worker: int
+    path: str
+    attempt: int
 
 
 @dataclass(frozen=True)

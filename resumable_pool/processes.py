@@ -21,7 +21,7 @@ from typing import Any
 from . import forks
 from .errors import WorkerStartError
 
-# How long a process that has said its last word may take to leave, and one that has lost its pipes
+# How long a process that has nothing more to do may take to leave, and one that has lost its pipes
 # to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
 LEAVING_SECONDS = 5.0
 DYING_SECONDS = 1.0
@@ -32,8 +32,8 @@ MAIN_GUARD_REMEDY = (
     "importable there."
 )
 
-# What multiprocessing says of the fork server's children when the fork server has died.
-_UNKNOWN = 255
+# What multiprocessing makes of an exit status that the fork server did not tell.
+FORGOTTEN = 255
 
 _HINTS = {
     "SIGKILL": "perhaps out of memory",
@@ -72,6 +72,7 @@ class Child:
             target=target, args=arguments, name=f"resumable_pool {name}", daemon=False
         )
         try:
+            # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
             with _interrupts_held_back(context), forks.handing_over(*ends):
                 self._process.start()
         except RuntimeError as error:
@@ -86,9 +87,9 @@ class Child:
         self.pid = self._process.pid
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
         # pidfd (Linux). The fork server's children are not ours, but it tells of their end itself.
+        self._by_server = context.get_start_method() == "forkserver"
         self._pidfd = -1
-        self._forkserver = context.get_start_method() == "forkserver"
-        if hasattr(os, "pidfd_open") and not self._forkserver:
+        if hasattr(os, "pidfd_open") and not self._by_server:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
@@ -119,8 +120,6 @@ class Child:
         if exitcode is None and self.has_ended():  # multiprocessing's sentinel is a moment early
             self._process.join(DYING_SECONDS)
             exitcode = self._process.exitcode
-        if exitcode == _UNKNOWN and self._forkserver:
-            exitcode = None
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
             wait([self.sentinel], DYING_SECONDS)
@@ -132,7 +131,8 @@ class Child:
         # Not closed: another thread may have it from multiprocessing's list, to join it when the
         # program ends, for instance. What nobody has is closed.
         del self._process
-        return exitcode
+        # The fork server is no more, or the start of a process in another thread has been told.
+        return None if self._by_server and exitcode == FORGOTTEN else exitcode
 
 
 def signal_group(leader: int, name: str) -> bool:

@@ -24,10 +24,10 @@ class Failure:
 
     Attributes:
         path: the file.
-        kind: `"error"` (the function raised, or its result cannot be stored) or `"crashed"` (its
-            worker process died).
+        kind: `"error"` (the function raised, or its result cannot be stored), `"crashed"` (its
+            worker process died) or `"timeout"` (it took too long).
         message: the exception's type and text, or how the worker ended.
-        traceback: the text of the traceback, or `""`.
+        traceback: the text of the traceback, of a time-out where it hung, or `""`.
         attempts: how often the file has been tried.
         seconds: how long the last attempt took.
     """

@@ -160,8 +160,9 @@ class Run:
                 self._crew.set_up(serial)
             case PassedOn(serial, Ready()):
                 self._crew[serial].note_ready()
-            case PassedOn(serial, StartFailed(message, traceback)):
-                self._note_failed_start(message, traceback)
+            case PassedOn(_, StartFailed(message, traceback)):
+                if not self.stopped:  # or it failed of being told to end
+                    self._note_failed_start(message, traceback)
             case Saved(serial):
                 self._finished.append(self._finish(serial))
                 self._counts.completed += 1
@@ -212,6 +213,7 @@ class Run:
     def _dismiss_workers(self) -> None:
         if self._no_more_files():
             self._crew.dismiss()
+        self._crew.hurry(self._dealer, self._clock.now)
 
     def _show_progress(self) -> None:
         now = self._clock.now
@@ -237,10 +239,12 @@ class Run:
 
     def _note_failure(self, serial: int) -> None:
         """The function failed. The saver holds the failure until it is judged."""
-        if self._crew[serial].timed_out:  # by what it was told, and its worker's end is near
-            self._saver.tell(DropFailure(serial))
+        path = self._dealer.path_of(serial)
+        if path is not None and self._crew[serial].timed_out:
+            # It failed of being told to end, and its worker's end is near.
+            self._saver.tell(DropFailure(path, self._dealer.attempt(path)))
             return
-        self._verdicts.note_failure(serial, self._finish(serial), self._clock.now)
+        self._verdicts.note_failure(self._finish(serial), self._clock.now)
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain

@@ -15,7 +15,7 @@ Four rules hold everywhere, each of them kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
    hurt only itself. (forks.py makes every pipe, and keeps its ends apart)
-2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver.py)
+2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver_process.py)
 3. Only the saver decides what was finished; what else became of a file is decided by the runner,
    after its worker's stream has ended. (`Run._note_end` in ring.py)
 4. At every moment the checkpoint on disk is valid. (checkpoints/pickle_file.py)
@@ -253,14 +253,15 @@ class ResumableRunner(Generic[Result]):
             stopped = yield from self._go_round(files, counts, stop_requests)
         else:
             self._options.checkpoint.settle()
-        after = self._plan(files)
-        failures = [self.failures.get(path) for path in after.failed]
+        failed = sorted({*self.failures}.intersection(files))
+        failures = [self.failures.get(path) for path in failed]
         return Report(
-            total=after.total,
-            completed=after.done - counts.skipped,
+            total=len(files),
+            completed=counts.completed,
             skipped=counts.skipped,
-            failed=len(after.failed),
-            remaining=after.changed + after.new,
+            failed=len(failed),
+            # Not what another run would do, since inputs may have changed meanwhile.
+            remaining=len(files) - counts.completed - counts.skipped - len(failed),
             seconds=time.monotonic() - begun,
             stopped=stopped,
             failures=[failure for failure in failures if failure is not None],  # not damaged

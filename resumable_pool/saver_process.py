@@ -18,7 +18,6 @@ import os
 import sys
 import time
 import traceback
-from collections import deque
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
@@ -121,7 +120,8 @@ class _InSaver:
         self._checkpoint = checkpoint
         self._timeout = timeout
         self._streams = Streams()
-        self._held: dict[int, deque[Outcome]] = {}
+        # Failures, by path and attempt: the next may be here before the order about this one.
+        self._held: dict[tuple[str, int], Outcome] = {}
         self._alone_since = 0.0
         self._unsynced = False
         self._synced_at = 0.0
@@ -174,10 +174,10 @@ class _InSaver:
                 self._watch(worker)
             case Died(worker):
                 self._streams.end_dead(worker)
-            case KeepFailure(worker):
-                self._save_failure(self._held[worker].popleft())
-            case DropFailure(worker):
-                self._held[worker].popleft()
+            case KeepFailure(path, attempt):
+                self._save_failure(self._held.pop((path, attempt)))
+            case DropFailure(path, attempt):
+                del self._held[path, attempt]
             case RecordCrash(outcome):
                 self._save_failure(outcome)
             case _:
@@ -226,7 +226,7 @@ class _InSaver:
             case Finished(outcome) if outcome.ok:
                 self.report(Saved(worker))
             case Finished(outcome):
-                self._held.setdefault(worker, deque()).append(outcome)
+                self._held[outcome.path, outcome.attempts] = outcome
                 self.report(Failed(worker))
             case Hello() | Ready() | StartFailed():
                 self.report(PassedOn(worker, message))

@@ -77,9 +77,10 @@ class Verdicts:
         limit = self._options.max_failures
         return limit is not None and failed > limit
 
-    def note_failure(self, worker: int, path: str, now: float) -> None:
-        """The function failed; the saver holds the worker's failure."""
-        keep, drop = KeepFailure(worker), DropFailure(worker)
+    def note_failure(self, path: str, now: float) -> None:
+        """The function failed; the saver holds the failure."""
+        attempt = self._dealer.attempt(path)
+        keep, drop = KeepFailure(path, attempt), DropFailure(path, attempt)
         self._setbacks.append(_Setback(path, now + JUDGING_SECONDS, keep, drop, fresh=False))
 
     def note_loss(

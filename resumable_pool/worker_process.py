@@ -158,6 +158,7 @@ class _InWorker:
         try:
             return pickle_value(setup.function(path))
         finally:
+            self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
             if setup.watched:
                 faulthandler.cancel_dump_traceback_later()
             for timer in _TIMERS:  # one file's alarm must not go off in the next
@@ -173,16 +174,19 @@ class _InWorker:
             os._exit(LOST_PIPE)
 
     def _send(self, message: FromWorker) -> None:
-        # The function may have forked, and this be the copy that returned as well.
-        if os.getpid() != self._pid:
-            os._exit(0)
-        # Or it has closed our pipes, and their numbers may be files of its own by now.
+        self._end_if_copy()
+        # The function may have closed our pipes, and their numbers may be files of its own by now.
         if self._what_pipes_are() != self._identity:
             os._exit(LOST_PIPE)
         try:
             self._writer.send(message)
         except OSError:
             os._exit(LOST_SAVER)
+
+    def _end_if_copy(self) -> None:
+        """The function may have forked, and this be the copy that returned, or raised, as well."""
+        if os.getpid() != self._pid:
+            os._exit(0)
 
     def _what_pipes_are(self) -> object:
         if sys.platform == "win32":

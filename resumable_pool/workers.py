@@ -63,7 +63,7 @@ class Worker:
         busy_since: when it was given the file that it is at, by the clock of the run.
         last_words: where it leaves a traceback if its file takes too long, or crashes it.
         late_at: when its file will have taken too long, or has just begun late.
-        end_at: when to end it for that.
+        end_at: when to end it for that, or because it does not leave.
         timed_out: whether it is condemned because of that.
         kill_at: when to kill it, if it has not ended by then.
         reported_dead: whether the saver has been told of its death.
@@ -140,6 +140,12 @@ class Worker:
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
         forks.close(self._tasks)
+
+    def hurry(self, now: float) -> None:
+        """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
+        has inherited from a thread that was not forked, a thread that does not let go of the
+        interpreter, a stop."""
+        self.end_at = min(self.end_at, now + processes.LEAVING_SECONDS)
 
     def terminate(self, now: float) -> None:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""

@@ -213,8 +213,26 @@ def return_twice_from_c(path: str) -> str:
     return f"from {os.getpid()}"
 
 
+def wait_for_copy(path: str) -> str:
+    """Forks, and waits for the copy, which leaves as a program does."""
+    note(path)
+    if (pid := os.fork()) == 0:
+        sys.exit()
+    os.waitpid(pid, 0)
+    return "well"
+
+
 def read_terminal(path: str) -> bytes:
     return os.read(0, 1)
+
+
+def append(path: str) -> int:
+    with open(path, "a") as file:
+        return file.write("x")
+
+
+def remove(path: str) -> None:
+    os.unlink(path)
 
 
 def remove_checkpoint(path: str) -> str:
@@ -282,6 +300,14 @@ def hang(path: str) -> Any:
     return HANGING[Path(path).read_text()]()
 
 
+def fail_or_fail_to_end(path: str) -> None:
+    """Number 0 raises at once, 1 when it is told to end."""
+    note(path)
+    if number_of(path) == 0:
+        raise ValueError("0 is bad")
+    _sleep_with_handler(lambda *_: sys.exit("told to"))
+
+
 def sleep_a_while(path: str) -> None:
     time.sleep(float(Path(path).read_text()))
 
@@ -316,6 +342,14 @@ def fail(path: str) -> None:
 
 def take_a_second() -> None:
     time.sleep(1)
+
+
+def load_until_told_to_end() -> None:
+    """Makes an exception of that, as frameworks do; says when it is ready for it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to"))
+    with open("begun", "wb", buffering=0) as begun:
+        begun.write(f"{os.getpid()} loading\n".encode())
+    time.sleep(600)
 
 
 loaded: list[str] = []

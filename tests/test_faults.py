@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from resumable_pool import Failure, ResumableRunner
 
 from . import functions
-from .stage import FAIL, Stage, act
+from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -63,6 +64,25 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
         Path(path).write_text("0")
     report = runner(functions.sleep_a_while, timeout=0.5, max_workers=1, mp_context=method).run()
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
+
+
+def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
+    """Each file with its own: what a function says when it is ended is nobody's failure."""
+    files = ALL[:2]
+    ending = ResumableRunner(
+        functions.fail_or_fail_to_end, files, "result.pkl", timeout=0.1, max_workers=1,
+        mp_context=method, progress=False,
+    )  # fmt: skip
+    failures = ending.run().failures
+    assert [(failure.path, failure.kind) for failure in failures] == [
+        ("in/00.txt", "error"), ("in/01.txt", "timeout"),
+    ]  # fmt: skip
+
+
+def test_a_function_with_a_time_out_may_fork(folder: Path, method: str) -> None:
+    """A copy that leaves by an exception is gone at once: nobody waits for it until time is up."""
+    report = runner(functions.wait_for_copy, timeout=30, mp_context=method).run()
+    assert (report.completed, report.failures) == (10, [])
 
 
 def test_time_before_the_call_does_not_count(folder: Path) -> None:
@@ -145,6 +165,16 @@ def test_files_that_have_changed_may_be_done_again(folder: Path) -> None:
     assert again.pending() == []
 
 
+@pytest.mark.parametrize("function", [functions.append, functions.remove])
+def test_files_that_change_during_a_run_were_done_in_it(folder: Path, function: Any) -> None:
+    """The report counts what the run did, whatever became of its inputs."""
+    report = runner(function, rerun_changed=True).run()
+    assert (report.total, report.completed, report.skipped, report.remaining) == (10, 10, 0, 0)
+    Path("in/10.txt").write_text("10")
+    report = runner(function, rerun_changed=True).run()
+    assert (report.completed, report.skipped, report.remaining) == (report.total, 0, 0)
+
+
 def test_big_files_may_come_first(folder: Path) -> None:
     """Whatever their names are."""
     for number, path in enumerate(ALL):
@@ -179,6 +209,29 @@ def test_every_file_may_have_a_worker_of_its_own(folder: Path) -> None:
     """As many processes as files, one after the other."""
     assert runner(functions.number_in, max_tasks_per_child=1, max_workers=1).run().completed == 10
     assert len(functions.callers()) == 10
+
+
+def test_a_worker_that_does_not_leave_is_ended(folder: Path, stage: Stage) -> None:
+    """Nobody waits for one that is stopped, or held by what its function has left running."""
+    running = runner(act, max_workers=2)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    begun = stage.wait_begun(2)
+    stage.cue(8)
+    begun |= stage.wait_begun(8)
+    stage.cue()
+    while len(running.results) < 9:  # no event tells of it
+        pass
+    (last,) = set(begun) - set(running.results)
+    (idle,) = set(begun.values()) - {begun[last]}
+    os.kill(idle, signal.SIGSTOP)
+    stage.cue()
+    thread.join(PATIENCE)
+    if waited_for := thread.is_alive():
+        os.kill(idle, signal.SIGKILL)
+        thread.join()
+    assert (reports[0].completed, reports[0].stopped, waited_for) == (10, False, False)
 
 
 # Stops.
@@ -233,6 +286,22 @@ def test_a_run_can_be_stopped_before_a_worker_is_ready(folder: Path, method: str
     running.stop()
     thread.join()
     assert reports[0].remaining == 10
+
+
+def test_a_stop_is_not_taken_for_an_initializer_that_failed(
+    folder: Path, stage: Stage, method: str
+) -> None:
+    """Whatever that does when it is told to end; and the run returns as after any stop."""
+    running = runner(
+        functions.number_in, mp_context=method, initializer=functions.load_until_told_to_end
+    )
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    stage.wait_begun(3)
+    running.stop()
+    thread.join()
+    assert (reports[0].stopped, reports[0].remaining) == (True, 10)
 
 
 def test_failures_are_what_they_were(folder: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_crash_in_native_code_leaves_its_traceback(folder: Path, method: str) 
     (failure,) = runner(functions.sabotage, mp_context=method).run().failures
     assert "Segmentation fault" in failure.traceback
     assert "in sabotage" in failure.traceback
-    assert "workers.py" not in failure.traceback
+    assert "worker_process.py" not in failure.traceback
 
 
 def test_failed_files_are_tried_again(folder: Path, method: str) -> None:
@@ -381,7 +381,8 @@ def test_a_checkpoint_that_disappears_is_an_error(folder: Path, method: str) -> 
 
 
 def test_too_few_descriptors_are_an_error_at_any_number(folder: Path) -> None:
-    """Wherever they run out, there is an error or a good end, and nobody is left waiting."""
+    """Wherever they run out, there is an error or a good end, and nobody is left waiting; with
+    enough of them the same runner does the rest."""
     program = """
 import resource, sys
 from resumable_pool import ResumableRunner, WorkerStartError, SaverError
@@ -390,13 +391,17 @@ limit = int(sys.argv[1])
 runner = ResumableRunner(
     number_in, "in/*.txt", "result.pkl", max_workers=4, mp_context="fork", progress=False
 )
-resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
 try:
     runner.run()
 except (WorkerStartError, SaverError, OSError) as error:
     assert "Too many open files" in str(error) or "too many open files" in str(error), error
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
+runner.run()
+assert len(runner.results) == 10
 """
-    for limit in range(6, 40, 3):
+    for limit in range(4, 40, 3):
         command = [sys.executable, "-c", program, str(limit)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         subprocess.run(command, check=True, timeout=PATIENCE, env=environment)

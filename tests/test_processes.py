@@ -1,0 +1,35 @@
+"""A child process as its parent sees it, with real ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.connection import wait
+
+import pytest
+
+from resumable_pool import processes
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def leave(status: int) -> None:
+    os._exit(status)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_how_a_child_ended_is_told(method: str, status: int) -> None:
+    """Whoever started it."""
+    context = multiprocessing.get_context(method)
+    child = processes.Child(context, "test", leave, (status,), ())
+    assert child.reap(in_peace=True) == status
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork server here")
+def test_an_end_that_the_fork_server_did_not_tell_is_unknown() -> None:
+    """It was killed, or the start of a process in another thread has been told; that is no status
+    of the child's."""
+    child = processes.Child(multiprocessing.get_context("forkserver"), "test", leave, (0,), ())
+    wait([child.sentinel])
+    os.read(child.sentinel, 100)
+    assert child.reap(in_peace=True) is None
