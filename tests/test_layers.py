@@ -45,10 +45,10 @@ LAYERS = [
     "resumable_pool.display",
     "resumable_pool.progress",
     "resumable_pool.files",
-    "resumable_pool.values",
     "resumable_pool.dealing",
     "resumable_pool.clock",
     "resumable_pool.records",
+    "resumable_pool.values",
     "resumable_pool.forks",
     "resumable_pool.errors",
 ]

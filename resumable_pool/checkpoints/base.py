@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..records import Entry, Failure, Fingerprint, Outcome
+from ..values import pickle_value
 
 # Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
 # and anything behind.
@@ -44,6 +45,17 @@ class Checkpoint(Mapping[str, Any]):
         return (
             suffix == "" or suffix in SIDE_FILES or suffix.startswith(NEW_FILE)
         ) and os.path.realpath(other_folder) == os.path.realpath(folder)
+
+    # What a worker asks, which is sent this function by its name, and nothing else of a checkpoint.
+
+    @staticmethod
+    def encode(value: Any) -> bytes:
+        """What is saved of a result: the bytes that an outcome then carries to `save`.
+
+        Raises:
+            UnstorableValue: this format cannot hold it; the file has failed, with that reason.
+        """
+        return pickle_value(value)
 
     # What the saver asks.
 
