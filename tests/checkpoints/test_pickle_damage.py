@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import PickleFile, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Scan, pid_field, read_header
+from resumable_pool.checkpoints import PickleFile, append_file, disk, pickle_file
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, pid_field, read_header
+from resumable_pool.checkpoints.pickle_scan import Scan
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 from .test_pickle_file import NeedsProtocol4
@@ -249,8 +250,9 @@ class _Recorder:
         self.forced = path.read_bytes()
         self.writes: list[tuple[int, bytes]] = []
         self.crashes: list[tuple[bytes, list[tuple[int, bytes]]]] = []
+        monkeypatch.setattr(append_file, "write_at", self._write_at)
         monkeypatch.setattr(pickle_file, "write_at", self._write_at)
-        monkeypatch.setattr(pickle_file, "force", self._force)
+        monkeypatch.setattr(append_file, "force", self._force)
 
     def _write_at(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         disk.write_at(fd, data, offset)
