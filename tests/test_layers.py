@@ -31,6 +31,7 @@ LAYERS = [
     "resumable_pool.options",
     "resumable_pool.plan",
     "resumable_pool.checkpoints",
+    "resumable_pool.checkpoints.json_lines",
     "resumable_pool.checkpoints.pickle_file",
     "resumable_pool.checkpoints.append_file",
     "resumable_pool.checkpoints.pickle_scan",

@@ -6,11 +6,17 @@ import os
 from pathlib import PurePath
 
 from .base import Checkpoint
+from .json_lines import JsonLines
 from .pickle_file import PickleFile
 
-__all__ = ["Checkpoint", "PickleFile", "checkpoint_at", "open_checkpoint"]
+__all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "open_checkpoint"]
 
-_FORMATS: dict[str, type[Checkpoint]] = {".pkl": PickleFile, ".pickle": PickleFile}
+
+_FORMATS: dict[str, type[Checkpoint]] = {
+    ".pkl": PickleFile,
+    ".pickle": PickleFile,
+    ".jsonl": JsonLines,
+}
 
 
 def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
