@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import PurePath
 
 from .base import Checkpoint
@@ -12,10 +13,19 @@ from .pickle_file import PickleFile
 __all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "open_checkpoint"]
 
 
-_FORMATS: dict[str, type[Checkpoint]] = {
+def _sqlite_file(path: str) -> Checkpoint:
+    from .sqlite import SqliteFile  # not every Python is built with SQLite
+
+    return SqliteFile(path)
+
+
+_FORMATS: dict[str, Callable[[str], Checkpoint]] = {
     ".pkl": PickleFile,
     ".pickle": PickleFile,
     ".jsonl": JsonLines,
+    ".sqlite": _sqlite_file,
+    ".sqlite3": _sqlite_file,
+    ".db": _sqlite_file,
 }
 
 
