@@ -53,7 +53,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     `dict(open_checkpoint("result.pkl"))` is the same as loading the file with `pickle`, but
     `open_checkpoint` finds the keys without unpickling a value, reads a value only when it is
-    asked for it, verifies its checksum, and knows the failures (`.failures()`).
+    asked for it, verifies its checksum, and knows the failures (`.failures()`). It reads all
+    formats alike.
 
     Raises:
         FileNotFoundError: there is no such file; none is made.
