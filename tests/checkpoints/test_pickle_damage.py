@@ -187,6 +187,39 @@ def test_damage_before_a_sound_record_is_refused(path: Path, of_record: int) -> 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("of_record", [0, 2, 14, 48, 52])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_compacting_keeps_what_is_around_damage(path: Path, number: int, of_record: int) -> None:
+    """A record that no run would read past costs itself: check() says where it was, compact() saves
+    the others, and then runs go on."""
+    write(path, *(result(f"file {number}", number) for number in range(4)), failed("bad"))
+    start = [FIRST_RECORD, *_ends(path)][number]
+    damaged = _damaged(path.read_bytes(), start + of_record, b"\x40")
+    path.write_bytes(damaged)
+    (finding,) = PickleFile(path).check()
+    assert f"bytes from byte {start:,} on" in finding
+    assert path.read_bytes() == damaged
+    first, *_ = PickleFile(path).compact()
+    assert first == finding
+    expected = {f"file {other}": other for other in range(4) if other != number}
+    assert plain(path) == dict(open_checkpoint(path)) == expected
+    assert list(open_checkpoint(path).failures()) == ["bad"]
+    write(path, result("new", 1))
+    assert plain(path) == {**expected, "new": 1}
+
+
+def test_a_record_that_is_damaged_under_a_reader_is_missing(path: Path) -> None:
+    """What the reader has found before is not taken for granted."""
+    write(path, result("first", 1), result("second", 2))
+    reader = open_checkpoint(path)
+    assert reader["first"] == 1
+    path.write_bytes(path.read_bytes().replace(b"first", b"worst"))
+    for attempt in (reader.fingerprint, reader.read):
+        with pytest.raises(KeyError, match="first"):
+            attempt("first")
+    assert reader["second"] == 2
+
+
 def test_the_lock_is_free_after_a_refusal(path: Path) -> None:
     """Who refused a damaged file does not hold it: it opens as soon as it is put right."""
     write(path, result("first", 1), result("second", 2))

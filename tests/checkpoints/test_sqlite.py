@@ -132,6 +132,19 @@ def test_a_reader_that_stays_does_not_disturb_the_writer(path: Path) -> None:
     assert dict(open_checkpoint(path)) == {"a": 1, "b": 2, "c": 3}
 
 
+def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
+    """While the log cannot be taken into the file, there is no replacing it: nothing is changed."""
+    write(path, result("a", 1), result("a", 2))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN")
+        db.execute("SELECT path FROM results").fetchall()
+        with pytest.raises(OSError, match="somebody is reading the database"):
+            SqliteFile(path).compact()
+    assert not Path(f"{path}.bak").exists()
+    assert dict(open_checkpoint(path)) == {"a": 2}
+
+
 def test_without_wal_mode_it_works_as_well(path: Path) -> None:
     """Where somebody is reading as the run begins, or the file system has no shared memory."""
     write(path, result("a", 1))
