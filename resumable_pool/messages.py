@@ -26,6 +26,7 @@ class Setup:
     function: Callable[[str], Any]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    encode: Callable[[Any], bytes]  # what the checkpoint holds of a result
     timeout: float | None
     watched: bool = False  # whether it leaves word of where it is when that is over
 

@@ -68,7 +68,9 @@ def check_options(
     checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
     if checked_timeout == 0:
         raise ValueError("timeout must be more than 0 seconds; None is for no limit")
-    setup = _check_setup(function, initializer, initargs, checked_timeout)
+    checked_checkpoint = _check_checkpoint(checkpoint)
+    encode = checked_checkpoint.encode
+    setup = _check_setup(function, initializer, initargs, encode, checked_timeout)
     choices = Choices(
         retry_failed=_check_bool("retry_failed", retry_failed),
         rerun_changed=_check_bool("rerun_changed", rerun_changed),
@@ -77,7 +79,7 @@ def check_options(
     return Options(
         setup=setup,
         pattern=check_pattern(pattern),
-        checkpoint=_check_checkpoint(checkpoint),
+        checkpoint=checked_checkpoint,
         max_workers=_check_max_workers(max_workers),
         context=_check_context(mp_context, setup),
         max_tasks_per_child=_check_limit("max_tasks_per_child", max_tasks_per_child, 1),
@@ -116,7 +118,13 @@ def _check_seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_setup(function: Any, initializer: Any, initargs: Any, timeout: float | None) -> Setup:
+def _check_setup(
+    function: Any,
+    initializer: Any,
+    initargs: Any,
+    encode: Callable[[Any], bytes],
+    timeout: float | None,
+) -> Setup:
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
@@ -127,7 +135,7 @@ def _check_setup(function: Any, initializer: Any, initargs: Any, timeout: float 
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(function, initializer, tuple(initargs), timeout)
+    return Setup(function, initializer, tuple(initargs), encode, timeout)
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:

@@ -5,10 +5,11 @@ Knows nothing of processes, pipes or the checkpoint's format.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+from .values import read_value
 
 WorkerState = Literal["starting", "idle", "busy"]
 FailureKind = Literal["error", "crashed", "timeout"]
@@ -63,7 +64,8 @@ class Outcome:
 
     Attributes:
         path: the file.
-        pickled: the value as the worker pickled it, or `None` for a failure.
+        pickled: the bytes that the worker made of the value: its pickle, or JSON if that is what
+            the checkpoint holds; `None` for a failure.
         checksum: crc32 of `pickled`, made by the worker.
         failure: the failure, or `None` for a value.
         seconds: how long the function took.
@@ -86,10 +88,10 @@ class Outcome:
 
     @property
     def value(self) -> Any:
-        """The value, unpickled anew at each access; raises `ValueError` for a failure."""
+        """The value, made anew of its bytes at each access; raises `ValueError` for a failure."""
         if self.pickled is None:
             raise ValueError(f"{self.path!r} failed, there is no value: {self.failure}")
-        return pickle.loads(self.pickled)
+        return read_value(self.pickled)
 
 
 class WorkerStatus(NamedTuple):

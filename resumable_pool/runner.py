@@ -61,7 +61,8 @@ class ResumableRunner(Generic[Result]):
             files count, and never the checkpoint itself; they are processed in sorted order.
             Relative paths start at the directory in which `run` is called, and each call of
             `function` finds itself there.
-        checkpoint: where results are saved; the suffix names the format: `.pkl` or `.pickle`.
+        checkpoint: where results are saved; the suffix names the format: `.pkl` or `.pickle` (any
+            result), `.jsonl` (results that are JSON), `.sqlite`, `.sqlite3` or `.db`.
         max_workers: how many worker processes; by default as many as this process may use
             processors. Never more are started than there are files to do.
         initializer: called once in each worker before its first file: load a model here.

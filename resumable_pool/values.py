@@ -1,10 +1,11 @@
-"""A result into bytes: pickled so that it can be read again, in the process that made it.
+"""A result into bytes that can be read again, in the process that made it, and back.
 
 Knows nothing of processes, or of where the bytes go.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import types
@@ -18,8 +19,12 @@ PROTOCOL = 3
 _SCRIPT_IN_CHILD = "__mp_main__"
 
 
+# What JSON gives back as it was.
+_JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
 class UnstorableValue(Exception):
-    """The value cannot be pickled, or its pickle cannot be read again; says which, and why."""
+    """The value cannot be turned into bytes, or not be read from them again; says why."""
 
 
 def pickle_value(value: Any) -> bytes:
@@ -52,6 +57,63 @@ def _dumps(value: Any) -> bytes:
         except Exception:
             pass
         raise  # what protocol 3 said is the clearer of the two
+
+
+def json_value(value: Any) -> bytes:
+    """`value` as JSON: one line of ASCII, as `json.dumps` makes it, so that tuples become arrays.
+
+    Raises:
+        UnstorableValue: it holds something that is not JSON. Such are also NaN and infinity, which
+            other readers refuse, and keys that are no text, which would come back as text.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False)
+        _check_keys(value)
+    except BaseException as error:
+        raise UnstorableValue("the result is not JSON") from error
+    return text.encode("ascii")
+
+
+def json_or_pickle(value: Any) -> bytes:
+    """JSON if that gives back exactly `value`; otherwise, for a tuple say, its pickle.
+
+    Raises:
+        UnstorableValue: as `pickle_value` does.
+    """
+    try:
+        if _comes_back_as_it_was(value):
+            return json_value(value)
+    except (UnstorableValue, RecursionError):  # NaN, or a list that contains itself
+        pass
+    return pickle_value(value)
+
+
+def read_value(data: bytes) -> Any:
+    """The value that one of the above has made these bytes of."""
+    # Every pickle since protocol 2 begins with this opcode, and no JSON does.
+    return pickle.loads(data) if data.startswith(b"\x80") else json.loads(data)
+
+
+def _check_keys(value: Any) -> None:
+    """Raise `TypeError` for a key that `json.dumps` would turn into text without a word."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"keys must be str, not {type(key).__name__}")
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        _check_keys(item)
+
+
+def _comes_back_as_it_was(value: Any) -> bool:
+    if type(value) is list:
+        return all(map(_comes_back_as_it_was, value))
+    if type(value) is dict:
+        keys_do = all(type(key) is str for key in value)
+        return keys_do and all(map(_comes_back_as_it_was, value.values()))
+    return type(value) in _JSON_SCALARS
 
 
 def name_script_main() -> None:

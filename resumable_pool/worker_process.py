@@ -1,8 +1,9 @@
 """What runs in a worker process.
 
 It reads batches of paths from its own pipe, calls the user's function for one after the other,
-pickles what it returns and writes each outcome to its own pipe to the saver at once. When its pipe
-of paths is closed it says `Done`, with the number of outcomes, and is gone.
+turns what it returns into bytes, as the checkpoint's format says, and writes each outcome to its
+own pipe to the saver at once. When its pipe of paths is closed it says `Done`, with the number of
+outcomes, and is gone.
 
 Knows nothing of the checkpoint, of other workers, or of what is done about a failure.
 """
@@ -27,7 +28,7 @@ from .files import fingerprint
 from .frames import FrameWriter
 from .messages import Done, Finished, FromWorker, Hello, Ready, Setup, StartFailed
 from .records import Failure, Outcome
-from .values import UnstorableValue, name_script_main, pickle_value
+from .values import UnstorableValue, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
 
@@ -156,7 +157,7 @@ class _InWorker:
             with contextlib.suppress(RuntimeError):  # there can be no more threads
                 faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
         try:
-            return pickle_value(setup.function(path))
+            return setup.encode(setup.function(path))
         finally:
             self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
             if setup.watched:

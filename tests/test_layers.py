@@ -31,9 +31,17 @@ LAYERS = [
     "resumable_pool.options",
     "resumable_pool.plan",
     "resumable_pool.checkpoints",
+    "resumable_pool.checkpoints.sqlite",
+    "resumable_pool.checkpoints.sqlite_reader",
+    "resumable_pool.checkpoints.sqlite_layout",
+    "resumable_pool.checkpoints.json_lines",
     "resumable_pool.checkpoints.pickle_file",
+    "resumable_pool.checkpoints.append_file",
+    "resumable_pool.checkpoints.pickle_scan",
     "resumable_pool.checkpoints.pickle_layout",
+    "resumable_pool.checkpoints.indexed_file",
     "resumable_pool.checkpoints.standing",
+    "resumable_pool.checkpoints.rewriting",
     "resumable_pool.checkpoints.locked_file",
     "resumable_pool.checkpoints.disk",
     "resumable_pool.checkpoints.base",
@@ -45,10 +53,10 @@ LAYERS = [
     "resumable_pool.display",
     "resumable_pool.progress",
     "resumable_pool.files",
-    "resumable_pool.values",
     "resumable_pool.dealing",
     "resumable_pool.clock",
     "resumable_pool.records",
+    "resumable_pool.values",
     "resumable_pool.forks",
     "resumable_pool.errors",
 ]
@@ -129,6 +137,6 @@ def test_processes_share_no_locks(module: str) -> None:
 def test_the_imports_are_seen() -> None:
     """These tests look at something: the picture's main road is among what they see."""
     assert "resumable_pool.ring" in _imports("resumable_pool.runner")
-    assert "resumable_pool.forks" in _imports("resumable_pool.checkpoints.pickle_file")
+    assert "resumable_pool.forks" in _imports("resumable_pool.checkpoints.append_file")
     assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
     assert sum(len(list(_imports(module))) for module in MODULES) > 100

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from resumable_pool import values
-from resumable_pool.values import UnstorableValue, name_script_main, pickle_value
+from resumable_pool.values import (
+    UnstorableValue,
+    json_or_pickle,
+    json_value,
+    name_script_main,
+    pickle_value,
+    read_value,
+)
 
 
 class RaisesAtPickling:
@@ -123,6 +130,66 @@ def test_plain_values_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None
     assert pickle_value({"a": [1, 2.5, None, "text"]})
     with pytest.raises(UnstorableValue):
         pickle_value(types.SimpleNamespace(a=1))
+
+
+NOT_JSON = {
+    "a set": ({1}, "set"),
+    "bytes": ([b""], "bytes"),
+    "an object": ({"a": object()}, "object"),
+    "not a number": ([float("nan")], "float"),
+    "infinity": (float("-inf"), "float"),
+    "a number as key": ({"a": [{1: 2}]}, "keys must be str, not int"),
+    "None as key": (({None: 2},), "keys must be str, not NoneType"),
+    "a tuple as key": ({(1,): 2}, "tuple"),
+    "raises": (RaisesAtPickling(SystemExit(1)), "RaisesAtPickling"),
+}
+
+
+@pytest.mark.parametrize(("value", "reason"), NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_what_is_not_json_is_said_to_be_so(value: Any, reason: str) -> None:
+    """The cause names the type. Where a pickle would do as well, that is what is made of it."""
+    with pytest.raises(UnstorableValue, match=r"^the result is not JSON$") as caught:
+        json_value(value)
+    assert reason in str(caught.value.__cause__)
+
+
+def test_endless_values_are_not_json() -> None:
+    """A list that contains itself, and one that is too deep, are refused like any other."""
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (endless, deep):
+        with pytest.raises(UnstorableValue, match="not JSON"):
+            json_value(value)
+    assert json_or_pickle(endless).startswith(b"\x80")
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, 1.5, "\N{OWL}\n", [], {"a": [1, {"b": None}]}, -(10**400)]
+)
+def test_json_is_a_line_of_ascii_and_read_back(value: Any) -> None:
+    """Both ways of making it give the same."""
+    data = json_value(value)
+    assert data.isascii()
+    assert b"\n" not in data
+    assert read_value(data) == value
+    assert type(read_value(data)) is type(value)
+    assert json_or_pickle(value) == data
+
+
+class Text(str):
+    pass
+
+
+@pytest.mark.parametrize("value", [(), [(1,)], {"a": ()}, {1: 2}, Text("x"), {Text("x"): 1}, {1}])
+def test_what_json_would_change_is_pickled(value: Any) -> None:
+    """Were it only a list in place of a tuple, or text in place of a class of one's own."""
+    data = json_or_pickle(value)
+    assert data == pickle_value(value)
+    assert read_value(data) == value
+    assert type(read_value(data)) is type(value)
 
 
 @pytest.fixture

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import PurePath
 
 from .base import Checkpoint
+from .json_lines import JsonLines
 from .pickle_file import PickleFile
 
-__all__ = ["Checkpoint", "PickleFile", "checkpoint_at", "open_checkpoint"]
+__all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "open_checkpoint"]
 
-_FORMATS: dict[str, type[Checkpoint]] = {".pkl": PickleFile, ".pickle": PickleFile}
+
+def _sqlite_file(path: str) -> Checkpoint:
+    from .sqlite import SqliteFile  # not every Python is built with SQLite
+
+    return SqliteFile(path)
+
+
+_FORMATS: dict[str, Callable[[str], Checkpoint]] = {
+    ".pkl": PickleFile,
+    ".pickle": PickleFile,
+    ".jsonl": JsonLines,
+    ".sqlite": _sqlite_file,
+    ".sqlite3": _sqlite_file,
+    ".db": _sqlite_file,
+}
 
 
 def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
@@ -37,7 +53,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     `dict(open_checkpoint("result.pkl"))` is the same as loading the file with `pickle`, but
     `open_checkpoint` finds the keys without unpickling a value, reads a value only when it is
-    asked for it, verifies its checksum, and knows the failures (`.failures()`).
+    asked for it, verifies its checksum, and knows the failures (`.failures()`). It reads all
+    formats alike.
 
     Raises:
         FileNotFoundError: there is no such file; none is made.

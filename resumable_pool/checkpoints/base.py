@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..records import Entry, Failure, Fingerprint, Outcome
+from ..values import pickle_value
 
-# Files that a checkpoint may keep beside itself: its name and one of these, or its name, NEW_FILE
-# and anything behind.
-SIDE_FILES = (".lock", ".bak")
-NEW_FILE = ".new-"
+# Files that a checkpoint may keep beside itself have its name and one of these; what is still being
+# written has NEW_FILE and more behind the name that it will get.
+LOCK_FILE, OLD_FILE, NEW_FILE = ".lock", ".bak", ".new-"
+
+# What to do about a file that is something else, and about one that is not as it was written.
+FOREIGN_REMEDY = "Name another file, or move this one away."
+DAMAGE_REMEDY = "Restore it from a copy, or let compact() keep what is sound."
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -26,7 +30,16 @@ class Checkpoint(Mapping[str, Any]):
 
     Writing is the saver's alone: `open`, then `save` and `save_failures` with `sync` in between,
     then `close`, in one process.
+
+    A path has a value, or a failure, or both: a value that is saved ends a failure, but a failure
+    does not take the value away that is there.
+
+    Attributes:
+        path: where it is.
+        side_files: what it may keep beside itself: these ends of names behind its own.
     """
+
+    side_files: tuple[str, ...] = (LOCK_FILE, OLD_FILE)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
@@ -40,10 +53,21 @@ class Checkpoint(Mapping[str, Any]):
         other_folder, other_name = os.path.split(path)
         if not other_name.startswith(name):  # resolving links is slow, and only asked for a few
             return False
-        suffix = other_name[len(name) :]
-        return (
-            suffix == "" or suffix in SIDE_FILES or suffix.startswith(NEW_FILE)
-        ) and os.path.realpath(other_folder) == os.path.realpath(folder)
+        suffix = other_name[len(name) :].split(NEW_FILE)[0]
+        if suffix and suffix not in self.side_files:
+            return False
+        return os.path.realpath(other_folder) == os.path.realpath(folder)
+
+    # What a worker asks, which is sent this function by its name, and nothing else of a checkpoint.
+
+    @staticmethod
+    def encode(value: Any) -> bytes:
+        """What is saved of a result: the bytes that an outcome then carries to `save`.
+
+        Raises:
+            UnstorableValue: this format cannot hold it; the file has failed, with that reason.
+        """
+        return pickle_value(value)
 
     # What the saver asks.
 
@@ -136,3 +160,46 @@ class Checkpoint(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.completed())
+
+    # What a person asks.
+
+    @abstractmethod
+    def check(self) -> list[str]:
+        """Read all of it, with every checksum, and say what is wrong, a sentence each; nothing if
+        all is well. Unpickles nothing. At any time, in any process."""
+
+    @abstractmethod
+    def compact(self) -> list[str]:
+        """Rewrite it with the last sound value or failure of each path and nothing else; the old
+        file is kept beside it, and takes the place of an older one there.
+
+        Returns:
+            What was lost, if anything, and what was done, a sentence each.
+
+        Raises:
+            CheckpointLocked: a run is writing to it.
+            CheckpointError: it is something else.
+            FileNotFoundError: it is not there.
+        """
+
+
+class Failures(Mapping[str, Failure]):
+    """Path to `Failure`, read from a checkpoint at each access by these functions of it."""
+
+    def __init__(
+        self, paths: Callable[[], Collection[str]], read: Callable[[str], Failure]
+    ) -> None:
+        self._paths = paths
+        self._read = read
+
+    def __getitem__(self, path: str) -> Failure:
+        return self._read(path)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._paths()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._paths()))
+
+    def __len__(self) -> int:
+        return len(self._paths())

@@ -112,5 +112,5 @@ def unlock(path: str) -> None:
 
 
 def lock_file(path: str) -> str:
-    """The side file that carries the lock on Windows."""
-    return path + ".lock"
+    """The side file that carries the lock on Windows; that of a side file is itself."""
+    return path if path.endswith(".lock") else path + ".lock"

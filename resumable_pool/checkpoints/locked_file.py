@@ -13,7 +13,13 @@ from io import FileIO
 from .. import forks
 from ..errors import CheckpointLocked
 from .base import NEW_FILE
-from .disk import BINARY, force, force_folder, lock, write_at
+from .disk import BINARY, force, force_folder, lock, lock_file, read_at, write_at
+
+# The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
+_PID_OFFSET, _PID_LENGTH = 1, 20
+
+# What to say when the file that is written to cannot be found under its name any more.
+GONE = "it was removed, moved or replaced, with what was saved, meanwhile"
 
 
 def open_locked(
@@ -34,7 +40,11 @@ def open_locked(
     while True:
         if not os.path.exists(path):
             _make(path, empty)
-        file = forks.enter(FileIO(os.open(path, os.O_RDWR | BINARY), "r+"))
+        try:
+            fd = os.open(path, os.O_RDWR | BINARY)
+        except FileNotFoundError:
+            continue  # a lock file that its owner has just removed
+        file = forks.enter(FileIO(fd, "r+"))
         try:
             if not _lock(file, path, notes):
                 raise CheckpointLocked(path, holder(file.fileno()))
@@ -68,9 +78,47 @@ def is_at(file: FileIO, path: str) -> bool:
         return False
 
 
+def new_name(path: str) -> str:
+    """A name beside `path` that nobody has, for what will take its place."""
+    return f"{path}{NEW_FILE}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+# A format whose files have no room for the writer's process id has it in the lock file beside them.
+
+
+def sign(path: str) -> None:
+    """Say in the lock file that this process writes to `path`. Without it, nobody will know who."""
+    with contextlib.suppress(OSError):
+        fd = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY, 0o666)
+        try:
+            write_at(fd, str(os.getpid()).encode().ljust(_PID_LENGTH), _PID_OFFSET)
+        finally:
+            os.close(fd)
+
+
+def signer(path: str) -> int | None:
+    """The process that has signed last, if the lock file says so."""
+    try:
+        fd = os.open(lock_file(path), os.O_RDONLY | BINARY)
+    except OSError:
+        return None
+    try:
+        return int(read_at(fd, _PID_LENGTH, _PID_OFFSET))
+    except (OSError, ValueError):  # it has not come to sign yet
+        return None
+    finally:
+        os.close(fd)
+
+
+def unsign(path: str) -> None:
+    """Remove the lock file. Only who has the lock may; on Windows the lock itself prevents it."""
+    with contextlib.suppress(OSError):
+        os.unlink(lock_file(path))
+
+
 def _make(path: str, empty: bytes) -> None:
     """Make an empty file in one step: whoever finds it finds it whole."""
-    new = f"{path}{NEW_FILE}{os.getpid()}-{os.urandom(4).hex()}"
+    new = new_name(path)
     try:
         with open(new, "xb") as file:
             file.write(empty)

@@ -8,18 +8,19 @@ import pickle
 import subprocess
 import sys
 from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import resumable_pool
-from resumable_pool.checkpoints import PickleFile
+from resumable_pool.checkpoints import Checkpoint, checkpoint_at
 from resumable_pool.records import Failure, Fingerprint, Outcome
 from resumable_pool.values import pickle_value
 
 FINGERPRINT = Fingerprint(size=1234, mtime_ns=1_700_000_000_000_000_001)
+SUFFIXES = [".pkl", ".jsonl", ".sqlite"]  # one of each format
 PATIENCE_SECONDS = 60  # for another process; no test waits for it to pass
 
 
@@ -27,8 +28,8 @@ def pickled_result(path: str, pickled: bytes) -> Outcome:
     return Outcome(path, pickled, crc32(pickled), None, 0.25, 1, FINGERPRINT)
 
 
-def result(path: str, value: Any) -> Outcome:
-    return pickled_result(path, pickle_value(value))
+def result(path: str, value: Any, encode: Callable[[Any], bytes] = pickle_value) -> Outcome:
+    return pickled_result(path, encode(value))
 
 
 def failed(path: str, message: str = "ValueError: no") -> Outcome:
@@ -43,8 +44,8 @@ def plain(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[PickleFile]:
-    checkpoint = PickleFile(path)
+def writing(path: Path) -> Iterator[Any]:
+    checkpoint: Checkpoint = checkpoint_at(path)
     checkpoint.open()
     try:
         yield checkpoint
@@ -56,7 +57,7 @@ def write(path: Path, *outcomes: Outcome) -> None:
     """A closed checkpoint with these outcomes, each in a group of its own."""
     with writing(path) as checkpoint:
         for outcome in outcomes:
-            checkpoint.save([outcome])
+            (checkpoint.save if outcome.ok else checkpoint.save_failures)([outcome])
             checkpoint.sync()
 
 

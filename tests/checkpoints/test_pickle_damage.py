@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import PickleFile, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Scan, pid_field, read_header
+from resumable_pool.checkpoints import PickleFile, append_file, disk, pickle_file
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, pid_field, read_header
+from resumable_pool.checkpoints.pickle_scan import Scan
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 from .test_pickle_file import NeedsProtocol4
@@ -186,6 +187,39 @@ def test_damage_before_a_sound_record_is_refused(path: Path, of_record: int) -> 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("of_record", [0, 2, 14, 48, 52])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_compacting_keeps_what_is_around_damage(path: Path, number: int, of_record: int) -> None:
+    """A record that no run would read past costs itself: check() says where it was, compact() saves
+    the others, and then runs go on."""
+    write(path, *(result(f"file {number}", number) for number in range(4)), failed("bad"))
+    start = [FIRST_RECORD, *_ends(path)][number]
+    damaged = _damaged(path.read_bytes(), start + of_record, b"\x40")
+    path.write_bytes(damaged)
+    (finding,) = PickleFile(path).check()
+    assert f"bytes from byte {start:,} on" in finding
+    assert path.read_bytes() == damaged
+    first, *_ = PickleFile(path).compact()
+    assert first == finding
+    expected = {f"file {other}": other for other in range(4) if other != number}
+    assert plain(path) == dict(open_checkpoint(path)) == expected
+    assert list(open_checkpoint(path).failures()) == ["bad"]
+    write(path, result("new", 1))
+    assert plain(path) == {**expected, "new": 1}
+
+
+def test_a_record_that_is_damaged_under_a_reader_is_missing(path: Path) -> None:
+    """What the reader has found before is not taken for granted."""
+    write(path, result("first", 1), result("second", 2))
+    reader = open_checkpoint(path)
+    assert reader["first"] == 1
+    path.write_bytes(path.read_bytes().replace(b"first", b"worst"))
+    for attempt in (reader.fingerprint, reader.read):
+        with pytest.raises(KeyError, match="first"):
+            attempt("first")
+    assert reader["second"] == 2
+
+
 def test_the_lock_is_free_after_a_refusal(path: Path) -> None:
     """Who refused a damaged file does not hold it: it opens as soon as it is put right."""
     write(path, result("first", 1), result("second", 2))
@@ -249,8 +283,9 @@ class _Recorder:
         self.forced = path.read_bytes()
         self.writes: list[tuple[int, bytes]] = []
         self.crashes: list[tuple[bytes, list[tuple[int, bytes]]]] = []
+        monkeypatch.setattr(append_file, "write_at", self._write_at)
         monkeypatch.setattr(pickle_file, "write_at", self._write_at)
-        monkeypatch.setattr(pickle_file, "force", self._force)
+        monkeypatch.setattr(append_file, "force", self._force)
 
     def _write_at(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         disk.write_at(fd, data, offset)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import errno
 import pickle
-import tracemalloc
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import PickleFile, checkpoint_at, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Record
-from resumable_pool.checkpoints.standing import last_of_each_path
+from resumable_pool.checkpoints import PickleFile, append_file, disk
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 
@@ -221,71 +218,12 @@ def test_failures_are_invisible_to_plain_load(path: Path) -> None:
     assert "good" not in reader.failures()
 
 
-@pytest.mark.parametrize("synced", [False, True])
-def test_a_later_result_ends_a_failure(path: Path, synced: bool) -> None:
-    """A path that failed and then has a value is completed, and no failure any more."""
-    reader = PickleFile(path)
-    with writing(path) as checkpoint:
-        checkpoint.save_failures([failed("a"), failed("b")])
-        assert sorted(reader.failures()) == ["a", "b"]
-        if synced:
-            checkpoint.sync()
-        checkpoint.save([result("a", None)])
-        assert dict(reader) == {"a": None}
-        assert list(reader.failures()) == ["b"]
-        with pytest.raises(KeyError):
-            reader.failures()["a"]
-
-
-def test_a_later_failure_takes_the_place_of_an_earlier(path: Path) -> None:
-    """Of several failures of a path the last one stands."""
-    write(path, failed("a", "first"), failed("a", "second"))
-    failures = open_checkpoint(path).failures()
-    assert len(failures) == 1
-    assert failures["a"].message == "second"
-
-
-def test_a_checkpoint_is_resumed(path: Path) -> None:
-    """Opened again, a checkpoint keeps everything, and more is appended behind it."""
-    expected: dict[str, int] = {}
-    for run in range(4):
-        with writing(path) as checkpoint:
-            assert dict(checkpoint) == expected
-            checkpoint.save([result(f"{run}", run)])
-            checkpoint.save_failures([failed(f"bad {run}")])
-        expected[f"{run}"] = run
-        assert plain(path) == expected
-    assert len(open_checkpoint(path).failures()) == 4
-
-
 def test_resuming_only_appends(path: Path) -> None:
     """Opening and saving leave what is in the file where it is, to the byte."""
     write(path, result("a", 1), result("b", 2))
     before = path.read_bytes()
     write(path, result("c", 3))
     assert path.read_bytes().startswith(before[:-1] + b"C")
-
-
-def test_opening_says_nothing_about_a_sound_file(path: Path) -> None:
-    """The notes of open() are for what a person should know, and here is nothing."""
-    write(path, result("a", 1))
-    checkpoint = PickleFile(path)
-    assert checkpoint.open() == []
-    checkpoint.close()
-
-
-def test_an_empty_file_is_a_new_checkpoint(path: Path) -> None:
-    """A file of no bytes reads as empty and becomes a checkpoint when it is opened."""
-    path.touch()
-    assert dict(open_checkpoint(path)) == {}
-    write(path, result("a", 1))
-    assert plain(path) == {"a": 1}
-
-
-def test_nothing_is_left_beside_the_checkpoint(path: Path) -> None:
-    """Making, saving and closing leave one file in the folder."""
-    write(path, result("a", 1))
-    assert list(path.parent.iterdir()) == [path]
 
 
 def _other_version() -> bytes:
@@ -326,105 +264,6 @@ def test_foreign_files_are_refused(path: Path, content: bytes, reason: str) -> N
     path.rename(path.with_suffix(".txt"))  # and nobody holds it
 
 
-def test_a_checkpoint_is_a_read_only_mapping(path: Path) -> None:
-    """It has what a Mapping has, in the order of saving, and nothing to change it."""
-    write(path, result("b", 2), result("a", 1))
-    checkpoint = open_checkpoint(path)
-    assert isinstance(checkpoint, Mapping)
-    assert len(checkpoint) == 2
-    assert list(checkpoint) == list(checkpoint.keys()) == ["b", "a"]
-    assert list(checkpoint.values()) == [2, 1]
-    assert list(checkpoint.items()) == [("b", 2), ("a", 1)]
-    assert checkpoint == {"a": 1, "b": 2}
-    assert checkpoint.get("c", 3) == 3
-    assert 5 not in checkpoint
-    assert not hasattr(checkpoint, "__setitem__")
-
-
-def test_an_unknown_path_is_a_key_error(path: Path) -> None:
-    """A path that was never saved raises KeyError naming it, in values and in failures."""
-    write(path, result("a", 1))
-    checkpoint = open_checkpoint(path)
-    for mapping in (checkpoint, checkpoint.failures()):
-        assert "b" not in mapping
-        with pytest.raises(KeyError, match="b"):
-            mapping["b"]
-
-
-def test_values_are_unpickled_anew(path: Path) -> None:
-    """Changing a value that was read does not change what the next reader gets."""
-    write(path, result("a", [1]))
-    checkpoint = open_checkpoint(path)
-    checkpoint["a"].append(2)
-    assert checkpoint["a"] == [1]
-
-
-def test_iterating_survives_what_is_saved_meanwhile(path: Path) -> None:
-    """Somebody who iterates sees what was there when he began, and is not interrupted."""
-    with writing(path) as checkpoint:
-        checkpoint.save([result("a", 1), result("b", 2)])
-        seen = []
-        for key in checkpoint:
-            checkpoint.save([result(f"more {key}", 0)])
-            assert len(checkpoint) == len(seen) + 3
-            seen.append(key)
-        assert seen == ["a", "b"]
-
-
-def test_a_missing_file_reads_as_empty(path: Path) -> None:
-    """A checkpoint that is not there yet has nothing, and reading does not make it."""
-    checkpoint = PickleFile(path)
-    assert len(checkpoint) == len(checkpoint.failures()) == 0
-    assert dict(checkpoint) == {}
-    with pytest.raises(KeyError):
-        checkpoint["a"]
-    assert not path.exists()
-
-
-def test_open_checkpoint_wants_a_file(path: Path) -> None:
-    """open_checkpoint of a file that is not there raises, naming it, and makes none."""
-    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at '.*result\.pkl'"):
-        open_checkpoint(path)
-    assert not path.exists()
-
-
-def test_a_reader_notices_that_the_file_is_gone(path: Path) -> None:
-    """After the file was deleted a reader that knew it has nothing."""
-    write(path, result("a", 1))
-    reader = open_checkpoint(path)
-    path.unlink()
-    assert dict(reader) == {}
-    assert "a" not in reader
-
-
-@pytest.mark.parametrize("extra", [0, 1, 5], ids=["same size", "longer", "much longer"])
-def test_a_reader_notices_another_file_in_its_place(path: Path, extra: int) -> None:
-    """When another checkpoint is moved there, a reader has that one's values and no others."""
-    write(path, result("a", 1), failed("bad"))
-    reader = open_checkpoint(path)
-    assert len(reader.failures()) == 1
-    other = path.with_name("other.pkl")
-    more = [result(f"more {number}", number) for number in range(extra)]
-    write(other, result("b", 2), failed("sad"), *more)
-    other.replace(path)
-    assert "a" not in reader
-    assert dict(reader) == plain(path)
-    assert list(reader.failures()) == ["sad"]
-
-
-@pytest.mark.parametrize("extra", [0, 1, 5], ids=["same size", "longer", "much longer"])
-def test_a_reader_notices_another_content_of_the_file(path: Path, extra: int) -> None:
-    """When another checkpoint is copied over it (or a deleted one's inode is used again), a reader
-    has that one's values: never one under a path that it does not belong to."""
-    write(path, result("a", 1))
-    reader = open_checkpoint(path)
-    other = path.with_name("other.pkl")
-    write(other, result("b", 2), *(result(f"more {number}", number) for number in range(extra)))
-    path.write_bytes(other.read_bytes())
-    assert reader.get("a") is None
-    assert dict(reader) == plain(path)
-
-
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_reader_survives_the_return_of_an_older_copy(path: Path, in_place: bool) -> None:
     """When a backup was put back and the run went on from there, no path has another one's value;
@@ -462,127 +301,10 @@ def test_what_a_reader_saw_of_a_batch_that_did_not_fit_stays(
         checkpoint.save([result("before", 0)])
         if synced:
             checkpoint.sync()
-        monkeypatch.setattr(pickle_file, "write_at", write_in_part)
+        monkeypatch.setattr(append_file, "write_at", write_in_part)
         with pytest.raises(OSError, match="No space left"):
             checkpoint.save([result("seen", 1), result("torn", 2)])
         assert plain(path) == ({"before": 0} if synced else {})
         checkpoint.save([result("next", 3), result("and", 4), result("more", 5)])
         assert dict(reader) == {"before": 0, "seen": 1, "next": 3, "and": 4, "more": 5}
     assert plain(path) == dict(reader) == dict(open_checkpoint(path))
-
-
-def test_pickling_a_checkpoint_sends_its_path(path: Path) -> None:
-    """The saver process gets an equal checkpoint: the same file, nothing of the index."""
-    write(path, result("a", 1))
-    checkpoint = open_checkpoint(path)
-    assert checkpoint["a"] == 1
-    again = pickle.loads(pickle.dumps(checkpoint))
-    assert type(again) is PickleFile
-    assert again.path == checkpoint.path == str(path)
-    assert dict(again) == {"a": 1}
-
-
-def test_a_checkpoint_stays_where_it_was_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relative path is resolved once, so that changing the directory changes nothing."""
-    monkeypatch.chdir(tmp_path)
-    checkpoint = PickleFile("result.pkl")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert checkpoint.path == str(tmp_path / "result.pkl")
-    assert repr(checkpoint) == f"PickleFile({checkpoint.path!r})"
-
-
-@pytest.mark.parametrize("name", ["r.pkl", "r.pickle", "R.PKL", "a.b.pkl"])
-def test_the_suffix_names_the_format(tmp_path: Path, name: str) -> None:
-    """.pkl and .pickle, in any case, are pickle files."""
-    assert isinstance(checkpoint_at(tmp_path / name), PickleFile)
-    assert isinstance(checkpoint_at(str(tmp_path / name)), PickleFile)
-
-
-@pytest.mark.parametrize("name", ["r.txt", "r", "r.pkl.gz", ".pkl", ""])
-@pytest.mark.parametrize("function", [checkpoint_at, open_checkpoint])
-def test_unknown_suffixes_are_refused(function: Any, name: str) -> None:
-    """Any other suffix raises ValueError, which names the file and the suffixes that are known."""
-    with pytest.raises(ValueError, match=r"its suffix names the format.*\.pkl, \.pickle") as caught:
-        function(name)
-    assert repr(name) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", [b"r.pkl", 5, None])
-def test_what_is_no_path_is_refused(name: Any) -> None:
-    """Neither bytes nor anything else that is no path of text names a checkpoint."""
-    with pytest.raises(TypeError):
-        checkpoint_at(name)
-
-
-def test_a_checkpoint_owns_its_side_files(path: Path) -> None:
-    """It knows its own file and those beside it, so that they are never taken for inputs."""
-    checkpoint = PickleFile(path)
-    own = ["", ".lock", ".bak", ".new-1234-abcd"]
-    assert all(checkpoint.owns(f"{path}{suffix}") for suffix in own)
-    assert checkpoint.owns(str(path.parent / "." / path.name))
-    (path.parent / "link").symlink_to(path.parent)
-    assert checkpoint.owns(str(path.parent / "link" / path.name))
-    others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
-    assert not any(checkpoint.owns(str(other)) for other in others)
-
-
-def test_entries_tell_what_stands(path: Path) -> None:
-    """Each path once, with the last that was saved of it, values unread."""
-    assert list(PickleFile(path).entries()) == []
-    path.touch()
-    assert list(PickleFile(path).entries()) == []
-    write(path, result("a", 1), failed("a"), failed("b", "ValueError: old"), failed("b"),
-          result("c", TouchesAtUnpickling(path.with_name("witness"))), failed("d"), result("d", 2),
-          result("e", "x" * 100), result("e", ""))  # fmt: skip
-    (path.parent / "witness").unlink()  # the worker looked whether it can be unpickled
-    checkpoint = PickleFile(path)
-    entries = {entry.path: entry for entry in checkpoint.entries()}
-    assert len(entries) == len(list(checkpoint.entries()))
-    assert {path for path, entry in entries.items() if entry.failure is None} == {*"cde"}
-    assert {name: entries[name].failure for name in "ab"} == dict(checkpoint.failures())
-    assert (entries["a"].seconds, entries["a"].attempts) == (0.5, 2)
-    assert (entries["e"].seconds, entries["e"].attempts) == (0.25, 1)
-    assert entries["e"].size < 100  # not that of the one before
-    assert not (path.parent / "witness").exists()
-
-
-def test_entries_of_paths_that_share_a_hash(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told apart."""
-    monkeypatch.setattr("resumable_pool.checkpoints.standing._HASHES", 1)
-    write(path, result("a", 1), result("b", 1), result("c", 1), failed("b"))
-    failed_paths = {entry.path: entry.failure is not None for entry in PickleFile(path).entries()}
-    assert failed_paths == {"a": False, "b": True, "c": False}
-
-
-def test_entries_end_where_the_file_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved meanwhile does not make an entry come twice."""
-    with writing(path) as checkpoint:
-        checkpoint.save([result("a", 1), result("b", 1)])
-
-        def interrupted(first: Iterable[Record], second: Iterable[Record]) -> Iterator[Record]:
-            records = [*first]
-            checkpoint.save([result("a", 2), result("b", 2)])
-            return last_of_each_path(records, second)
-
-        monkeypatch.setattr(pickle_file, "last_of_each_path", interrupted)
-        assert [entry.path for entry in checkpoint.entries()] == ["a", "b"]
-
-
-def test_the_last_of_each_path_takes_little_memory() -> None:
-    """Less than a set of the paths would."""
-
-    def records() -> Iterator[Named]:
-        return (Named(f"folder/of/recordings/{number:06}.wav") for number in range(50_000))
-
-    tracemalloc.start()
-    assert sum(1 for _ in last_of_each_path(records(), records())) == 50_000
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < (1 << 24) + 500_000
-
-
-class Named(NamedTuple):
-    path: str

@@ -18,15 +18,14 @@ from resumable_pool.checkpoints.pickle_layout import (
     STOP,
     Header,
     Record,
-    Scan,
     decode_failure,
     encode,
     new_header,
     pid_field,
     read_header,
     read_payload,
-    read_record,
 )
+from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
 from .conftest import failed, result

@@ -1,171 +1,19 @@
-"""result.pkl and several processes: the lock, readers beside a writer, a full disk."""
+"""result.pkl and several processes, for plain `pickle.load`: beside a writer, on a full disk, after
+SIGKILL. What does not depend on it is in test_contract_processes.py."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from resumable_pool import CheckpointLocked
 from resumable_pool.checkpoints import PickleFile
 
 from .conftest import PATIENCE_SECONDS, plain, result, start_python, write, writing
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
-
-HOLDER = """
-import sys
-from resumable_pool.checkpoints import PickleFile
-checkpoint = PickleFile(sys.argv[1])
-checkpoint.open()
-print("open", flush=True)
-sys.stdin.read()
-checkpoint.close()
-"""
-
-
-@pytest.fixture
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the checkpoint open, until its stdin is closed."""
-    with start_python(HOLDER, path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        yield process
-        process.kill()
-
-
-def test_a_second_writer_is_refused(path: Path, holder: subprocess.Popen[str]) -> None:
-    """While another process writes, opening raises at once, and says which process that is."""
-    with pytest.raises(CheckpointLocked) as caught:
-        PickleFile(path).open()
-    assert caught.value.path == str(path)
-    assert caught.value.pid == holder.pid
-    assert f"process {holder.pid} is writing to it" in str(caught.value)
-
-
-def test_who_resumes_a_checkpoint_is_its_writer(path: Path) -> None:
-    """A refused process is told of the one that writes now, not of the one that made the file."""
-    write(path, result("a", 1))
-    with start_python(HOLDER, path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        with pytest.raises(CheckpointLocked) as caught:
-            PickleFile(path).open()
-        assert caught.value.pid == process.pid
-        process.communicate(timeout=PATIENCE_SECONDS)
-    assert plain(path) == {"a": 1}
-
-
-def test_readers_need_no_lock(path: Path, holder: subprocess.Popen[str]) -> None:
-    """While another process writes, plain pickle.load and our own reader work."""
-    assert plain(path) == dict(PickleFile(path)) == {}
-
-
-def test_the_lock_ends_with_the_writer(path: Path, holder: subprocess.Popen[str]) -> None:
-    """When the other process has closed the checkpoint, this one can open it."""
-    holder.communicate(timeout=PATIENCE_SECONDS)
-    assert holder.returncode == 0
-    write(path, result("a", 1))
-    assert plain(path) == {"a": 1}
-
-
-def test_the_lock_dies_with_a_killed_writer(path: Path, holder: subprocess.Popen[str]) -> None:
-    """SIGKILL of the process that writes frees the checkpoint."""
-    holder.kill()
-    holder.wait(PATIENCE_SECONDS)
-    write(path, result("a", 1))
-    assert plain(path) == {"a": 1}
-
-
-def test_a_refused_writer_leaves_the_name_of_the_first(
-    path: Path, holder: subprocess.Popen[str]
-) -> None:
-    """Refusing one process does not change what the next one is told."""
-    for _ in range(3):
-        with pytest.raises(CheckpointLocked) as caught:
-            PickleFile(path).open()
-        assert caught.value.pid == holder.pid
-
-
-def test_one_process_cannot_open_twice(path: Path) -> None:
-    """Two runs in two threads of one process exclude each other as well."""
-    with writing(path), pytest.raises(CheckpointLocked) as caught:
-        PickleFile(path).open()
-    assert caught.value.pid == os.getpid()
-
-
-def test_a_plain_reader_does_not_drop_the_lock(path: Path) -> None:
-    """Somebody who opens and closes the file in the writer's own process changes nothing."""
-    with writing(path):
-        plain(path)
-        with pytest.raises(CheckpointLocked):
-            PickleFile(path).open()
-
-
-@posix
-def test_a_forked_child_does_not_hold_the_lock(path: Path) -> None:
-    """What the writer's process has forked keeps nobody from the checkpoint after its end."""
-    waiting, release = os.pipe()
-    ready, tell = os.pipe()
-    checkpoint = PickleFile(path)
-    checkpoint.open()
-    child = os.fork()
-    if child == 0:
-        os.close(release)
-        os.write(tell, b"!")
-        os.read(waiting, 1)
-        os._exit(0)
-    os.read(ready, 1)
-    for end in (waiting, ready, tell):
-        os.close(end)
-    checkpoint.close()
-    write(path, result("a", 1))
-    assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child must live while the test opens"
-    os.close(release)
-    os.waitpid(child, 0)
-
-
-MAKERS = """
-import sys
-from resumable_pool import CheckpointLocked
-from resumable_pool.checkpoints import PickleFile
-checkpoint = PickleFile(sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    checkpoint.open()
-except CheckpointLocked:
-    print("locked", flush=True)
-else:
-    print("open", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_of_several_makers_one_wins(path: Path) -> None:
-    """When several processes make the same checkpoint at once, one has it, the others are told."""
-    makers = [start_python(MAKERS, path) for _ in range(4)]
-    answers = []
-    for message in ("ready", "answer"):
-        answers = []
-        for maker in makers:
-            assert maker.stdout is not None
-            answers.append(maker.stdout.readline().strip())
-        if message == "ready":
-            for maker in makers:
-                assert maker.stdin is not None
-                maker.stdin.write("go\n")
-                maker.stdin.flush()
-    for maker in makers:
-        maker.communicate(timeout=PATIENCE_SECONDS)
-    assert sorted(answers) == ["locked", "locked", "locked", "open"]
-    assert list(path.parent.iterdir()) == [path]
-
 
 READER = """
 import pickle, sys

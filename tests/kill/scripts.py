@@ -29,7 +29,7 @@ from tests.stage import act
 {definitions}
 if __name__ == "__main__":
     runner = ResumableRunner(
-        {function}, "in/*.txt", "result.pkl", max_workers=3, mp_context={method!r}, {options}
+        {function}, "in/*.txt", {checkpoint!r}, max_workers=3, mp_context={method!r}, {options}
     )
     print("running", file=sys.stderr, flush=True)
     print(runner.run())
@@ -46,12 +46,17 @@ class Script:
         function: str = "act",
         definitions: str = "",
         options: str = "",
+        checkpoint: str = "result.pkl",
     ) -> None:
         self.folder = folder
         self.path = folder / "script.py"
         self.path.write_text(
             TEMPLATE.format(
-                method=method, function=function, definitions=definitions, options=options
+                method=method,
+                function=function,
+                definitions=definitions,
+                options=options,
+                checkpoint=checkpoint,
             )
         )
         self._mark = uuid.uuid4().hex

@@ -1,0 +1,166 @@
+"""A checkpoint in one file of records, each appended behind the last: what .pkl and .jsonl share.
+
+    record  record  record  terminator                            committed
+    record  record  record  terminator  record  rec               appended to, and killed
+
+What is appended survives the death of any process. `sync` forces it to the disk and then commits
+it: the format changes one byte to say that everything before is on the disk for sure. So a record
+that is not sound is either damage, which is refused, or a write that was cut short, which is cut
+off: it depends on whether anything committed comes after it.
+
+Knows nothing of what a record looks like: the formats say that in the first methods below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from .. import forks
+from ..errors import CheckpointLocked
+from ..records import Outcome
+from .disk import force, read_at, unlock, write_at
+from .indexed_file import IndexedFile, RecordScan
+from .locked_file import GONE, is_at, open_locked
+from .rewriting import put_in_place, write_beside
+
+
+class AppendFile(IndexedFile):
+    """A checkpoint in one file that is appended to. Abstract: `PickleFile` and `JsonLines` are so.
+
+    One object serves a reader in any process, or, after `open`, the saver as the only writer. When
+    records are appended the terminator is left standing in front of them; a commit replaces it.
+    """
+
+    # What a format says of its bytes.
+
+    @abstractmethod
+    def _new_file(self) -> bytes:
+        """What a new file consists of."""
+
+    @abstractmethod
+    def _encode(self, outcome: Outcome) -> bytes:
+        """A record of `outcome`."""
+
+    @abstractmethod
+    def _mark_committed(self, fd: int) -> None:
+        """Change the byte that says that everything up to `_end` is on the disk."""
+
+    def _mend(self, fd: int, scan: RecordScan) -> None:
+        """What is left to do for a file whose torn end has been cut off."""
+
+    @abstractmethod
+    def _sign(self, fd: int) -> None:
+        """Write down that this process is the writer."""
+
+    @abstractmethod
+    def _signer(self, fd: int) -> int | None:
+        """The process that has signed last."""
+
+    # Writing. What was appended since the last commit stands between `_commit` and `_end`.
+
+    def open(self) -> list[str]:
+        notes: list[str] = []
+        fd = self._take(notes)
+        try:
+            self._recognise(fd)
+            self._recover(fd, notes)
+            self._sign(fd)
+        except BaseException:
+            self._release()
+            raise
+        return notes
+
+    def _take(self, notes: list[str]) -> int:
+        self._file = open_locked(self.path, self._new_file(), self._signer, notes)
+        return self._file.fileno()
+
+    def _release(self) -> None:
+        forks.close(self._file)
+        unlock(self.path)
+
+    def _recover(self, fd: int, notes: list[str]) -> None:
+        """Take in whole records that were not committed, cut off a torn one."""
+        scan = self._scan(fd, self._first)
+        for _ in self._whole(scan):
+            pass
+        self._end, self._commit = scan.end, scan.committed
+        torn = os.fstat(fd).st_size - (self._end + len(self._terminator))
+        if torn > 0:
+            notes.append(f"{self.path!r}: cut off an unfinished end of {torn:,} bytes")
+        if read_at(fd, len(self._terminator) + 1, self._end) != self._terminator:
+            self._end_here(fd)
+        self._mend(fd, scan)
+        self.sync()
+
+    def _end_here(self, fd: int) -> None:
+        write_at(fd, self._terminator, self._end)
+        os.ftruncate(fd, self._end + len(self._terminator))
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        data = b"".join([*map(self._encode, outcomes), self._terminator])
+        skipped = len(self._terminator) if self._end == self._commit else 0
+        fd = self._file.fileno()
+        try:
+            write_at(fd, memoryview(data)[skipped:], self._end + skipped)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._keep_whole_records(fd)
+            raise
+        self._end += len(data) - len(self._terminator)
+
+    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+        self.save(outcomes)
+
+    def _keep_whole_records(self, fd: int) -> None:
+        """After a write that was cut short. What is whole stays, since a reader may know of it."""
+        scan = self._scan(fd, self._end)
+        for _ in scan:
+            pass
+        self._end = scan.end
+        self._end_here(fd)
+
+    def sync(self) -> None:
+        if not is_at(self._file, self.path):
+            raise FileNotFoundError(errno.ENOENT, GONE)
+        if self._end != self._commit:
+            force(self._file.fileno())
+            self._mark_committed(self._file.fileno())
+            self._commit = self._end
+
+    def close(self) -> None:
+        try:
+            self.sync()
+            force(self._file.fileno())
+        finally:
+            self._release()
+
+    def settle(self) -> None:
+        self.completed()
+        if self._unsettled:
+            with contextlib.suppress(CheckpointLocked, OSError):
+                self.open()
+                self.close()
+
+    def compact(self) -> list[str]:
+        if not os.path.exists(self.path):
+            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
+        notes: list[str] = []
+        fd = self._take(notes)
+        try:
+            self._recognise(fd)
+            self._sign(fd)
+            index = self._verify(fd, notes)
+            starts = [*index.results.values(), *index.failures.values()]
+            outcomes = (self._outcome_at(fd, start) for start in starts)
+            new, done = write_beside(self, filter(None, outcomes))
+            if sys.platform == "win32":  # nobody may replace an open file there
+                forks.close(self._file)
+            notes += [done, put_in_place(new, self.path)]
+        finally:
+            self._release()
+        return notes

@@ -1,0 +1,287 @@
+"""A file of records, read by an index of where they start: the reading half of append_file.py.
+
+Keys are found without reading values, as far as the format can; values are read one by one, when
+somebody asks for them. Knows nothing of what a record looks like: the formats say that in the first
+methods below. Never writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol
+
+from ..errors import CheckpointError
+from ..records import Entry, Failure, Fingerprint, Outcome
+from .base import Checkpoint, Failures
+from .disk import BINARY, read_at
+from .standing import last_of_each_path
+
+# A record's last bytes tell it from others. As long as they are the same where the scan has ended,
+# what was scanned is still there.
+_TAIL_LENGTH = 11
+
+
+class Found(Protocol):
+    """A record, as a scan finds it."""
+
+    @property
+    def path(self) -> str:
+        """Whose it is."""
+
+    @property
+    def start(self) -> int:
+        """Where it starts."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is of a failure."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether its value is what was saved, as far as that was looked at."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the function took."""
+
+    @property
+    def attempts(self) -> int:
+        """How often the file has been tried."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes its value or failure takes."""
+
+
+class RecordScan(Protocol):
+    """One pass over the records of a file, as far as they are sound.
+
+    Attributes:
+        end: behind the last sound record.
+    """
+
+    end: int
+
+    def __iter__(self) -> Iterator[Found]:
+        """The records up to the first that is not sound; again after `skip_damage`."""
+
+    @property
+    def committed(self) -> int:
+        """The end of what has been committed."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether plain readers miss what was found, or stumble over what stands behind."""
+
+    def refuse_damage(self, path: str) -> None:
+        """Raise `CheckpointError` if what stands behind `end` is no write that was cut short."""
+
+    def skip_damage(self) -> str | None:
+        """Move `end` behind what is not sound. Says what that is; `None` if it is the torn end."""
+
+
+class Index:
+    """Where each path's last record starts."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
+
+    def enter(self, record: Found, sound: bool) -> None:
+        """Take note of the next record. One that is not sound is as good as none, but it does not
+        bring back what it stood for instead of."""
+        self.failures.pop(record.path, None)
+        index = self.failures if record.failed else self.results
+        index.pop(record.path, None)
+        if sound:
+            index[record.path] = record.start
+
+
+class IndexedFile(Checkpoint):
+    """The reading half of a checkpoint in one file of records. Abstract."""
+
+    # Where the first record starts, and what stands behind the last.
+    _first = 0
+    _terminator = b""
+
+    _scanned: int
+    _tail: bytes
+    _seen: tuple[tuple[int, int], int, int]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._forget()
+
+    def __reduce__(self) -> tuple[type[IndexedFile], tuple[str]]:
+        return type(self), (self.path,)
+
+    # What a format says of its bytes.
+
+    @abstractmethod
+    def _recognise(self, fd: int) -> bool:
+        """Read what stands before the first record. Returns whether it is as it was the last time;
+        raises `CheckpointError` if this is no such file."""
+
+    @abstractmethod
+    def _scan(self, fd: int, start: int) -> RecordScan:
+        """A scan of the records from `start` on."""
+
+    @abstractmethod
+    def _outcome_at(self, fd: int, start: int) -> Outcome | None:
+        """What the record at `start` was made of; `None` if it is not sound."""
+
+    # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
+    # close, nothing to inherit.
+
+    def completed(self) -> Collection[str]:
+        with self._reading():
+            return self._index.results.keys()
+
+    def failures(self) -> Mapping[str, Failure]:
+        return Failures(self._failed, self._read_failure)
+
+    def read(self, path: str) -> Any:
+        with self._reading() as fd:
+            outcome = self._outcome(fd, path, self._index.results)
+        return outcome.value
+
+    def fingerprint(self, path: str) -> Fingerprint:
+        with self._reading() as fd:
+            return self._outcome(fd, path, self._index.results).fingerprint
+
+    def outcome(self, path: str) -> Outcome:
+        with self._reading() as fd:
+            index = self._index
+            return self._outcome(
+                fd, path, index.failures if path in index.failures else index.results
+            )
+
+    def entries(self) -> Iterator[Entry]:
+        with self._opened() as fd:
+            if fd >= 0:
+                self._recognise(fd)
+                # Both scans are made now, so that they end at the same record.
+                passes = [self._whole(self._scan(fd, self._first)) for _ in range(2)]
+                for record in last_of_each_path(*passes):
+                    if record.sound:
+                        yield from self._entry(fd, record)
+
+    def _entry(self, fd: int, record: Found) -> Iterator[Entry]:
+        """What there is to say of `record`: nothing if it is a failure that is damaged."""
+        failure = None
+        if record.failed:
+            outcome = self._outcome_at(fd, record.start)
+            if outcome is None:
+                return
+            failure = outcome.failure
+        yield Entry(record.path, failure, record.seconds, record.attempts, record.size)
+
+    def _failed(self) -> Collection[str]:
+        with self._reading():
+            return self._index.failures.keys()
+
+    def _read_failure(self, path: str) -> Failure:
+        with self._reading() as fd:
+            failure = self._outcome(fd, path, self._index.failures).failure
+        assert failure is not None
+        return failure
+
+    def _outcome(self, fd: int, path: str, index: dict[str, int]) -> Outcome:
+        outcome = self._outcome_at(fd, index[path])
+        if outcome is None or outcome.path != path or outcome.ok != (index is self._index.results):
+            del index[path]  # damaged: as good as missing
+            raise KeyError(path)
+        return outcome
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file's descriptor; -1 if there is nothing to read."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | BINARY)
+        except FileNotFoundError:
+            yield -1
+            return
+        try:  # of an empty file, the saver will make a checkpoint
+            yield fd if os.fstat(fd).st_size else -1
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[int]:
+        """The same, with the index up to date."""
+        with self._opened() as fd:
+            if fd < 0:
+                self._forget()
+            else:
+                self._update_index(fd)
+            yield fd
+
+    def _update_index(self, fd: int) -> None:
+        status = os.fstat(fd)
+        file, size = (status.st_dev, status.st_ino), status.st_size
+        if (file, size, status.st_mtime_ns) == self._seen:
+            return
+        known = self._recognise(fd) and file == self._seen[0]
+        if not known or self._tail != self._read_tail(fd):
+            self._forget()  # this is another file, or an older copy
+        scan = self._scan(fd, self._scanned)
+        for record in self._whole(scan):
+            self._index.enter(record, record.sound)
+        self._scanned = scan.end
+        self._unsettled = scan.unsettled
+        self._tail = self._read_tail(fd)
+        self._seen = (file, size, status.st_mtime_ns)
+
+    def _read_tail(self, fd: int) -> bytes:
+        length = min(_TAIL_LENGTH, self._scanned - self._first)
+        return read_at(fd, length, self._scanned - length)
+
+    def _forget(self) -> None:
+        self._index = Index()
+        self._scanned = self._first
+        self._tail = b""
+        self._unsettled = False
+        self._seen = ((0, 0), 0, 0)
+
+    def _whole(self, scan: RecordScan) -> Iterator[Found]:
+        """The records of `scan`; raises `CheckpointError` if it ends at damage."""
+        yield from scan
+        scan.refuse_damage(self.path)
+
+    # Checking.
+
+    def check(self) -> list[str]:
+        findings: list[str] = []
+        with self._opened() as fd:
+            if fd >= 0:
+                try:
+                    self._recognise(fd)
+                    self._verify(fd, findings)
+                except CheckpointError as error:
+                    findings.append(f"{self.path!r} {error.reason}")
+        return findings
+
+    def _verify(self, fd: int, findings: list[str]) -> Index:
+        """Read every record, past all damage. Returns where the last sound one of each path is."""
+        index = Index()
+        scan = self._scan(fd, self._first)
+        damage: str | None = ""
+        while damage is not None:
+            for record in scan:
+                sound = self._outcome_at(fd, record.start) is not None
+                index.enter(record, sound)
+                if not sound:
+                    what = "failure" if record.failed else "value"
+                    findings.append(
+                        f"the {what} of {record.path!r} is damaged, at byte {record.start:,}"
+                    )
+            damage = scan.skip_damage()
+            if damage is not None:
+                findings.append(damage)
+        torn = os.fstat(fd).st_size - (scan.end + len(self._terminator))
+        if torn > 0:
+            findings.append(f"there is an unfinished end of {torn:,} bytes")
+        return index

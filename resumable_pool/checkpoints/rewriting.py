@@ -1,0 +1,56 @@
+"""A checkpoint written anew beside the old one, and put in its place in one step.
+
+Knows no format: outcomes go in through the contract. The caller holds the old one's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+
+from ..records import Outcome, count_files
+from .base import OLD_FILE, Checkpoint
+from .disk import force_folder
+from .locked_file import new_name
+
+
+def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> tuple[str, str]:
+    """A new checkpoint of the same class with these outcomes, forced to the disk.
+
+    Returns:
+        Its name, and what it has, in words.
+    """
+    # Where the file itself is: what is put in place of a link would not be in place of the file.
+    new = type(checkpoint)(new_name(os.path.realpath(checkpoint.path)))
+    try:
+        new.open()
+        try:
+            for outcome in outcomes:
+                (new.save if outcome.ok else new.save_failures)([outcome])
+        finally:
+            new.close()
+    except BaseException:
+        for suffix in ("", *checkpoint.side_files):
+            with contextlib.suppress(OSError):
+                os.unlink(new.path + suffix)
+        raise
+    done, failed = count_files(len(new)), count_files(len(new.failures()))
+    return new.path, f"rewritten with the results of {done} and the failures of {failed}"
+
+
+def put_in_place(new: str, path: str) -> str:
+    """Make `new` the file at `path`, and keep the one that was there. Says where, in words."""
+    path = os.path.realpath(path)
+    old = path + OLD_FILE
+    copy = new_name(path)
+    try:  # at every moment there is a whole file at `path`
+        os.link(path, copy)
+    except OSError:  # a file system without links
+        shutil.copy2(path, copy)
+    os.replace(copy, old)
+    shutil.copymode(path, new)
+    os.replace(new, path)
+    force_folder(path)
+    return f"what was there before is kept as {old!r}"

@@ -1,0 +1,218 @@
+"""`results.sqlite`: a database, for queries and for millions of files.
+
+    results   path, value, checksum, seconds, attempts, size, mtime_ns
+    failures  path, kind, message, traceback, seconds, attempts, size, mtime_ns
+
+    SELECT path, value ->> '$.words' FROM results WHERE size > 1000000
+    DELETE FROM results WHERE path LIKE 'in/2023/%'        -- the next run does them again
+
+A value is text if JSON gives it back exactly (dict, list, str, int, float, bool, None), otherwise
+the bytes of its pickle. Text that is no Unicode (a path with other bytes in it, say) is a blob of
+UTF-8, surrogates passed through.
+
+Each batch is a transaction. The database is in WAL mode while a run writes, if the file system
+allows it, so that nobody waits for the other, and a single file in between. In WAL mode SQLite
+leaves the data of a commit to the system (`synchronous=NORMAL`), where they survive the death of
+any process; `sync` commits once with `synchronous=FULL`, which forces everything to the disk.
+
+Not for network file systems: there SQLite's log and its locks hold for one machine only, and nobody
+is told.
+
+SQLite locks only while it writes, and its locks are lost when a process closes any descriptor of
+the file: so the run's own lock is on a file beside the database, and nobody here opens the database
+but through SQLite. A connection lives in one process: the writer's is made in `open`, a reader's
+for each access (sqlite_reader.py).
+
+Knows nothing of the runner and of workers, and never unpickles a value unless a reader asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .. import forks
+from ..errors import CheckpointError, CheckpointLocked
+from ..records import Outcome
+from ..values import UnstorableValue, json_or_pickle
+from .disk import force_folder, lock_file, unlock
+from .locked_file import GONE, new_name, open_locked, sign, signer, unsign
+from .rewriting import put_in_place, write_beside
+from .sqlite_layout import (
+    LARGEST_VALUE,
+    SAVE_FAILURE,
+    SAVE_RESULT,
+    SCHEMA,
+    VERSION,
+    row_of_failure,
+    row_of_result,
+    stored,
+)
+from .sqlite_reader import BUSY_SECONDS, SqliteReader
+
+# How long to wait for readers to change the journal mode. Ours take less than a millisecond, and
+# somebody's who takes longer is not worth waiting for.
+_MODE_MILLISECONDS = 500
+
+
+class SqliteFile(SqliteReader):
+    """A checkpoint that can be queried. See the module's text.
+
+    One object serves a reader in any process, or, after `open`, the saver as the only writer.
+    """
+
+    @staticmethod
+    def encode(value: Any) -> bytes:
+        data = json_or_pickle(value)
+        if len(data) > LARGEST_VALUE:
+            reason = OverflowError(f"{len(data):,} bytes are too many for SQLite")
+            raise UnstorableValue("the result cannot be stored") from reason
+        return data
+
+    # Writing.
+
+    def open(self) -> list[str]:
+        notes: list[str] = []
+        db = self._take(notes)
+        try:
+            self._wal = self._set_mode(db, "wal")  # or this run does without
+            with self._errors():
+                db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
+                self._relax(db)
+        except BaseException:
+            self._release()
+            raise
+        return notes
+
+    def _take(self, notes: list[str]) -> sqlite3.Connection:
+        self._real_path = os.path.realpath(self.path)  # where SQLite has its own side files
+        self._db: sqlite3.Connection | None = None
+        self._wal = self._unsynced = False
+        path = lock_file(self._real_path)
+        try:
+            self._lock = open_locked(path, b" ", lambda fd: signer(path), notes)
+        except CheckpointLocked as error:
+            raise CheckpointLocked(self.path, error.pid) from None
+        try:
+            sign(path)
+            if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
+                self._make()
+            with self._reading():  # refuses what is not ours, without changing it
+                pass
+            with self._errors():
+                self._db = self._connect("rw")
+            self._status = os.stat(self.path)
+        except BaseException:
+            self._release()
+            raise
+        return self._db
+
+    def _release(self) -> None:
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._set_mode(self._db, "delete")
+            self._db.close()
+            self._db = None
+        path = lock_file(self._real_path)
+        unsign(path)
+        forks.close(self._lock)
+        unlock(path)
+
+    def _make(self) -> None:
+        """Make an empty database in one step: whoever finds it finds it whole, and ours."""
+        new = new_name(self._real_path)
+        db = sqlite3.connect(new)
+        try:
+            db.executescript(SCHEMA)
+        finally:
+            db.close()
+        os.replace(new, self._real_path)
+        force_folder(self._real_path)
+
+    def _set_mode(self, db: sqlite3.Connection, mode: str) -> bool:
+        """Change the journal mode. Returns whether it is changed: not while somebody is reading."""
+        db.execute(f"PRAGMA busy_timeout={_MODE_MILLISECONDS}")
+        try:
+            return bool(db.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,))
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            db.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
+
+    def _relax(self, db: sqlite3.Connection) -> None:
+        db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        with self._transaction() as db:
+            for outcome in outcomes:
+                db.execute(SAVE_RESULT, row_of_result(outcome))
+                db.execute("DELETE FROM failures WHERE path = ?", (stored(outcome.path),))
+
+    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+        with self._transaction() as db:
+            for outcome in outcomes:
+                assert outcome.failure is not None
+                db.execute(SAVE_FAILURE, row_of_failure(outcome.failure, outcome))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        assert self._db is not None
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite has done so already
+                    self._db.execute("ROLLBACK")
+                raise
+        self._unsynced = True
+
+    def sync(self) -> None:
+        try:
+            there = os.path.samestat(self._status, os.stat(self.path))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, GONE)
+        if self._unsynced and self._wal:
+            assert self._db is not None
+            with self._errors():
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute(f"PRAGMA user_version={VERSION}")  # any write will do
+                self._relax(self._db)
+        self._unsynced = False
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self._release()
+
+    def settle(self) -> None:
+        if os.path.exists(os.path.realpath(self.path) + "-wal"):
+            with contextlib.suppress(CheckpointLocked, CheckpointError, OSError):
+                self.open()
+                self.close()
+
+    def compact(self) -> list[str]:
+        if not os.path.exists(self.path):
+            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
+        notes: list[str] = []
+        db = self._take(notes)
+        try:
+            with self._errors():
+                # One file, without anything beside it that the new one would get.
+                if not self._set_mode(db, "delete"):
+                    raise sqlite3.OperationalError("somebody is reading the database")
+                new, done = write_beside(self, self._sound(db, notes))
+            db.close()
+            self._db = None
+            notes += [done, put_in_place(new, self.path)]
+        finally:
+            self._release()
+        return notes

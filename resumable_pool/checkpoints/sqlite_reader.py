@@ -1,0 +1,193 @@
+"""Reading `results.sqlite`: what its reader and its writer share.
+
+A connection is made for each access and closed again, which takes a tenth of a millisecond: nothing
+to close, nothing to inherit. Never writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..records import Entry, Failure, Fingerprint, Outcome
+from ..values import read_value
+from .base import DAMAGE_REMEDY, FOREIGN_REMEDY, Checkpoint, Failures
+from .sqlite_layout import (
+    APPLICATION,
+    FAILURES,
+    RESULT_ENTRIES,
+    VERSION,
+    entry_of_failure,
+    entry_of_result,
+    failure_of,
+    outcome_of_failure,
+    outcome_of_result,
+    stored,
+    text_of,
+    value_of,
+)
+
+# How long to wait for somebody else's transaction, in a shell say, before it is an error.
+BUSY_SECONDS = 60.0
+
+
+class SqliteReader(Checkpoint):
+    """The reading half of a checkpoint in a database. Abstract."""
+
+    side_files = (*Checkpoint.side_files, "-wal", "-shm", "-journal")
+
+    def __reduce__(self) -> tuple[type[SqliteReader], tuple[str]]:
+        return type(self), (self.path,)
+
+    # Reading.
+
+    def completed(self) -> Collection[str]:
+        return self._paths("results")
+
+    def failures(self) -> Mapping[str, Failure]:
+        return Failures(lambda: self._paths("failures"), self._read_failure)
+
+    def read(self, path: str) -> Any:
+        data = value_of(*self._row("value, checksum", "results", path))
+        if data is None:
+            raise KeyError(path)
+        return read_value(data)
+
+    def fingerprint(self, path: str) -> Fingerprint:
+        return Fingerprint(*self._row("size, mtime_ns", "results", path))
+
+    def outcome(self, path: str) -> Outcome:
+        with contextlib.suppress(KeyError):
+            return outcome_of_failure(self._row("*", "failures", path))
+        outcome = outcome_of_result(self._row("*", "results", path))
+        if outcome is None:
+            raise KeyError(path)
+        return outcome
+
+    def entries(self) -> Iterator[Entry]:
+        with self._reading() as db:
+            if db is not None:
+                db.execute("BEGIN")  # both queries see the same moment
+                yield from map(entry_of_result, db.execute(RESULT_ENTRIES))
+                yield from map(entry_of_failure, db.execute(FAILURES))
+
+    def __contains__(self, path: object) -> bool:
+        query = "SELECT 1 FROM results WHERE path = ?"
+        return isinstance(path, str) and self._select(query, stored(path)) != []
+
+    def __len__(self) -> int:
+        return sum(count for (count,) in self._select("SELECT count(*) FROM results"))
+
+    def _read_failure(self, path: str) -> Failure:
+        return failure_of(self._row("*", "failures", path))
+
+    def _paths(self, table: str) -> Collection[str]:
+        rows = self._select(f"SELECT path FROM {table} ORDER BY rowid")
+        return dict.fromkeys(text_of(path) for (path,) in rows)
+
+    def _row(self, columns: str, table: str, path: str) -> Any:
+        rows = self._select(f"SELECT {columns} FROM {table} WHERE path = ?", stored(path))
+        if not rows:
+            raise KeyError(path)
+        return rows[0]
+
+    def _select(self, query: str, *arguments: object) -> list[Any]:
+        with self._reading() as db:
+            return [] if db is None else db.execute(query, arguments).fetchall()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection of its own for one access; `None` if there is nothing to read."""
+        try:
+            empty = os.path.getsize(self.path) == 0
+        except FileNotFoundError:
+            empty = True
+        if empty:
+            yield None
+            return
+        with self._errors(), contextlib.closing(self._connect("ro")) as db:
+            self._recognise(db)
+            yield db
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{Path(self.path).as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+
+    def _recognise(self, db: sqlite3.Connection) -> None:
+        """Raise `CheckpointError` if this database is not one of ours."""
+        try:
+            query = "SELECT * FROM pragma_application_id, pragma_user_version"
+            application, version = db.execute(query).fetchone()
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            application = version = 0  # it is not even a database
+        if application != APPLICATION:
+            reason = "is not a checkpoint of this library"
+            raise CheckpointError(self.path, reason, FOREIGN_REMEDY)
+        if version != VERSION:
+            what = f"has version {version} of the format, and this library reads version {VERSION}"
+            raise CheckpointError(self.path, what, "Use the version of the library that wrote it.")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's errors as those of the contract."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # the disk is full, say, or somebody is writing
+            raise OSError(errno.EIO, f"SQLite says: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            raise CheckpointError(self.path, f"is damaged: {error}", DAMAGE_REMEDY) from error
+
+    # Checking.
+
+    def check(self) -> list[str]:
+        findings: list[str] = []
+        try:
+            with self._reading() as db:
+                if db is not None:
+                    for _ in self._sound(db, findings):
+                        pass
+                    findings += [text for (text,) in db.execute("PRAGMA integrity_check")]
+        except CheckpointError as error:
+            findings.append(f"{self.path!r} {error.reason}")
+        return [finding for finding in findings if finding != "ok"]
+
+    def _sound(self, db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome]:
+        """All results and failures; notes which of them are damaged."""
+        db.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
+        for table, outcome_of in (("results", outcome_of_result), ("failures", outcome_of_failure)):
+            for rowid, path in _paths_by_row(db, table, findings):
+                try:
+                    row = db.execute(f"SELECT * FROM {table} WHERE rowid = ?", (rowid,)).fetchone()
+                except sqlite3.DatabaseError:
+                    row = None
+                outcome = outcome_of(row) if row is not None and row[0] == path else None
+                if outcome is None:
+                    findings.append(f"what is saved of {text_of(path)!r} in {table} is damaged")
+                else:
+                    yield outcome
+
+
+def _paths_by_row(
+    db: sqlite3.Connection, table: str, findings: list[str]
+) -> list[tuple[int, str | bytes]]:
+    """The rows' numbers and paths: from the index, so that damaged rows have a name, or else from
+    the table itself, as far as it can be read."""
+    try:
+        return sorted(db.execute(f"SELECT rowid, path FROM {table}"))
+    except sqlite3.DatabaseError as error:
+        findings.append(f"the index of {table} cannot be read: {error}")
+    rows = []
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for row in db.execute(f"SELECT rowid, path FROM {table} NOT INDEXED"):
+            rows.append(row)
+    return rows

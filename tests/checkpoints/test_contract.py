@@ -1,0 +1,721 @@
+"""What every checkpoint format does for its writer, its readers and a person who looks after it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
+from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at
+from resumable_pool.checkpoints.base import Checkpoint
+from resumable_pool.checkpoints.sqlite import SqliteFile
+from resumable_pool.records import Outcome
+from resumable_pool.values import UnstorableValue
+from tests.conftest import open_descriptors
+
+from . import conftest
+from .conftest import FINGERPRINT, SUFFIXES, failed, start_python, write, writing
+
+Result = Callable[[str, Any], Outcome]
+
+
+@pytest.fixture(params=SUFFIXES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint of each format."""
+    return tmp_path / f"result{request.param}"
+
+
+@pytest.fixture
+def result(path: Path) -> Result:
+    """Makes an outcome as a worker would for this checkpoint."""
+    return functools.partial(conftest.result, encode=checkpoint_at(path).encode)
+
+
+@pytest.fixture(autouse=True)
+def nothing_open() -> Iterator[None]:
+    """After each test there are as many descriptors as before it."""
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before
+
+
+JSON_VALUES = {
+    "none": None,
+    "false": False,
+    "zero": 0,
+    "empty text": "",
+    "big integer": -(10**400),
+    "float": 1e-300,
+    "whole float": 2.0,
+    "text": "grüße \N{OWL} \n\r\0\t\x7f\u2028",
+    "lone surrogates": "\ud800 \udcff",
+    "what looks like a line": '{"path": "b", "value": 1, "seconds": 0.5, "attempts": 1, "size": 1',
+    "containers": {"list": [1, [2, {"four": []}]], "": {}, "null": None},
+    "100 kB": [{"number": number, "text": "x" * 80} for number in range(1000)],
+}
+
+OTHER_VALUES = {
+    "bytes": b"\x80\x03.\n",
+    "infinity": float("inf"),
+    "set": {1, 2},
+    "complex": 1 - 2j,
+    "a key that is no text": {1: 2},
+    "a tuple key": {(1, 2): 3},
+    "deep inside": [{"a": [0, {"b": frozenset()}]}],
+    "an exception": [Path("x")],
+}
+
+# Keys are whatever a path can be, and some things that it can hardly be.
+PATHS = [
+    "a",
+    "a/b c.txt",
+    "line\nbreak",
+    "nul\0",
+    "\N{OWL}",
+    "not-utf-8-\udcff\udc80",
+    "lone-\ud800",
+    "",
+    " ",
+    ".",
+    "x" * 255,
+    "long/" * 20_000,
+    "'quoted\"\\",
+    "%41?#&",
+]
+
+
+@pytest.mark.parametrize("value", JSON_VALUES.values(), ids=JSON_VALUES.keys())
+def test_values_are_read_back_equal(path: Path, result: Result, value: Any) -> None:
+    """What is JSON comes back equal, and of the same type, from every format."""
+    write(path, result("before", 1), result("it", value), result("after", [2]))
+    checkpoint = open_checkpoint(path)
+    assert dict(checkpoint) == {"before": 1, "it": value, "after": [2]}
+    assert type(checkpoint["it"]) is type(value)
+    assert checkpoint.check() == []
+
+
+@pytest.mark.parametrize("value", OTHER_VALUES.values(), ids=OTHER_VALUES.keys())
+def test_other_values_come_back_equal_or_are_refused_in_the_worker(
+    path: Path, result: Result, value: Any
+) -> None:
+    """What is not JSON is stored as a pickle, or is its file's failure: never another value."""
+    if path.suffix == ".jsonl":
+        with pytest.raises(UnstorableValue, match=r"^the result is not JSON$"):
+            result("it", value)
+    else:
+        write(path, result("before", 1), result("it", value), result("after", [2]))
+        assert dict(open_checkpoint(path)) == {"before": 1, "it": value, "after": [2]}
+
+
+@pytest.mark.parametrize("key", PATHS, ids=range(len(PATHS)))
+def test_paths_are_kept_as_they_are(path: Path, result: Result, key: str) -> None:
+    """A path is the same key afterwards, whatever is in it, for a value and for a failure."""
+    write(path, result(key, "value"), failed("not " + key))
+    checkpoint = open_checkpoint(path)
+    assert dict(checkpoint) == {key: "value"}
+    assert key in checkpoint
+    assert list(checkpoint.failures()) == ["not " + key]
+    assert checkpoint.failures()["not " + key].path == "not " + key
+    checkpoint.compact()
+    assert (dict(checkpoint), list(checkpoint.failures())) == ({key: "value"}, ["not " + key])
+
+
+def test_what_is_saved_is_there_for_readers_at_once(path: Path, result: Result) -> None:
+    """Before any sync, for one that was made before and for a new one."""
+    reader = checkpoint_at(path)
+    assert dict(reader) == {}
+    with writing(path) as checkpoint:
+        for number in range(3):
+            checkpoint.save([result(f"{number}", number), result(f"{number}+", None)])
+            for one in (reader, checkpoint, checkpoint_at(path)):
+                assert one[f"{number}"] == number
+                assert len(one) == 2 * number + 2
+        checkpoint.save_failures([failed("bad")])
+        assert list(reader.failures()) == ["bad"]
+
+
+def test_saving_nothing_changes_nothing(path: Path, result: Result) -> None:
+    """An empty batch, and a sync without anything new, are nothing special."""
+    with writing(path) as checkpoint:
+        for _ in range(2):
+            checkpoint.save([])
+            checkpoint.save_failures([])
+            checkpoint.sync()
+        assert dict(checkpoint) == {}
+        checkpoint.save([result("a", 1)])
+        checkpoint.save([])
+    assert dict(checkpoint_at(path)) == {"a": 1}
+
+
+class TouchesAtUnpickling:
+    """Unpickling one makes a file, so that nobody can do it unnoticed."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.witness,)
+
+
+def test_only_reading_a_value_unpickles_it(tmp_path: Path) -> None:
+    """Opening, listing, checking, compacting and asking for what is beside it run none of its code.
+    (JSON has none to run.)"""
+    witness = tmp_path / "witness"
+    for path in (tmp_path / "result.pkl", tmp_path / "result.sqlite"):
+        pickled = pickle.dumps(TouchesAtUnpickling(witness), 3)
+        write(path, conftest.pickled_result("toucher", pickled))
+        reader = open_checkpoint(path)
+        assert list(reader) == ["toucher"]
+        assert "toucher" in reader
+        assert reader.fingerprint("toucher") == FINGERPRINT
+        assert reader.check() == []
+        reader.compact()
+        with writing(path):
+            pass
+        assert not witness.exists()
+        assert reader["toucher"] is None
+        assert witness.exists()
+        witness.unlink()
+
+
+def test_a_failure_has_all_its_facts(path: Path, result: Result) -> None:
+    """A failed path is no key of the mapping; failures() has what is known about it."""
+    outcome = failed("bad", "ValueError: \ud800 {path}\nsecond line")
+    write(path, result("good", 1), outcome)
+    reader = open_checkpoint(path)
+    assert dict(reader) == {"good": 1}
+    assert "bad" not in reader
+    assert dict(reader.failures()) == {"bad": outcome.failure}
+    assert "good" not in reader.failures()
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_later_result_ends_a_failure(path: Path, result: Result, synced: bool) -> None:
+    """A path that failed and then has a value is completed, and no failure any more."""
+    reader = checkpoint_at(path)
+    with writing(path) as checkpoint:
+        checkpoint.save_failures([failed("a"), failed("b")])
+        assert sorted(reader.failures()) == ["a", "b"]
+        if synced:
+            checkpoint.sync()
+        checkpoint.save([result("a", None)])
+        assert dict(reader) == {"a": None}
+        assert list(reader.failures()) == ["b"]
+        with pytest.raises(KeyError):
+            reader.failures()["a"]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_later_failure_does_not_hide_a_result(
+    path: Path, result: Result, compacted: bool
+) -> None:
+    """A path whose new attempt fails keeps the value it has; it has the failure as well."""
+    write(path, result("a", "kept"), failed("a", "first"), failed("a", "second"))
+    if compacted:
+        checkpoint_at(path).compact()
+    reader = open_checkpoint(path)
+    assert dict(reader) == {"a": "kept"}
+    assert list(reader.completed()) == ["a"]
+    assert reader.fingerprint("a") == FINGERPRINT
+    assert reader.failures()["a"].message == "second"
+    write(path, result("a", "new"))
+    assert dict(reader) == {"a": "new"}
+    assert len(reader.failures()) == 0
+
+
+def test_of_several_results_the_last_counts(path: Path, result: Result) -> None:
+    """Within a batch, and in a later one; its place is the last one, too."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1), result("b", 1), result("a", 2)])
+        checkpoint.save([result("b", 2), result("c", 1)])
+    reader = open_checkpoint(path)
+    assert list(reader.items()) == [("a", 2), ("b", 2), ("c", 1)]
+
+
+def test_the_fingerprint_is_that_of_the_input(path: Path, result: Result) -> None:
+    """It is what was stored with the result; a path without a result has none."""
+    write(path, result("a", 1), failed("bad"))
+    reader = open_checkpoint(path)
+    assert reader.fingerprint("a") == FINGERPRINT
+    for missing in ("bad", "unknown"):
+        with pytest.raises(KeyError, match=missing):
+            reader.fingerprint(missing)
+
+
+def test_a_checkpoint_is_resumed(path: Path, result: Result) -> None:
+    """Opened again, a checkpoint keeps everything, and more is added to it."""
+    expected: dict[str, int] = {}
+    for run in range(4):
+        with writing(path) as checkpoint:
+            assert dict(checkpoint) == expected
+            checkpoint.save([result(f"{run}", run)])
+            checkpoint.save_failures([failed(f"bad {run}")])
+        expected[f"{run}"] = run
+        assert dict(open_checkpoint(path)) == expected
+    assert len(open_checkpoint(path).failures()) == 4
+
+
+def test_opening_says_nothing_about_a_sound_file(path: Path, result: Result) -> None:
+    """The notes of open() are for what a person should know, and here is nothing."""
+    write(path, result("a", 1))
+    checkpoint = checkpoint_at(path)
+    assert checkpoint.open() == []
+    checkpoint.close()
+
+
+def test_an_empty_file_is_a_new_checkpoint(path: Path, result: Result) -> None:
+    """A file of no bytes reads as empty and becomes a checkpoint when it is opened."""
+    path.touch()
+    assert dict(open_checkpoint(path)) == {}
+    assert open_checkpoint(path).check() == []
+    write(path, result("a", 1))
+    assert dict(open_checkpoint(path)) == {"a": 1}
+
+
+def test_nothing_is_left_beside_the_checkpoint(path: Path, result: Result) -> None:
+    """Making, saving, reading and closing leave one file in the folder."""
+    write(path, result("a", 1))
+    assert dict(open_checkpoint(path)) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def _foreign_database(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE results (path, value)")
+        db.execute("INSERT INTO results VALUES ('a', 1)")
+    db.close()
+
+
+def _database_in_wal_mode(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE results (path, value)")
+    db.close()
+
+
+def _later_version(path: Path) -> None:
+    write(path.with_name("mine.sqlite"))
+    path.with_name("mine.sqlite").rename(path)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=2")
+    db.close()
+
+
+FOREIGN: dict[str, bytes | Callable[[Path], None]] = {
+    "text": b"a,b\n1,2\n",
+    "one byte": b"x",
+    "a pickle": pickle.dumps({"a": 1}),
+    "zeros": bytes(500),
+    "a number": b"5\n",
+    "JSON": b'{"a": 1}\n',
+    "JSON without a line end": b'{"a": 1}',
+    "somebody's lines": b'{"path": "a", "value": 1}\n{"path": "b", "value": 2}\n',
+    "somebody's line without its end": b'{"path": "a", "value": 1}',
+    "a database": _foreign_database,
+    "a database in WAL mode": _database_in_wal_mode,
+    "a database of a later version": _later_version,
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN.keys())
+def test_foreign_files_are_refused(path: Path, foreign: Any) -> None:
+    """A file that is something else is named in the error, and not a byte of it is changed; check()
+    says so."""
+    if callable(foreign):
+        foreign(path)
+    else:
+        path.write_bytes(foreign)
+    content = path.read_bytes()
+    checkpoint = checkpoint_at(path)
+    for attempt in (checkpoint.open, lambda: open_checkpoint(path), checkpoint.compact):
+        with pytest.raises(CheckpointError) as caught:
+            attempt()
+        assert repr(str(path)) in str(caught.value)
+        reason = "is not a checkpoint of this library|has version 2 of the format"
+        assert caught.match(reason)
+        assert path.read_bytes() == content
+    assert len(checkpoint.check()) == 1
+    # Its own side files, if it has any, are SQLite's; there is none of ours.
+    assert not [name for name in os.listdir(path.parent) if name.endswith((".lock", ".bak"))]
+
+
+def test_a_checkpoint_is_a_read_only_mapping(path: Path, result: Result) -> None:
+    """It has what a Mapping has, in the order of saving, and nothing to change it."""
+    write(path, result("b", 2), result("a", 1))
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, Mapping)
+    assert len(checkpoint) == 2
+    assert list(checkpoint) == list(checkpoint.keys()) == ["b", "a"]
+    assert list(checkpoint.values()) == [2, 1]
+    assert list(checkpoint.items()) == [("b", 2), ("a", 1)]
+    assert checkpoint == {"a": 1, "b": 2}
+    assert checkpoint.get("c", 3) == 3
+    assert 5 not in checkpoint
+    assert not hasattr(checkpoint, "__setitem__")
+
+
+def test_an_unknown_path_is_a_key_error(path: Path, result: Result) -> None:
+    """A path that was never saved raises KeyError naming it, in values and in failures."""
+    write(path, result("a", 1))
+    checkpoint = open_checkpoint(path)
+    for mapping in (checkpoint, checkpoint.failures()):
+        assert "b" not in mapping
+        with pytest.raises(KeyError, match="b"):
+            mapping["b"]
+
+
+def test_values_are_made_anew(path: Path, result: Result) -> None:
+    """Changing a value that was read does not change what the next reader gets."""
+    write(path, result("a", [1]))
+    checkpoint = open_checkpoint(path)
+    checkpoint["a"].append(2)
+    assert checkpoint["a"] == [1]
+
+
+def test_iterating_survives_what_is_saved_meanwhile(path: Path, result: Result) -> None:
+    """Somebody who iterates sees what was there when he began, and is not interrupted."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1), result("b", 2)])
+        seen = []
+        for key in checkpoint:
+            checkpoint.save([result(f"more {key}", 0)])
+            assert len(checkpoint) == len(seen) + 3
+            seen.append(key)
+        assert seen == ["a", "b"]
+
+
+def test_a_missing_file_reads_as_empty(path: Path) -> None:
+    """A checkpoint that is not there yet has nothing, and reading does not make it."""
+    checkpoint = checkpoint_at(path)
+    assert len(checkpoint) == len(checkpoint.failures()) == 0
+    assert dict(checkpoint) == {}
+    assert checkpoint.check() == []
+    checkpoint.settle()
+    with pytest.raises(KeyError):
+        checkpoint["a"]
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        checkpoint.compact()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_open_checkpoint_wants_a_file(path: Path) -> None:
+    """open_checkpoint of a file that is not there raises, naming it, and makes none."""
+    with pytest.raises(FileNotFoundError, match=rf"there is no checkpoint at '.*{path.name}'"):
+        open_checkpoint(path)
+    assert not path.exists()
+
+
+def test_a_reader_notices_that_the_file_is_gone(path: Path, result: Result) -> None:
+    """After the file was deleted a reader that knew it has nothing."""
+    write(path, result("a", 1))
+    reader = open_checkpoint(path)
+    path.unlink()
+    assert dict(reader) == {}
+    assert "a" not in reader
+
+
+def test_the_writer_notices_that_the_file_is_gone(path: Path, result: Result) -> None:
+    """What is saved in a file that nobody finds is not saved: sync and close say so."""
+    checkpoint = checkpoint_at(path)
+    checkpoint.open()
+    checkpoint.save([result("a", 1)])
+    path.unlink()
+    for attempt in (checkpoint.sync, checkpoint.close):
+        with pytest.raises(OSError, match="removed, moved or replaced"):
+            attempt()
+    write(path, result("b", 2))  # and it is not locked
+    assert dict(open_checkpoint(path)) == {"b": 2}
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("extra", [0, 1, 5], ids=["same size", "longer", "much longer"])
+def test_a_reader_notices_another_content(
+    path: Path, result: Result, extra: int, in_place: bool
+) -> None:
+    """When another checkpoint is moved there or copied over it (or a deleted one's inode is used
+    again), a reader has that one's values and no others."""
+    write(path, result("a", 1), failed("bad"))
+    reader = open_checkpoint(path)
+    assert len(reader.failures()) == 1
+    other = path.with_stem("other")
+    more = [result(f"more {number}", number) for number in range(extra)]
+    write(other, result("b", 2), failed("sad"), *more)
+    expected = dict(open_checkpoint(other))
+    if in_place:
+        path.write_bytes(other.read_bytes())
+    else:
+        other.replace(path)
+    assert reader.get("a") is None
+    assert dict(reader) == expected
+    assert list(reader.failures()) == ["sad"]
+
+
+def test_pickling_a_checkpoint_sends_its_path(path: Path, result: Result) -> None:
+    """The saver process gets an equal checkpoint: the same file, nothing of the index."""
+    write(path, result("a", 1))
+    checkpoint = open_checkpoint(path)
+    assert checkpoint["a"] == 1
+    again = pickle.loads(pickle.dumps(checkpoint))
+    assert type(again) is type(checkpoint)
+    assert again.path == checkpoint.path == str(path)
+    assert dict(again) == {"a": 1}
+
+
+def test_what_a_worker_asks_of_a_checkpoint_is_sent_by_name(path: Path) -> None:
+    """The function that turns a result into bytes travels without the checkpoint."""
+    sent = pickle.dumps(checkpoint_at(path).encode)
+    assert path.name.encode() not in sent
+    assert pickle.loads(sent) is checkpoint_at(path).encode
+
+
+def test_a_checkpoint_stays_where_it_was_named(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is resolved once, so that changing the directory changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = checkpoint_at(path.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert checkpoint.path == str(path)
+    assert repr(checkpoint) == f"{type(checkpoint).__name__}({checkpoint.path!r})"
+
+
+def test_a_checkpoint_behind_a_link_is_the_file_itself(path: Path, result: Result) -> None:
+    """Who writes through a link keeps out who writes without, and compacting keeps the link."""
+    write(path, result("a", 1))
+    link = path.with_stem("link")
+    link.symlink_to(path)
+    with writing(link) as checkpoint:
+        checkpoint.save([result("a", 2)])
+        with pytest.raises(CheckpointLocked):
+            checkpoint_at(path).open()
+    checkpoint_at(link).compact()
+    assert link.is_symlink()
+    assert dict(checkpoint_at(path)) == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["x.with?#%41", "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n", "\n"]
+)
+def test_a_checkpoint_may_be_in_any_folder(path: Path, result: Result, name: str) -> None:
+    """Whatever its folder is called."""
+    (path.parent / name).mkdir()
+    path = path.parent / name / path.name
+    write(path, result("a", 1))
+    assert dict(open_checkpoint(path)) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+# The suffix.
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("r.pkl", PickleFile),
+        ("r.pickle", PickleFile),
+        ("R.PKL", PickleFile),
+        ("a.b.pkl", PickleFile),
+        ("r.jsonl", JsonLines),
+        ("r.sqlite", SqliteFile),
+        ("r.sqlite3", SqliteFile),
+        ("r.db", SqliteFile),
+    ],
+)
+def test_the_suffix_names_the_format(tmp_path: Path, name: str, format_: type[Checkpoint]) -> None:
+    """In any case, as text or as a path."""
+    assert type(checkpoint_at(tmp_path / name)) is format_
+    assert type(checkpoint_at(str(tmp_path / name))) is format_
+
+
+@pytest.mark.parametrize("name", ["r.txt", "r", "r.pkl.gz", "r.json", ".pkl", ""])
+@pytest.mark.parametrize("function", [checkpoint_at, open_checkpoint])
+def test_unknown_suffixes_are_refused(function: Any, name: str) -> None:
+    """Any other suffix raises ValueError, which names the file and the suffixes that are known."""
+    known = r"\.pkl, \.pickle, \.jsonl, \.sqlite, \.sqlite3, \.db"
+    with pytest.raises(ValueError, match=rf"its suffix names the format.*{known}") as caught:
+        function(name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"r.pkl", 5, None])
+def test_what_is_no_path_is_refused(name: Any) -> None:
+    """Neither bytes nor anything else that is no path of text names a checkpoint."""
+    with pytest.raises(TypeError):
+        checkpoint_at(name)
+
+
+def test_a_checkpoint_owns_its_side_files(path: Path, result: Result) -> None:
+    """It knows its own file and those beside it, so that they are never taken for inputs."""
+    checkpoint = checkpoint_at(path)
+    own = ["", ".lock", ".bak", ".new-1234-abcd", ".lock.new-1234-abcd", ".new-1234-abcd.lock"]
+    if path.suffix == ".sqlite":
+        own += ["-wal", "-shm", "-journal", ".new-1234-abcd-wal"]
+    assert all(checkpoint.owns(f"{path}{suffix}") for suffix in own)
+    assert checkpoint.owns(str(path.parent / "." / path.name))
+    (path.parent / "link").symlink_to(path.parent)
+    assert checkpoint.owns(str(path.parent / "link" / path.name))
+    others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
+    assert not any(checkpoint.owns(str(other)) for other in others)
+    (path.parent / "link").unlink()
+    with writing(path):
+        assert all(checkpoint.owns(str(found)) for found in path.parent.iterdir())
+
+
+# check() and compact().
+
+
+def test_a_sound_checkpoint_has_no_findings(path: Path, result: Result) -> None:
+    """While it is written, and afterwards."""
+    with writing(path) as checkpoint:
+        assert checkpoint_at(path).check() == []
+        checkpoint.save([result("a", 1), result("a", 2)])
+        checkpoint.save_failures([failed("bad")])
+        assert checkpoint_at(path).check() == []
+        checkpoint.sync()
+        assert checkpoint_at(path).check() == []
+    assert checkpoint_at(path).check() == []
+
+
+def test_compacting_keeps_what_counts_and_nothing_else(path: Path, result: Result) -> None:
+    """The last value of each path and the failures that stand, with all their facts; the old file
+    is kept beside."""
+    with writing(path) as checkpoint:
+        for number in range(50):
+            checkpoint.save([result("a", [number] * 100), result("b", number)])
+            checkpoint.save_failures([failed("bad", f"attempt {number}")])
+        checkpoint.save_failures([failed("well")])
+        checkpoint.save([result("well", 1)])
+    reader = open_checkpoint(path)
+    before, failures = dict(reader), dict(reader.failures())
+    size = path.stat().st_size
+    notes = checkpoint_at(path).compact()
+    assert any("3 files and the failures of 1 file" in note for note in notes), notes
+    old = Path(f"{path}.bak")
+    assert str(old) in notes[-1]
+    assert old.stat().st_size == size
+    assert sorted(path.parent.iterdir()) == [path, old]
+    for one in (reader, open_checkpoint(path)):
+        assert dict(one) == before == {"a": [49] * 100, "b": 49, "well": 1}
+        assert dict(one.failures()) == failures
+        assert one.fingerprint("a") == FINGERPRINT
+        assert one.check() == []
+    if path.suffix != ".sqlite":  # which uses its pages again by itself
+        assert path.stat().st_size < size / 10
+    write(path, result("c", 3))
+    assert dict(reader) == {**before, "c": 3}
+    copy = path.with_stem("copy")
+    old.rename(copy)
+    assert dict(open_checkpoint(copy)) == before
+
+
+def test_compacting_again_keeps_the_newest_old_file(path: Path, result: Result) -> None:
+    """There is one old file, not a growing number of them."""
+    write(path, result("a", 1))
+    checkpoint_at(path).compact()
+    write(path, result("b", 2))
+    checkpoint_at(path).compact()
+    assert len(list(path.parent.iterdir())) == 2
+    copy = path.with_stem("copy")
+    shutil.move(f"{path}.bak", copy)
+    assert dict(open_checkpoint(copy)) == {"a": 1, "b": 2} == dict(open_checkpoint(path))
+
+
+def test_compacting_keeps_who_may_read_it(path: Path, result: Result) -> None:
+    """The new file has the mode of the old one."""
+    write(path, result("a", 1))
+    path.chmod(0o640)
+    checkpoint_at(path).compact()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_compacting_is_refused_while_a_run_writes(path: Path, result: Result) -> None:
+    """Nothing is changed, and the error says who is writing."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1)])
+        with pytest.raises(CheckpointLocked) as caught:
+            checkpoint_at(path).compact()
+        assert caught.value.pid == os.getpid()
+        assert caught.value.path == str(path)
+        checkpoint.save([result("b", 2)])
+    assert dict(open_checkpoint(path)) == {"a": 1, "b": 2}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_while_compacting_changes_nothing(path: Path, result: Result) -> None:
+    """The error is the system's, what was begun is removed, the checkpoint is as it was."""
+    write(path, *(result(f"{number}", "x" * 20_000) for number in range(20)))
+    before = path.read_bytes()
+    code = f"""
+import resource
+from resumable_pool.checkpoints import checkpoint_at
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    checkpoint_at({str(path)!r}).compact()
+except OSError as error:
+    print("OSError")
+"""
+    with start_python(code) as process:
+        output, _ = process.communicate(timeout=conftest.PATIENCE_SECONDS)
+    assert output == "OSError\n"
+    if path.suffix == ".pkl":  # all but the writer's process id
+        assert len(path.read_bytes()) == len(before)
+        assert path.read_bytes()[35:] == before[35:]
+    else:
+        assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [1, 1_000], ids=["small", "large"])
+def test_a_damaged_value_is_found_and_left_behind(path: Path, result: Result, size: int) -> None:
+    """It is never read as another value. check() names its path; compact() keeps all the others and
+    says what was lost; then the next run does that file again."""
+    outcomes = [result("before", 1), result("hit", "precious" * size), result("after", [3])]
+    write(path, *outcomes, failed("bad"))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"precious", b"preciouz", 1))
+    damaged = path.read_bytes()
+    (finding,) = checkpoint_at(path).check()
+    assert "hit" in finding
+    assert path.read_bytes() == damaged
+    if path.suffix != ".jsonl":  # there a run refuses the whole file
+        with pytest.raises(KeyError, match="hit"):
+            open_checkpoint(path)["hit"]
+    first, *_ = checkpoint_at(path).compact()
+    assert first == finding
+    assert Path(f"{path}.bak").read_bytes()[35:] == damaged[35:]
+    reader = open_checkpoint(path)
+    assert dict(reader) == {"before": 1, "after": [3]}
+    assert list(reader.failures()) == ["bad"]
+    assert reader.check() == []
+    write(path, outcomes[1])
+    assert reader["hit"] == "precious" * size
+
+
+def test_sqlite_is_loaded_only_where_it_is_asked_for() -> None:
+    """Not every Python is built with it, and every worker would wait for its import."""
+    code = """
+import sys, resumable_pool
+from resumable_pool.checkpoints import checkpoint_at
+checkpoint_at("r.jsonl")
+print("sqlite3" in sys.modules)
+checkpoint_at("r.db")
+print("sqlite3" in sys.modules)
+"""
+    with start_python(code) as process:
+        assert process.communicate(timeout=conftest.PATIENCE_SECONDS)[0] == "False\nTrue\n"
+
+
+def test_json_in_a_database_is_text() -> None:
+    """What is no tuple, and so on, can be queried."""
+    assert json.loads(SqliteFile.encode({"a": [1, 2.5, None]})) == {"a": [1, 2.5, None]}
+    assert SqliteFile.encode((1,)).startswith(b"\x80")

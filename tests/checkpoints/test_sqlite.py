@@ -1,0 +1,283 @@
+"""results.sqlite: what SQL sees of it, what a kill and a power cut leave, and damage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import CheckpointError, open_checkpoint
+from resumable_pool.checkpoints import sqlite as sqlite_module
+from resumable_pool.checkpoints.sqlite import SqliteFile
+from resumable_pool.records import Outcome
+from resumable_pool.values import UnstorableValue
+
+from . import conftest
+from .conftest import PATIENCE_SECONDS, failed, start_python, write, writing
+
+
+def result(path: str, value: Any) -> Outcome:
+    return conftest.result(path, value, SqliteFile.encode)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.sqlite"
+
+
+def select(path: Path, query: str) -> list[Any]:
+    """What somebody without this library reads."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def test_sql_finds_everything(path: Path) -> None:
+    """JSON values are text that SQLite's own functions take apart; the rest is a pickle; also while
+    it is written."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", {"words": 7}), result("b", {"words": 9}), result("c", (1,))])
+        checkpoint.save_failures([failed("bad")])
+        words = "SELECT path, json_extract(value, '$.words') FROM results"
+        assert select(path, f"{words} WHERE typeof(value) = 'text'") == [("a", 7), ("b", 9)]
+        (pickled,) = select(path, "SELECT value FROM results WHERE path = 'c'")
+        assert isinstance(pickled[0], bytes)
+        facts = "seconds, attempts, size, mtime_ns"
+        expected = (0.25, 1, *conftest.FINGERPRINT)
+        assert select(path, f"SELECT {facts} FROM results WHERE path = 'a'") == [expected]
+        (row,) = select(path, "SELECT path, kind, message, traceback FROM failures")
+        assert row == ("bad", "error", "ValueError: no", "Traceback: here")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ({"a": [1, 2.5, None, True]}, "text"),
+        (None, "text"),
+        (7, "text"),
+        ([[1], (2,)], "blob"),
+        ({1: 2}, "blob"),
+        (float("nan"), "blob"),
+        (type("Text", (str,), {"__reduce__": lambda self: (str, ("x",))})("x"), "blob"),
+    ],
+)
+def test_a_value_is_text_only_if_json_gives_it_back_as_it_was(
+    path: Path, value: Any, kind: str
+) -> None:
+    """Not if it would come back as something else, were it only a list for a tuple."""
+    write(path, result("a", value))
+    assert select(path, "SELECT typeof(value) FROM results") == [(kind,)]
+
+
+def test_what_sql_deletes_is_to_do_again(path: Path) -> None:
+    """Rows are ours only as long as they are there."""
+    write(path, result("a", 1), result("b", 2))
+    reader = open_checkpoint(path)
+    assert len(reader) == 2
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM results WHERE path = 'a'")
+    assert dict(reader) == {"b": 2}
+    assert reader.check() == []
+
+
+def test_what_sql_has_changed_is_not_passed_off_as_the_result(path: Path) -> None:
+    """The checksum is of what the worker sent."""
+    write(path, result("a", {"x": 1}), result("b", {"x": 1}))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE results SET value = json_set(value, '$.x', 2) WHERE path = 'a'")
+        db.execute("UPDATE results SET value = 5 WHERE path = 'b'")
+    assert open_checkpoint(path).get("a") is None
+    assert open_checkpoint(path).get("b") is None
+    assert len(open_checkpoint(path).check()) == 2
+
+
+def test_a_value_that_sqlite_cannot_hold_is_its_files_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the worker, so that the run goes on."""
+    monkeypatch.setattr(sqlite_module, "LARGEST_VALUE", 1_000)
+    assert SqliteFile.encode(b"x" * 900)
+    with pytest.raises(UnstorableValue, match="cannot be stored") as caught:
+        SqliteFile.encode(b"x" * 1_000)
+    assert "too many for SQLite" in str(caught.value.__cause__)
+
+
+def test_a_run_writes_in_wal_mode_and_leaves_a_single_file(path: Path) -> None:
+    """So that readers and the writer do not wait for each other, and a copy of the one file is a
+    copy of everything."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1)])
+        assert select(path, "PRAGMA journal_mode") == [("wal",)]
+        assert Path(f"{path}-wal").exists()
+    assert select(path, "PRAGMA journal_mode") == [("delete",)]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_reader_that_stays_does_not_disturb_the_writer(path: Path) -> None:
+    """Somebody's long transaction keeps nobody from saving, syncing and closing."""
+    write(path, result("a", 1))
+    with closing(sqlite3.connect(path)) as db:
+        with writing(path) as checkpoint:
+            db.execute("BEGIN")
+            assert db.execute("SELECT path FROM results").fetchall() == [("a",)]
+            checkpoint.save([result("b", 2)])
+            checkpoint.sync()
+        assert db.execute("SELECT path FROM results").fetchall() == [("a",)]
+        assert dict(open_checkpoint(path)) == {"a": 1, "b": 2}
+    write(path, result("c", 3))
+    assert dict(open_checkpoint(path)) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
+    """While the log cannot be taken into the file, there is no replacing it: nothing is changed."""
+    write(path, result("a", 1), result("a", 2))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN")
+        db.execute("SELECT path FROM results").fetchall()
+        with pytest.raises(OSError, match="somebody is reading the database"):
+            SqliteFile(path).compact()
+    assert not Path(f"{path}.bak").exists()
+    assert dict(open_checkpoint(path)) == {"a": 2}
+
+
+def test_without_wal_mode_it_works_as_well(path: Path) -> None:
+    """Where somebody is reading as the run begins, or the file system has no shared memory."""
+    write(path, result("a", 1))
+    checkpoint = SqliteFile(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT path FROM results").fetchall()
+        checkpoint.open()
+        db.execute("COMMIT")
+    assert select(path, "PRAGMA journal_mode") == [("delete",)]
+    checkpoint.save([result("b", 2)])
+    assert dict(open_checkpoint(path)) == {"a": 1, "b": 2}
+    checkpoint.sync()
+    checkpoint.close()
+    assert dict(open_checkpoint(path)) == {"a": 1, "b": 2}
+
+
+KILLED = """
+import os, signal, sys
+from binascii import crc32
+from resumable_pool.checkpoints.sqlite import SqliteFile
+from resumable_pool.records import Outcome
+
+def outcomes():
+    for number in range(3000):
+        data = SqliteFile.encode("x" * 1000)
+        yield Outcome(f"torn {number}", data, crc32(data), None, 0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint = SqliteFile(sys.argv[1])
+checkpoint.open()
+checkpoint.save(outcomes())
+"""
+
+
+def test_a_kill_in_a_transaction_leaves_what_was_before(path: Path) -> None:
+    """A batch is saved as a whole, or not at all; what it has written is in nobody's way."""
+    write(path, result("a", 1))
+    with start_python(KILLED, path) as process:
+        process.wait(PATIENCE_SECONDS)
+    assert Path(f"{path}-wal").stat().st_size > 1_000_000
+    assert dict(open_checkpoint(path)) == {"a": 1}
+    assert open_checkpoint(path).check() == []
+    write(path, result("b", 2))
+    assert dict(open_checkpoint(path)) == {"a": 1, "b": 2}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_sync_forces_everything_to_the_disk(path: Path) -> None:
+    """Nothing is forced when a batch is saved; sync forces the log of all batches since, once."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    code = f"""
+import os, sys
+sys.path.insert(0, {os.getcwd()!r})
+from binascii import crc32
+from resumable_pool.checkpoints.sqlite import SqliteFile
+from resumable_pool.records import Outcome
+
+data = SqliteFile.encode(1)
+checkpoint = SqliteFile({str(path)!r})
+checkpoint.open()
+checkpoint.save([Outcome("first", data, crc32(data), None, 0.1)])
+for number in range(3):
+    os.write(1, b"save")
+    checkpoint.save([Outcome(f"{{number}}", data, crc32(data), None, 0.1)])
+os.write(1, b"sync")
+checkpoint.sync()
+os.write(1, b"nothing")
+checkpoint.sync()
+os.write(1, b"over")
+"""
+    trace = path.with_name("trace")
+    command = ["strace", "-y", "-o", str(trace), "-e", "trace=write,fsync,fdatasync"]
+    with start_python(
+        f"import os, sys; os.execvp('strace', {command!r} + [sys.executable, '-c', {code!r}])"
+    ) as process:
+        process.communicate(timeout=PATIENCE_SECONDS)
+    calls = trace.read_text()
+    saving, _, syncing = calls[calls.index('"save"') :].partition('"sync"')
+    syncing, _, nothing = syncing.partition('"nothing"')
+    assert "sync(" not in saving
+    assert "results.sqlite-wal>)" in syncing
+    assert "sync(" not in nothing.partition('"over"')[0]
+
+
+# Damage.
+
+
+def _zero_page_with(path: Path, text: bytes) -> None:
+    content = path.read_bytes()
+    start = content.index(text) // 4096 * 4096
+    path.write_bytes(content[:start] + bytes(4096) + content[start + 4096 :])
+
+
+def test_a_damaged_page_costs_what_is_on_it(path: Path) -> None:
+    """check() names what is lost, and compact() saves the rest."""
+    values = {f"file {number:03}": f"value {number:03} " * 50 for number in range(100)}
+    write(path, *(result(key, value) for key, value in values.items()), failed("bad"))
+    _zero_page_with(path, b"value 050")
+    damaged = path.read_bytes()
+    findings = SqliteFile(path).check()
+    lost = [key for key in values if any(repr(key) in finding for finding in findings)]
+    assert "file 050" in lost
+    assert len(lost) < 10
+    notes = SqliteFile(path).compact()
+    assert set(notes[: len(lost)]) <= set(findings)
+    reader = open_checkpoint(path)
+    assert dict(reader) == {key: value for key, value in values.items() if key not in lost}
+    assert list(reader.failures()) == ["bad"]
+    assert reader.check() == []
+    assert Path(f"{path}.bak").read_bytes() == damaged
+
+
+def test_a_damaged_index_costs_nothing(path: Path) -> None:
+    """The rows are found without it."""
+    values = {f"file {number:03}": "x" * 500 for number in range(100)}
+    write(path, *(result(key, value) for key, value in values.items()))
+    (page,) = select(
+        path, "SELECT rootpage FROM sqlite_schema WHERE name LIKE '%autoindex_results%'"
+    )
+    content = path.read_bytes()
+    start = (page[0] - 1) * 4096
+    path.write_bytes(content[:start] + b"\xff" * 4096 + content[start + 4096 :])
+    assert any("index of results cannot be read" in text for text in SqliteFile(path).check())
+    SqliteFile(path).compact()
+    assert dict(open_checkpoint(path)) == values
+
+
+def test_damage_that_a_run_meets_is_an_error(path: Path) -> None:
+    """Not a guess, and not an exception of SQLite's."""
+    write(path, *(result(f"{number}", "x" * 500) for number in range(100)))
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with pytest.raises(CheckpointError, match="is damaged: database disk image is malformed"):
+        dict(SqliteFile(path))
