@@ -98,6 +98,9 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("--rerun-changed", action="store_true", help="process files again that have changed since")
     add("--no-retry-failed", dest="retry_failed", action="store_false",
         help="leave alone what failed in an earlier run")
+    add("--save-every", metavar="N", type=int, help="save so many results together (default: 1)")
+    add("--save-interval", metavar="S", type=float,
+        help="seconds for which a result may wait for others (default: 1)")
     add("--grace-period", metavar="S", type=float,
         help="seconds for the files in work after SIGTERM or SIGHUP")
     add("--progress", action="store_true", help="log progress also where stderr is no terminal")

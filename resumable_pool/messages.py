@@ -2,7 +2,8 @@
 
     runner -> worker   a batch, as a list of (path, attempt), and before the first of them a `Setup`
     worker -> saver    Hello, Ready, StartFailed, Finished, Done          (bytes made by frames.py)
-    saver -> runner    Opened, Unable, PassedOn, Saved, Failed, FailureSaved, Ended
+    saver -> runner    Opened, Unable, PassedOn, Received, Saved, SavedLater, Failed, FailureSaved,
+                       Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
 
 A worker is named by a serial number that no other worker of the run has. Frozen dataclasses without
@@ -97,10 +98,24 @@ class PassedOn:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """The value of the next path of the worker's batch is in the checkpoint."""
+class Received:
+    """The value of the next path of the worker's batch waits for others, to be saved with them."""
 
     worker: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The value of the next path of the worker's batch has come, and is saved."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class SavedLater:
+    """The values of these paths, which have waited, are saved."""
+
+    paths: list[str]
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,9 @@ class Ended:
     clean: bool
 
 
-FromSaver = Opened | Unable | PassedOn | Saved | Failed | FailureSaved | Ended
+FromSaver = (
+    Opened | Unable | PassedOn | Received | Saved | SavedLater | Failed | FailureSaved | Ended
+)
 
 
 # The runner to the saver.

@@ -41,6 +41,8 @@ class Options:
     retries: int
     max_failures: int | None
     choices: Choices
+    save_every: int
+    save_interval: float
     grace_period: float
     progress: bool | Callable[..., Any] | None
 
@@ -61,6 +63,8 @@ def check_options(
     max_failures: int | None,
     largest_first: bool,
     rerun_changed: bool,
+    save_every: int,
+    save_interval: float,
     grace_period: float,
     progress: bool | Callable[..., Any] | None,
 ) -> Options:
@@ -87,6 +91,8 @@ def check_options(
         retries=_check_number("retries", retries, 0),
         max_failures=_check_limit("max_failures", max_failures, 0),
         choices=choices,
+        save_every=_check_number("save_every", save_every, 1),
+        save_interval=_check_seconds("save_interval", save_interval),
         grace_period=_check_seconds("grace_period", grace_period),
         progress=_check_progress(progress),
     )

@@ -5,7 +5,7 @@ Knows no process. Asks the disk only for what an option needs to know: sizes, ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .checkpoints import Checkpoint
@@ -58,15 +58,24 @@ class Plan:
         )
 
 
-def make_plan(files: list[str], checkpoint: Checkpoint, choices: Choices) -> Plan:
+def make_plan(
+    files: list[str],
+    checkpoint: Checkpoint,
+    choices: Choices,
+    saved_elsewhere: Collection[str] | None = None,
+) -> Plan:
     """What is to do of `files`, which are sorted.
 
-    A file that failed is not done, even if it has a result from before it changed.
+    A file that failed is not done, even if it has a result from before it changed; but it is done
+    if it is `saved_elsewhere`, which takes the place of the checkpoint's results.
 
     Raises:
         CheckpointError: the checkpoint is something else, or damaged.
     """
     completed, standing = checkpoint.completed(), {*checkpoint.failures()}
+    if saved_elsewhere is not None:
+        completed = saved_elsewhere
+        standing.difference_update(completed)
     failed = [path for path in files if path in standing]
     new = [path for path in files if path not in completed and path not in standing]
     changed = []
@@ -94,6 +103,6 @@ def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
     """Whether the file is not as it was when it was processed, as far as that is known."""
     try:
         before = checkpoint.fingerprint(path)
-    except KeyError:  # it is damaged
-        return True
+    except KeyError:  # it is damaged, or saved elsewhere
+        return path in checkpoint.completed()
     return before not in (NO_FINGERPRINT, fingerprint(path))

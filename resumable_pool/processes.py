@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.forkserver
+import multiprocessing.process
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -133,6 +134,15 @@ class Child:
         del self._process
         # The fork server is no more, or the start of a process in another thread has been told.
         return None if self._by_server and exitcode == FORGOTTEN else exitcode
+
+
+def refuse_in_daemonic_process() -> None:
+    """Raise `WorkerStartError` where no process may be started."""
+    if multiprocessing.process.current_process().daemon:
+        raise WorkerStartError(
+            "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
+            "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
+        )
 
 
 def signal_group(leader: int, name: str) -> bool:

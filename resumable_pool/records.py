@@ -88,7 +88,14 @@ class Outcome:
 
     @property
     def value(self) -> Any:
-        """The value, made anew of its bytes at each access; raises `ValueError` for a failure."""
+        """The value, made anew of its bytes at each access.
+
+        Raises:
+            ValueError: the file has failed.
+            LookupError: it is saved elsewhere, and the runner does not say how to read it.
+        """
+        if self.ok and self.pickled is None:
+            raise LookupError(f"{self.path!r} is saved elsewhere: override read_result to read it")
         if self.pickled is None:
             raise ValueError(f"{self.path!r} failed, there is no value: {self.failure}")
         return read_value(self.pickled)

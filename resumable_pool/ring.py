@@ -1,13 +1,12 @@
-"""The runner's side of a run: the loop, and what it decides about workers and failures.
+"""The runner's side of a run: the loop, and what it decides about workers (see runner.py).
 
-runner.py has the picture. Knows nothing of bytes and pickles, of how a process is started or ended,
-nor of the checkpoint more than which paths it has.
+Knows nothing of bytes and pickles, of how a process is started or ended, nor of the checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -26,16 +25,19 @@ from .messages import (
     Opened,
     PassedOn,
     Ready,
+    Received,
     Saved,
+    SavedLater,
     StartFailed,
     Unable,
 )
 from .options import Options
-from .plan import make_plan
+from .plan import Plan
 from .processes import MAIN_GUARD_REMEDY
 from .progress import Counts, describe_end
 from .records import WorkerStatus, count_files
 from .saver import Saver
+from .saving import Saving
 from .signals import StopRequests, broken_pipes_raise
 from .stopping import Stopping
 from .verdicts import Verdicts
@@ -55,25 +57,22 @@ START_REMEDY = "Put that right and run again; what was saved is kept."
 class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
 
-    Args:
-        options: the runner's.
-        files: all files; those that the checkpoint has, once it is locked, are left out.
-        counts: kept up to date.
-        stop_requests: entered.
-        progress: where a person looks.
+    It is given what the saver saves with, and what says what is to do once the checkpoint is
+    locked. It keeps `counts` up to date; `stopping` says whether it was stopped.
     """
 
     def __init__(
         self,
         options: Options,
-        files: list[str],
+        saving: Saving,
+        make_plan: Callable[[], Plan],
         counts: Counts,
         stop_requests: StopRequests,
         progress: ProgressLine,
     ) -> None:
         self._options = options
         self._checkpoint = options.checkpoint
-        self._files = files
+        self._make_plan = make_plan
         self._counts = counts
         self._clock = Clock()
         self._stop_requests = stop_requests
@@ -83,10 +82,10 @@ class Run:
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
         self._finished: list[str] = []
-        self._saver = Saver(options.context, options.checkpoint, options.timeout)
+        self._saver = Saver(options.context, saving, options.timeout)
         self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
         self._crew = Crew(options, self._saver, os.getcwd())
-        self._stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
+        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
     def go(self) -> Iterator[str]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -106,13 +105,14 @@ class Run:
         finally:
             with broken_pipes_raise():
                 self._end()
+        yield from self._finished
         if self._error is not None:
             raise self._error
 
     def _turn(self) -> None:
         ready = wait(self._events(), self._patience())
         self._clock.look()
-        self._stopping.follow_requests(self._clock.now)
+        self.stopping.follow_requests(self._clock.now)
         self._note_reports()
         self._crew.report_deaths(ready)
         self._crew.end_overdue(self._clock.now)
@@ -121,11 +121,6 @@ class Run:
         self._deal_paths()
         self._dismiss_workers()
         self._show_progress()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was asked to stop, or has stopped by itself."""
-        return self._stopping.stopped
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now. From any thread."""
@@ -143,7 +138,7 @@ class Run:
 
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
-        due = min(self._stopping.due, self._verdicts.due, self._crew.due(self._clock.now))
+        due = min(self.stopping.due, self._verdicts.due, self._crew.due(self._clock.now))
         return min(TICK_SECONDS, max(0.0, due - self._clock.now))
 
     # The steps of the loop.
@@ -161,7 +156,7 @@ class Run:
             case PassedOn(serial, Ready()):
                 self._crew[serial].note_ready()
             case PassedOn(_, StartFailed(message, traceback)):
-                if not self.stopped:  # or it failed of being told to end
+                if not self.stopping.stopped:  # or it failed of being told to end
                     self._note_failed_start(message, traceback)
             case Saved(serial):
                 self._finished.append(self._finish(serial))
@@ -169,6 +164,11 @@ class Run:
             case FailureSaved(path):
                 self._finished.append(path)
                 self._verdicts.note_saved()
+            case Received(serial):
+                self._finish(serial)
+            case SavedLater(paths):
+                self._finished += paths
+                self._counts.completed += len(paths)
             case Failed(serial):
                 self._note_failure(serial)
             case Ended(serial, clean):
@@ -179,11 +179,11 @@ class Run:
                 raise TypeError(f"the saver cannot report {report!r}")
 
     def _judge_failures(self) -> None:
-        while self._verdicts and (self.stopped or self._clock.now >= self._verdicts.due):
-            self._verdicts.judge(self.stopped)
-            if self._verdicts.too_many and not self.stopped:
+        while self._verdicts and (self.stopping.stopped or self._clock.now >= self._verdicts.due):
+            self._verdicts.judge(self.stopping.stopped)
+            if self._verdicts.too_many and not self.stopping.stopped:
                 why = f"more than {self._options.max_failures} files failed"
-                self._stopping.stop(why, self._clock.now)
+                self.stopping.stop(why, self._clock.now)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
@@ -225,7 +225,7 @@ class Run:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         for note in notes:
             self._progress.announce(note)
-        plan = make_plan(self._files, self._checkpoint, self._options.choices)
+        plan = self._make_plan()
         self._counts.skipped, self._counts.left = plan.done, plan.left
         if plan.new < plan.total:
             self._progress.say(str(plan))
@@ -285,13 +285,13 @@ class Run:
         lost = self._saver.gone
         self._crew.kill()
         for report in self._saver.last_reports():
-            if isinstance(report, Unable):
-                self._fail(report.error)
+            if isinstance(report, (Unable, SavedLater)):
+                self._note_report(report)
         how = self._saver.bury()
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))
         self._progress.end(self._counts)
-        if self.stopped:
+        if self.stopping.stopped:
             self._progress.announce(f"Stopped. {describe_end(self._counts)}; run again to go on")
 
     def _lost_saver(self, how: str) -> ResumablePoolError:

@@ -32,28 +32,30 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
-from multiprocessing.process import current_process
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from .checkpoints import Checkpoint
 from .display import progress_line
 from .errors import WorkerStartError
-from .files import Paths, list_files
+from .files import Paths, check_pattern, list_files
+from .hooks import SAVER_HOOKS, Hooks, Result, ResultsElsewhere, overrides
 from .options import check_options
 from .plan import Plan, make_plan
+from .processes import refuse_in_daemonic_process
 from .progress import Counts
 from .records import Failure, Outcome, Report, WorkerStatus
 from .ring import Run
+from .saving import Saving
 from .signals import StopRequests
+from .values import pickle_value
 
-Result = TypeVar("Result")
 
-
-class ResumableRunner(Generic[Result]):
+class ResumableRunner(Hooks[Result]):
     """Calls a function for every file of a glob, in worker processes, and saves what it returns.
 
     Run again with the same checkpoint, it goes on where it was, whatever ended it. The runner
-    itself is cheap: processes exist, and the checkpoint is touched, only during `run`.
+    itself is cheap: processes exist, and the checkpoint is touched, only during `run`. A subclass
+    may override the methods of `Hooks`, to save elsewhere, for instance.
 
     Args:
         function: called with a path in a worker process; returns anything that can be pickled.
@@ -83,6 +85,9 @@ class ResumableRunner(Generic[Result]):
             not one big file.
         rerun_changed: whether a file is processed again whose size or time of change is not what it
             was. It keeps its result until there is a new one.
+        save_every: how many results are saved together; none waits longer than `save_interval`.
+        save_interval: seconds; also, data are forced to the disk at most so often. What is saved
+            survives the death of any process at once, and a power cut after that time.
         grace_period: seconds that files in work may take after SIGTERM or SIGHUP.
         progress: whether to show progress on stderr; by default a line is drawn if that is a
             terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
@@ -115,27 +120,18 @@ class ResumableRunner(Generic[Result]):
         max_failures: int | None = None,
         largest_first: bool = False,
         rerun_changed: bool = False,
+        save_every: int = 1,
+        save_interval: float = 1.0,
         grace_period: float = 10.0,
         progress: bool | Callable[..., Any] | None = None,
     ) -> None:
-        self._options = check_options(
-            function=function,
-            pattern=pattern,
-            checkpoint=checkpoint,
-            max_workers=max_workers,
-            initializer=initializer,
-            initargs=initargs,
-            mp_context=mp_context,
-            max_tasks_per_child=max_tasks_per_child,
-            timeout=timeout,
-            retries=retries,
-            retry_failed=retry_failed,
-            max_failures=max_failures,
-            largest_first=largest_first,
-            rerun_changed=rerun_changed,
-            grace_period=grace_period,
-            progress=progress,
-        )
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self._function = function
+        if overrides(self, "process_file"):
+            given["function"] = self.process_file
+        self._options = check_options(**given)
+        self._pattern = self._options.pattern
+        self._checkpoint = self._options.checkpoint
         self._running = threading.Lock()
         self._stop_requests: StopRequests | None = None
         self._ring: Run | None = None
@@ -158,14 +154,12 @@ class ResumableRunner(Generic[Result]):
             RuntimeError: this runner is running already.
         """
         with contextlib.closing(self._steps()) as steps:
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    report: Report = end.value
-                    return report
-                except KeyboardInterrupt as interrupt:  # how it came here is of no interest
-                    raise interrupt.with_traceback(None) from None
+            try:
+                for _ in steps:
+                    pass
+            except KeyboardInterrupt as interrupt:  # how it came here is of no interest
+                raise interrupt.with_traceback(None) from None
+        return self._report
 
     def as_completed(self) -> Iterator[Outcome]:
         """The same as `run`, but each outcome is yielded once it is saved.
@@ -185,11 +179,6 @@ class ResumableRunner(Generic[Result]):
             for path in steps:
                 yield self._outcome(path)
 
-    def on_saved(self, outcome: Outcome) -> None:
-        """Called for each outcome once it is saved, in this process, in the thread of the run: for
-        a subclass to override. What it raises stops the run as `stop` does, and goes on from there.
-        """
-
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now, by slots; nothing while no run goes on. From any thread."""
         ring = self._ring
@@ -203,48 +192,52 @@ class ResumableRunner(Generic[Result]):
             stop_requests.ask()
 
     def pending(self) -> list[str]:
-        """The files that `run` would process now, in order.
-
-        Raises:
-            CheckpointError: the checkpoint is something else, or damaged.
-        """
+        """The files that `run` would process now, in order; raises `CheckpointError` like it."""
         return [*self._plan(self._files()).to_do]
 
     @property
     def results(self) -> Mapping[str, Result]:
-        """Path to value, for every file that has one: read from the checkpoint at each access, also
-        while a run goes on."""
-        return self._options.checkpoint
+        """Path to value, for every file that has one: read at each access, also while a run goes
+        on."""
+        if overrides(self, "load_completed", "read_result"):
+            return ResultsElsewhere(self)
+        return self._checkpoint
 
     @property
     def failures(self) -> Mapping[str, Failure]:
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
-        return self._options.checkpoint.failures()
+        return self._checkpoint.failures()
 
     def _files(self) -> list[str]:
-        return list_files(self._options.pattern, self._options.checkpoint.owns)
+        return list_files(check_pattern(self.collect_files()), self._checkpoint.owns)
 
     def _plan(self, files: list[str]) -> Plan:
-        return make_plan(files, self._options.checkpoint, self._options.choices)
+        elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None
+        return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
     def _outcome(self, path: str) -> Outcome:
-        return self._options.checkpoint.outcome(path)
+        if overrides(self, "read_result") and path not in self.failures:
+            return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
+        try:
+            return self._checkpoint.outcome(path)
+        except KeyError:  # it is saved elsewhere
+            return Outcome(path, None, 0, None, 0.0)
 
-    def _steps(self) -> Generator[str, None, Report]:
-        """The run: yields each path whose outcome has been saved, and returns the report."""
+    def _steps(self) -> Generator[str, None, None]:
+        """The run: yields each path whose outcome has been saved, and leaves a report."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         try:
             stop_requests = self._stop_requests = StopRequests(self._options.context)
             try:
-                return (yield from self._process(stop_requests))
+                yield from self._process(stop_requests)
             finally:
                 self._stop_requests = self._ring = None
                 stop_requests.deliver()
         finally:
             self._running.release()
 
-    def _process(self, stop_requests: StopRequests) -> Generator[str, None, Report]:
+    def _process(self, stop_requests: StopRequests) -> Generator[str, None, None]:
         begun = time.monotonic()
         files = self._files()
         plan = self._plan(files)
@@ -253,10 +246,10 @@ class ResumableRunner(Generic[Result]):
         if plan.to_do:
             stopped = yield from self._go_round(files, counts, stop_requests)
         else:
-            self._options.checkpoint.settle()
-        failed = sorted({*self.failures}.intersection(files))
+            self._checkpoint.settle()
+        failed = self._plan(files).failed
         failures = [self.failures.get(path) for path in failed]
-        return Report(
+        self._report = Report(
             total=len(files),
             completed=counts.completed,
             skipped=counts.skipped,
@@ -272,17 +265,23 @@ class ResumableRunner(Generic[Result]):
         self, files: list[str], counts: Counts, stop_requests: StopRequests
     ) -> Generator[str, None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
-        if current_process().daemon:
-            raise WorkerStartError(
-                "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
-                "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
-            )
+        refuse_in_daemonic_process()
         name = getattr(self._options.setup.function, "__name__", "files")
         progress = progress_line(self._options.progress, sys.stderr, name)
-        watched = type(self).on_saved is not ResumableRunner.on_saved
+        watched = overrides(self, "on_saved")
+        hooks = self if overrides(self, *SAVER_HOOKS) else None
+        every, interval = self._options.save_every, self._options.save_interval
+        saving = Saving(self._checkpoint, hooks, every, interval)
         try:
             with stop_requests:
-                ring = self._ring = Run(self._options, files, counts, stop_requests, progress)
+                ring = self._ring = Run(
+                    self._options,
+                    saving,
+                    lambda: self._plan(files),
+                    counts,
+                    stop_requests,
+                    progress,
+                )
                 steps = ring.go()
                 try:
                     for path in steps:
@@ -294,7 +293,7 @@ class ResumableRunner(Generic[Result]):
                     for _ in steps:
                         pass
                     raise
-                return ring.stopped
+                return ring.stopping.stopped
         except WorkerStartError:
             if not stop_requests.signals:  # they also hit children, and the fork server, that start
                 raise

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 
 from . import forks, processes
-from .checkpoints import Checkpoint
 from .messages import FromSaver, ToSaver, Watch
 from .saver_process import run_saver
+from .saving import Saving
 
 # How often to ask whether it lives: something may keep its end quiet.
 ASK_SECONDS = 1.0
@@ -29,11 +29,11 @@ class Saver:
         gone: whether it has ended, and every report of it was read.
     """
 
-    def __init__(self, context: BaseContext, checkpoint: Checkpoint, timeout: float | None) -> None:
+    def __init__(self, context: BaseContext, saving: Saving, timeout: float | None) -> None:
         self.gone = False
         self._timeout = timeout
         self._context = context
-        self._checkpoint = checkpoint
+        self._saving = saving
 
     def start(self) -> None:
         """Start the process.
@@ -48,7 +48,7 @@ class Saver:
                 self.reports, reports = pipes.from_child()
                 self._orders, orders = pipes.both_ways()
                 ends = (orders, reports)
-                arguments = (*ends, self._checkpoint, self._timeout)
+                arguments = (*ends, self._saving, self._timeout)
                 self.process = processes.Child(self._context, "saver", run_saver, arguments, ends)
         except OSError as error:
             raise processes.cannot_start("saver", error) from None

@@ -18,12 +18,14 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
 from . import forks, processes
 from .checkpoints import Checkpoint
+from .clock import NEVER
 from .errors import CheckpointError, ResumablePoolError, SaverError
 from .messages import (
     Died,
@@ -39,32 +41,34 @@ from .messages import (
     Opened,
     PassedOn,
     Ready,
+    Received,
     RecordCrash,
     Saved,
+    SavedLater,
     StartFailed,
     ToSaver,
     Unable,
     Watch,
 )
 from .records import Outcome
+from .saving import Saving
 from .streams import Streams
-
-# Data are forced to disk at most this often. Every result at once would cost a hundred times as
-# much as writing it; this bounds what a power cut can take.
-SYNC_SECONDS = 1.0
+from .values import name_script_main
 
 # How often to look whether workers still live when the runner is no more there to tell.
 ORPHAN_SECONDS = 1.0
 
 
 def run_saver(
-    orders: Connection, reports: Connection, checkpoint: Checkpoint, timeout: float | None
+    orders: Connection, reports: Connection, saving: Saving, timeout: float | None
 ) -> NoReturn:
     """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
     processes.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
-    saver = _InSaver(orders, reports, checkpoint, timeout)
+    name_script_main()
+    saver = _InSaver(orders, reports, saving, timeout)
+    checkpoint = saving.checkpoint
     try:
-        notes = checkpoint.open()
+        notes = saving.open()
     except ResumablePoolError as error:
         saver.report(Unable(error))
         os._exit(1)
@@ -74,10 +78,10 @@ def run_saver(
     try:
         saver.report(Opened(notes))
         saver.run()
-        checkpoint.close()
+        saving.close()
     except Exception as error:
         with contextlib.suppress(Exception):  # the disk is full, say; what can be kept is kept
-            checkpoint.close()
+            saving.close()
         saver.report(Unable(_cannot_save(checkpoint, error)))
         os._exit(1)
     os._exit(0)
@@ -112,19 +116,17 @@ class _InSaver:
         self,
         orders: Connection,
         reports: Connection,
-        checkpoint: Checkpoint,
+        saving: Saving,
         timeout: float | None,
     ) -> None:
         self._orders: Connection | None = orders
         self._reports: Connection | None = reports
-        self._checkpoint = checkpoint
+        self._saving = saving
         self._timeout = timeout
         self._streams = Streams()
         # Failures, by path and attempt: the next may be here before the order about this one.
         self._held: dict[tuple[str, int], Outcome] = {}
         self._alone_since = 0.0
-        self._unsynced = False
-        self._synced_at = 0.0
 
     def run(self) -> None:
         """Until no order can come any more and every stream has ended."""
@@ -135,7 +137,8 @@ class _InSaver:
             if self._orders is None:
                 self._end_orphans()
             self._save_and_report()
-            self._sync_if_due()
+            self._saving.sync_if_due(time.monotonic())
+        self._report_saved_later(self._saving.save_due(NEVER))
 
     def report(self, message: FromSaver) -> None:
         """Tell the runner, if there still is one; saving goes on without."""
@@ -147,11 +150,11 @@ class _InSaver:
             self._reports = None
 
     def _wait_for_something(self) -> set[object]:
-        patience = None
+        patience: float | None = max(0.0, self._saving.due - time.monotonic())
         if self._orders is None:
             patience = ORPHAN_SECONDS
-        elif self._unsynced:
-            patience = max(0.0, self._synced_at + SYNC_SECONDS - time.monotonic())
+        elif patience == NEVER:
+            patience = None
         orders = [] if self._orders is None else [self._orders]
         return set(wait([*orders, *self._streams.ends()], patience))
 
@@ -208,23 +211,24 @@ class _InSaver:
     # Saving.
 
     def _save_and_report(self) -> None:
-        """Save all the values that have come, then report on everything that has come, in order."""
+        """Save the values that have come, then report on everything that has come, in order."""
         received = self._streams.take_received()
-        values = [
-            message.outcome
-            for _, message in received
-            if isinstance(message, Finished) and message.outcome.ok
-        ]
-        if values:
-            self._checkpoint.save(values)
-            self._unsynced = True
+        now = time.monotonic()
+        for _, message in received:
+            if isinstance(message, Finished) and message.outcome.ok:
+                self._saving.add(message.outcome, now)
+        saved = {outcome.path: outcome for outcome in self._saving.save_due(now)}
         for worker, message in received:
-            self._report_on(worker, message)
+            self._report_on(worker, message, saved)
+        self._report_saved_later(saved.values())
 
-    def _report_on(self, worker: int, message: FromWorker | Ended) -> None:
+    def _report_on(
+        self, worker: int, message: FromWorker | Ended, saved: dict[str, Outcome]
+    ) -> None:
         match message:
             case Finished(outcome) if outcome.ok:
-                self.report(Saved(worker))
+                now = saved.pop(outcome.path, None) is not None
+                self.report(Saved(worker) if now else Received(worker))
             case Finished(outcome):
                 self._held[outcome.path, outcome.attempts] = outcome
                 self.report(Failed(worker))
@@ -236,13 +240,10 @@ class _InSaver:
                 raise TypeError(f"worker {worker} cannot say {message!r}")
 
     def _save_failure(self, outcome: Outcome) -> None:
-        self._checkpoint.save_failures([outcome])
-        self._unsynced = True
+        self._saving.save_failure(outcome)
         self.report(FailureSaved(outcome.path))
 
-    def _sync_if_due(self) -> None:
-        now = time.monotonic()
-        if self._unsynced and now >= self._synced_at + SYNC_SECONDS:
-            self._checkpoint.sync()
-            self._unsynced = False
-            self._synced_at = now
+    def _report_saved_later(self, outcomes: Iterable[Outcome]) -> None:
+        paths = [outcome.path for outcome in outcomes]
+        if paths:
+            self.report(SavedLater(paths))

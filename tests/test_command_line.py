@@ -249,6 +249,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
     line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
     line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
     line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
+    line += ["--save-every", "7", "--save-interval", "0.5"]
     assert main([*line, "--progress"]) == 2
     nothing, given = seen
     assert nothing == {}
@@ -264,6 +265,8 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         "rerun_changed": True,
         "retry_failed": False,
         "grace_period": 6.0,
+        "save_every": 7,
+        "save_interval": 0.5,
         "progress": True,
     }
     unnamed = {"function", "pattern", "checkpoint", "initargs"}

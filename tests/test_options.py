@@ -101,6 +101,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_failures": "3"}, TypeError, "max_failures must be an int, not '3'"),
     ({"largest_first": "yes"}, TypeError, "largest_first must be True or False, not 'yes'"),
     ({"rerun_changed": None}, TypeError, "rerun_changed must be True or False, not None"),
+    ({"save_every": 0}, ValueError, "save_every must be at least 1, not 0"),
+    ({"save_interval": "1"}, TypeError, "save_interval must be a number of seconds, not '1'"),
     ({"grace_period": None}, TypeError, "grace_period must be a number of seconds, not None"),
     ({"grace_period": -0.1}, ValueError, "grace_period must be 0 to 2,678,400 seconds, not -0.1"),
     ({"progress": 5}, TypeError, "progress must be True, False, None or a callable such as "

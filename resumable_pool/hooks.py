@@ -1,0 +1,124 @@
+"""What a subclass of `ResumableRunner` may override, and in which process each of it runs.
+
+To save elsewhere, `save` is enough, and `load_completed`, to go on where a run was:
+
+    class ToDatabase(ResumableRunner):
+        def open_saver(self):
+            self.database = sqlite3.connect("results.db")
+
+        def save(self, outcomes):
+            rows = [(outcome.path, outcome.value) for outcome in outcomes]
+            with self.database:
+                self.database.executemany("insert or replace into results values (?, ?)", rows)
+
+        def load_completed(self):
+            ...
+
+`super().save(outcomes)` saves to the checkpoint as well. Without it the checkpoint still keeps
+other runs away, and holds what failed. Only a runner that overrides one of the saver's hooks is
+sent to the saver, and only one that overrides `process_file` to the workers; there it is a copy
+(under spawn and forkserver it is pickled), and what a hook changes in it, nobody else sees.
+
+Knows no process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from .checkpoints import Checkpoint
+from .files import Paths
+from .records import Outcome
+
+Result = TypeVar("Result")
+
+
+class Hooks(Generic[Result]):
+    """The hooks of a runner, with what they do if they are not overridden."""
+
+    _function: Callable[[str], Result]
+    _pattern: Paths
+    _checkpoint: Checkpoint
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy in another process needs: what the subclass has added, and the above."""
+        return {name: value for name, value in vars(self).items() if name not in _STAY_HERE}
+
+    # In the runner's process.
+
+    def collect_files(self) -> Paths:
+        """The paths to process, or a glob: called at the start of a run, and for `pending`. Files
+        that exist are taken, each once, in sorted order."""
+        return self._pattern
+
+    def load_completed(self) -> Iterable[str]:
+        """The paths that need not be processed because their results are saved, as the function
+        receives them. Called before a run, and once more when the checkpoint is locked."""
+        return self._checkpoint.completed()
+
+    def read_result(self, path: str) -> Result:
+        """The saved value of `path`: for `as_completed`, and for `on_saved`.
+
+        Raises:
+            KeyError: it has none.
+        """
+        value: Result = self._checkpoint.read(path)
+        return value
+
+    def on_saved(self, outcome: Outcome) -> None:
+        """Called for each outcome once it is saved, in the thread of the run. What it raises stops
+        the run as `stop` does, and goes on from there."""
+
+    # In a worker.
+
+    def process_file(self, path: str) -> Result:
+        """Called for each file; what it returns is the result."""
+        return self._function(path)
+
+    # In the saver.
+
+    def open_saver(self) -> None:
+        """Called once before anything is saved: for connections that must not be shared."""
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        """Save these, which have values. When it returns they count as saved; if it raises, the run
+        ends with a `SaverError`, and they are still to do.
+
+        Args:
+            outcomes: as many as have come, or as `save_every` says.
+        """
+        self._checkpoint.save(outcomes)
+
+    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+        """The same for files that failed."""
+        self._checkpoint.save_failures(outcomes)
+
+    def close_saver(self) -> None:
+        """Called once when everything is saved, also if `save` has raised."""
+
+
+_STAY_HERE = ("_options", "_running", "_stop_requests", "_ring")
+
+SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")
+
+
+def overrides(runner: Hooks[Any], *names: str) -> bool:
+    """Whether the runner's class overrides one of these hooks."""
+    return any(getattr(type(runner), name) is not getattr(Hooks, name) for name in names)
+
+
+class ResultsElsewhere(Mapping[str, Any]):
+    """Path to value, by the hooks that know where values are."""
+
+    def __init__(self, hooks: Hooks[Any]) -> None:
+        self._hooks = hooks
+
+    def __getitem__(self, path: str) -> Any:
+        return self._hooks.read_result(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hooks.load_completed())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

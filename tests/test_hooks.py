@@ -1,0 +1,221 @@
+"""Runners that save elsewhere, or collect and process differently, under every start method."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import Outcome, ResumableRunner, SaverError, open_checkpoint
+
+from . import functions
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+ALL = [f"in/{number:02}.txt" for number in range(10)]
+NUMBERS = {path: number for number, path in enumerate(ALL)}
+
+
+class ToCsv(ResumableRunner[int]):
+    """Appends to a file; nothing else is overridden."""
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        with open("out.csv", "a", newline="") as file:
+            csv.writer(file).writerows((outcome.path, outcome.value) for outcome in outcomes)
+
+    def load_completed(self) -> Iterable[str]:
+        if not os.path.exists("out.csv"):
+            return []
+        with open("out.csv", newline="") as file:
+            return [row[0] for row in csv.reader(file)]
+
+
+class ToDatabase(ResumableRunner[int]):
+    """Has a connection that is born in the saver, and an attribute of its own."""
+
+    def __init__(self, *arguments: Any, table: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.table = table
+        self.unpicklable = None
+
+    def open_saver(self) -> None:
+        self.database = sqlite3.connect("out.db")
+        self.database.execute(
+            f"create table if not exists {self.table} (path primary key, value, process)"
+        )
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        rows = [(outcome.path, outcome.value, os.getpid()) for outcome in outcomes]
+        with self.database:
+            self.database.executemany(f"insert into {self.table} values (?, ?, ?)", rows)
+
+    def close_saver(self) -> None:
+        self.database.close()
+        Path("closed").touch()
+
+    def load_completed(self) -> Iterable[str]:
+        return self._all().keys()
+
+    def read_result(self, path: str) -> int:
+        return self._all()[path]
+
+    def _all(self) -> dict[str, int]:
+        if not os.path.exists("out.db"):
+            return {}
+        database = sqlite3.connect("out.db")
+        try:
+            return dict(database.execute(f"select path, value from {self.table}"))
+        finally:
+            database.close()
+
+
+class ToBoth(ResumableRunner[int]):
+    """Keeps the checkpoint as well."""
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        super().save(outcomes)
+        with open("sizes", "a") as file:
+            file.write(f"{len(outcomes)}\n")
+
+
+def options(method: str, **changed: Any) -> dict[str, Any]:
+    return {"max_workers": 2, "mp_context": method, "progress": False, **changed}
+
+
+def test_overriding_save_is_enough_to_save_elsewhere(folder: Path, method: str) -> None:
+    """And `load_completed`, to resume; what failed is in the checkpoint, and is tried again."""
+    Path("in/07.txt").write_text("not a number")
+    csv_only = ToCsv(functions.number_in, "in/*.txt", "result.pkl", **options(method))
+    report = csv_only.run()
+    assert (report.completed, report.failed) == (9, 1)
+    assert len(open_checkpoint("result.pkl")) == 0
+    Path("in/07.txt").write_text("7")
+    again = ToCsv(functions.number_in, "in/*.txt", "result.pkl", **options(method))
+    assert again.pending() == ["in/07.txt"]
+    report = again.run()
+    assert (report.completed, report.skipped, report.failed, report.remaining) == (1, 9, 0, 0)
+    assert again.run().skipped == 10
+    with open("out.csv", newline="") as file:
+        assert {path: int(value) for path, value in csv.reader(file)} == NUMBERS
+    assert functions.calls() == sorted([*ALL, "in/07.txt"])
+
+
+def test_a_value_that_is_elsewhere_needs_a_hook_to_be_read(folder: Path) -> None:
+    """Without it the outcome still comes, and says so when it is asked."""
+    csv_only = ToCsv(functions.number_in, ALL[:1], "result.pkl", **options("fork"))
+    (outcome,) = csv_only.as_completed()
+    assert (outcome.path, outcome.ok) == (ALL[0], True)
+    with pytest.raises(LookupError, match="override read_result"):
+        outcome.value  # noqa: B018
+
+
+def test_a_connection_may_be_born_in_the_saver(folder: Path, method: str) -> None:
+    """It is opened and closed there, once; values are read back through the hook."""
+    arguments = (functions.number_in, "in/*.txt", "result.pkl")
+    database = ToDatabase(*arguments, table="numbers", **options(method))
+    seen = {outcome.path: outcome.value for outcome in database.as_completed()}
+    assert seen == NUMBERS == dict(database.results)
+    assert len(database.results) == 10
+    connection = sqlite3.connect("out.db")
+    (processes,) = connection.execute("select count(distinct process) from numbers").fetchone()
+    (saver,) = connection.execute("select process from numbers").fetchone()
+    connection.close()
+    assert (processes, saver != os.getpid()) == (1, True)
+    assert Path("closed").exists()
+    assert database.run().skipped == 10
+
+
+def test_the_checkpoint_can_be_kept_as_well(folder: Path, method: str) -> None:
+    """By calling the original."""
+    ToBoth(functions.number_in, "in/*.txt", "result.pkl", **options(method)).run()
+    assert dict(open_checkpoint("result.pkl")) == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("every", "sizes"), [(4, [4, 4, 2]), (10, [10]), (100, [10]), (3, [3, 3, 3, 1])]
+)
+def test_so_many_are_saved_together(folder: Path, every: int, sizes: list[int]) -> None:
+    """What is left at the end is saved at the end; the report counts it."""
+    both = ToBoth(
+        functions.number_in, "in/*.txt", "result.pkl", save_every=every, save_interval=60,
+        **options("fork"),
+    )  # fmt: skip
+    seen = [outcome.value for outcome in both.as_completed()]
+    assert [int(line) for line in Path("sizes").read_text().splitlines()] == sizes
+    assert sorted(seen) == [*range(10)]
+    Path("result.pkl").unlink()
+    assert both.run().completed == 10
+
+
+def test_no_result_waits_longer_than_the_interval(folder: Path) -> None:
+    """However many are to be saved together."""
+    both = ToBoth(
+        wait_at_seven, "in/*.txt", "result.pkl", save_every=100, save_interval=0.1,
+        **options("fork", max_workers=1),
+    )  # fmt: skip
+    thread = threading.Thread(target=both.run)
+    thread.start()
+    while len(both.results) < 7:  # no event tells of it
+        pass
+    Path("go").touch()
+    thread.join()
+    assert len(both.results) == 10
+
+
+def wait_at_seven(path: str) -> None:
+    """Until it is told that what was before it is saved."""
+    while "07" in path and not Path("go").exists():
+        pass
+
+
+class Failing(ResumableRunner[int]):
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        if any(outcome.path == "in/05.txt" for outcome in outcomes) and not os.path.exists("fixed"):
+            raise ConnectionError("the database has gone")
+        super().save(outcomes)
+
+    def close_saver(self) -> None:
+        Path("closed").touch()
+
+
+def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path, method: str) -> None:
+    """What was saved before is kept, and the rest is still to do."""
+    failing = Failing(functions.number_in, "in/*.txt", "result.pkl", **options(method))
+    with pytest.raises(SaverError, match="ConnectionError: the database has gone") as caught:
+        failing.run()
+    assert "in save" in caught.value.traceback
+    assert Path("closed").exists()
+    Path("fixed").touch()
+    assert failing.run().remaining == 0
+    assert dict(failing.results) == NUMBERS
+
+
+class Own(ResumableRunner[str]):
+    """Collects, processes and notes in its own way; the lock must not travel."""
+
+    def __init__(self, *arguments: Any, suffix: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.suffix = suffix
+
+    def collect_files(self) -> list[str]:
+        return [path for path in super().collect_files() if path != "in/03.txt"]
+
+    def process_file(self, path: str) -> str:
+        return f"{super().process_file(path)}{self.suffix}"
+
+
+def test_files_can_be_collected_and_processed_differently(folder: Path, method: str) -> None:
+    """`process_file` runs in a worker, with what the subclass has set."""
+    own = Own(
+        functions.number_in, [*ALL, "in/../in/04.txt"], "r.pkl", suffix="!", **options(method)
+    )
+    assert "in/03.txt" not in own.pending()
+    assert own.run().completed == 9
+    assert own.results["in/04.txt"] == "4!"
+    assert str(os.getpid()) not in functions.callers()
