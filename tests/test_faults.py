@@ -66,6 +66,17 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
+def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
+    """What a file left that was done at the last moment is not taken for that of the next one."""
+    files = ALL[:2]
+    hanging = ResumableRunner(
+        functions.hang_without_a_word, files, "result.pkl", timeout=0.5, max_workers=1,
+        progress=False,
+    )  # fmt: skip
+    (failure,) = hanging.run().failures
+    assert (failure.path, failure.kind, failure.traceback) == ("in/01.txt", "timeout", "")
+
+
 def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
     """Each file with its own: what a function says when it is ended is nobody's failure."""
     files = ALL[:2]
