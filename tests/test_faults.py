@@ -144,6 +144,13 @@ def test_a_file_that_fails_for_good_counts_its_attempts(folder: Path, method: st
     assert sorted(order[:10]) == ALL
 
 
+def test_a_file_that_only_failed_needs_no_fresh_worker(folder: Path) -> None:
+    """What loads a model in each would pay for it."""
+    report = runner(functions.fail, retries=2, max_workers=1).run()
+    assert (report.failed, len(functions.calls())) == (10, 30)
+    assert len(functions.callers()) == 1
+
+
 def test_what_failed_in_an_earlier_run_may_be_left_alone(folder: Path) -> None:
     """It still counts as failed, and is not called."""
     Path("in/07.txt").write_text("not a number")
