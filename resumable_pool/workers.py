@@ -115,6 +115,7 @@ class Worker:
         self.dealt += len(batch)
         self.busy_since = now
         if self._setup.timeout is not None:
+            self._read_last_words()  # those of the file before, which was done at the last moment
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
         self._send(pickle.dumps(batch))
@@ -184,8 +185,7 @@ class Worker:
         os.set_blocking(self.last_words.fileno(), False)
         with contextlib.suppress(OSError):
             words = os.read(self.last_words.fileno(), 1 << 16).decode("utf-8", "replace")
-            # Above it may be that of an earlier file, which was done at the last moment.
-            begin = words.rfind("Timeout (" if self.timed_out else "Fatal Python error")
+            begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
             if begin >= 0:  # below it is only how the function was called
                 return words[begin:].split(f'  File "{OWN_FILE}"')[0]
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -308,6 +309,16 @@ def fail_or_fail_to_end(path: str) -> None:
     _sleep_with_handler(lambda *_: sys.exit("told to"))
 
 
+def hang_without_a_word(path: str) -> None:
+    """Number 0 leaves word as if it had been done at the last moment; then comes one that is
+    stopped, and cannot."""
+    if number_of(path) == 0:
+        (worker,) = (o for o in gc.get_objects() if type(o).__name__ == "_InWorker")
+        os.write(worker._last_words.fileno(), b"Timeout (of another file)!\n")
+    else:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def sleep_a_while(path: str) -> None:
     time.sleep(float(Path(path).read_text()))
 
@@ -369,6 +380,13 @@ def fail_to_load() -> None:
 
 def die_loading() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_every_other_time() -> None:
+    with open("started", "ab", buffering=0) as started:
+        started.write(b".")
+    if os.path.getsize("started") % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def exit_loading() -> None:

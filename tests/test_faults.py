@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from binascii import crc32
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from resumable_pool import Failure, ResumableRunner
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.records import Outcome
 
 from . import functions
 from .stage import FAIL, PATIENCE, Stage, act
@@ -64,6 +67,17 @@ def test_others_go_on_while_one_hangs(folder: Path, method: str) -> None:
         Path(path).write_text("0")
     report = runner(functions.sleep_a_while, timeout=0.5, max_workers=1, mp_context=method).run()
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
+
+
+def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
+    """What a file left that was done at the last moment is not taken for that of the next one."""
+    files = ALL[:2]
+    hanging = ResumableRunner(
+        functions.hang_without_a_word, files, "result.pkl", timeout=0.5, max_workers=1,
+        progress=False,
+    )  # fmt: skip
+    (failure,) = hanging.run().failures
+    assert (failure.path, failure.kind, failure.traceback) == ("in/01.txt", "timeout", "")
 
 
 def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
@@ -132,6 +146,13 @@ def test_a_file_that_fails_for_good_counts_its_attempts(folder: Path, method: st
     assert sorted(order[:10]) == ALL
 
 
+def test_a_file_that_only_failed_needs_no_fresh_worker(folder: Path) -> None:
+    """What loads a model in each would pay for it."""
+    report = runner(functions.fail, retries=2, max_workers=1).run()
+    assert (report.failed, len(functions.calls())) == (10, 30)
+    assert len(functions.callers()) == 1
+
+
 def test_what_failed_in_an_earlier_run_may_be_left_alone(folder: Path) -> None:
     """It still counts as failed, and is not called."""
     Path("in/07.txt").write_text("not a number")
@@ -165,6 +186,26 @@ def test_files_that_have_changed_may_be_done_again(folder: Path) -> None:
     assert again.pending() == []
 
 
+class FinishedMeanwhile(PickleFile):
+    """Another run has been quicker: when the saver has the lock, number 0 is done."""
+
+    def open(self) -> list[str]:
+        notes = super().open()
+        pickled = b"\x80\x03K\x00."
+        self.save([Outcome("in/00.txt", pickled, crc32(pickled), None, 1.0)])
+        return notes
+
+
+def test_what_another_run_has_done_meanwhile_is_left_to_it(folder: Path, method: str) -> None:
+    """What is to do is decided when the checkpoint is locked, and counted so."""
+    checkpoint = FinishedMeanwhile("result.pkl")
+    report = ResumableRunner(
+        functions.number_in, "in/*.txt", checkpoint, mp_context=method, progress=False
+    ).run()
+    assert functions.calls() == ALL[1:]
+    assert (report.completed, report.skipped, report.remaining) == (9, 1, 0)
+
+
 @pytest.mark.parametrize("function", [functions.append, functions.remove])
 def test_files_that_change_during_a_run_were_done_in_it(folder: Path, function: Any) -> None:
     """The report counts what the run did, whatever became of its inputs."""
@@ -193,6 +234,32 @@ def test_too_many_failures_stop_the_run(folder: Path, method: str) -> None:
     assert (report.failed, report.remaining, report.stopped) == (3, 7, True)
     assert len(functions.calls()) <= 3 + 2  # what other workers had begun by then
     assert runner(functions.fail, max_failures=9).run().failed == 10
+
+
+def test_it_is_said_once_that_too_many_have_failed(
+    folder: Path, stage: Stage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However many more were about to; those are still to do."""
+    running = runner(act, max_failures=0, progress=None)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(running.run()))
+    thread.start()
+    stage.wait_begun(3)
+    stage.cue(3, FAIL)
+    thread.join()
+    assert (reports[0].failed, reports[0].remaining, reports[0].stopped) == (1, 9, True)
+    assert capfd.readouterr().err.count("1 file failed, more than max_failures") == 1
+
+
+def test_workers_that_are_killed_now_and_then_before_they_are_ready_are_replaced(
+    folder: Path, method: str
+) -> None:
+    """However often that happens, as long as files are done in between."""
+    report = runner(
+        functions.number_in, initializer=functions.die_every_other_time, max_workers=1,
+        max_tasks_per_child=1, mp_context=method,
+    ).run()  # fmt: skip
+    assert report.completed == 10
 
 
 def test_a_worker_makes_room_for_a_fresh_one(folder: Path, method: str) -> None:

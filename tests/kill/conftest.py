@@ -23,12 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Where the tests are run with Ctrl-C ignored (in the background), scripts have it all the
-    same: what is handled here is at its default in a program that is started."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Where the tests are run with these ignored (in the background, under nohup), scripts have
+    them all the same: what is handled here is at its default in a program that is started."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGHUP)}
+    for signum in before:
+        signal.signal(signum, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

@@ -90,14 +90,20 @@ class Script:
 
     def wait_for_words(self, words: str) -> None:
         """Until the script has written them to stderr."""
+        assert self.has_said(words, PATIENCE), f"not {words!r}, but {self._errors.decode()}"
+
+    def has_said(self, words: str, within_seconds: float) -> bool:
+        """Whether it has, as soon as that is so; `False` if it says nothing for so long."""
         assert self._process is not None
         assert self._process.stderr is not None
         fd = self._process.stderr.fileno()
         while words.encode() not in self._errors:
-            ready, _, _ = select.select([fd], [], [], PATIENCE)
+            ready, _, _ = select.select([fd], [], [], within_seconds)
             chunk = os.read(fd, 4096) if ready else b""
-            assert chunk, f"{words!r} did not come, but {self._errors.decode()}"
+            if not chunk:
+                return False
             self._errors += chunk
+        return True
 
     def wait(self) -> tuple[int, str, str]:
         """Until the script itself has ended: its status, stdout and stderr."""

@@ -53,11 +53,12 @@ def test_what_is_in_work_is_finished_and_saved(
     assert "10 files: 8 done, 2 done before" in script.run()
 
 
+@pytest.mark.parametrize("also", ["", "max_tasks_per_child=1"])
 def test_what_takes_longer_than_the_grace_period_is_abandoned(
-    folder: Path, stage: Stage, method: str
+    folder: Path, stage: Stage, method: str, also: str
 ) -> None:
-    """It is still to do, and has not failed."""
-    script = Script(folder, method, options="grace_period=0.3")
+    """It is still to do, and has not failed; also if its worker was to leave after it anyway."""
+    script = Script(folder, method, options=f"grace_period=0.3, {also}")
     script.start()
     stage.wait_begun(3)
     os.kill(script.pid, signal.SIGTERM)
@@ -71,16 +72,29 @@ def test_what_takes_longer_than_the_grace_period_is_abandoned(
     assert "10 files: 10 done" in script.run()
 
 
+def test_a_further_signal_does_not_prolong_the_grace_period(folder: Path, stage: Stage) -> None:
+    """What sends them again and again will not wait for ever."""
+    script = Script(folder, None, options="grace_period=1")
+    script.start()
+    stage.wait_begun(3)
+    sent = 0
+    while sent < 50 and not script.has_said("abandoning 3 files", within_seconds=0.2):
+        os.kill(script.pid, signal.SIGTERM)
+        sent += 1
+    assert sent < 50
+    assert script.wait()[0] == -signal.SIGTERM
+
+
 @pytest.mark.parametrize(
     ("signum", "method"),
     [
         *((signal.SIGTERM, method) for method in METHODS),
-        (signal.SIGHUP, None),
-        (signal.SIGINT, None),
+        (signal.SIGHUP, "fork"),
+        (signal.SIGINT, "fork"),
     ],
 )
 def test_to_everybody_it_loses_nothing_and_blames_no_file(
-    folder: Path, stage: Stage, method: str | None, signum: signal.Signals
+    folder: Path, stage: Stage, method: str, signum: signal.Signals
 ) -> None:
     """As schedulers send it, in any order; the subprocesses of a function get it, too."""
     script = Script(folder, method, "call_program", CALL_PROGRAM)
