@@ -182,8 +182,7 @@ class Run:
         while self._verdicts and (self.stopping.stopped or self._clock.now >= self._verdicts.due):
             self._verdicts.judge(self.stopping.stopped)
             if self._verdicts.too_many and not self.stopping.stopped:
-                why = f"more than {self._options.max_failures} files failed"
-                self.stopping.stop(why, self._clock.now)
+                self.stopping.stop(self._verdicts.why, self._clock.now)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""

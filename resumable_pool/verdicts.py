@@ -14,7 +14,7 @@ from .dealing import Dealer
 from .messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from .options import Options
 from .progress import Counts
-from .records import Failure, Outcome, in_words
+from .records import Failure, Outcome, count_files, in_words
 from .saver import Saver
 
 # So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
@@ -67,6 +67,12 @@ class Verdicts:
     def too_many(self) -> bool:
         """Whether more files have failed than may."""
         return self._exceeded_by(self._counts.failed + self._unsaved)
+
+    @property
+    def why(self) -> str:
+        """What to say then."""
+        limit = self._options.max_failures or 0
+        return f"{count_files(limit + 1)} failed, more than max_failures={limit}"
 
     @property
     def perhaps_too_many(self) -> bool:
