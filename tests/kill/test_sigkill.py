@@ -157,4 +157,4 @@ def test_of_everything_loses_nothing_that_was_saved(
 def test_of_anything_at_random_moments(folder: Path, method: str) -> None:
     """Rerun until all is done: every result is right, and no file was called too often. (As long
     as you like: `python -m tests.kill.soak`.)"""
-    assert soak(7, [method], seed=len(method)).files > 0
+    assert soak(4, [method], seed=len(method)).files > 0
