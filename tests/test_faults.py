@@ -372,6 +372,13 @@ def test_a_stop_is_not_taken_for_an_initializer_that_failed(
     assert (reports[0].stopped, reports[0].remaining) == (True, 10)
 
 
+def test_the_seconds_of_a_lost_file_are_its_own(folder: Path) -> None:
+    """Not those of the files before it."""
+    report = runner(functions.die, max_workers=1).run()
+    assert report.failed == 10
+    assert sum(failure.seconds for failure in report.failures) <= report.seconds
+
+
 def test_failures_are_what_they_were(folder: Path) -> None:
     """A failure read from the checkpoint has its kind, attempts, seconds and traceback."""
     running = runner(functions.fail, retries=1)
