@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Failure, ResumableRunner
+from resumable_pool import Failure, ResumableRunner, processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 
@@ -278,8 +278,25 @@ def test_every_file_may_have_a_worker_of_its_own(folder: Path) -> None:
     assert len(functions.callers()) == 10
 
 
-def test_a_worker_that_does_not_leave_is_ended(folder: Path, stage: Stage) -> None:
+def test_a_worker_on_its_last_file_has_time_for_it(
+    folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is to leave, but not to hurry, until that is done."""
+    monkeypatch.setattr(processes, "LEAVING_SECONDS", 0.2)
+    for path in ALL[:3]:
+        Path(path).write_text("1")
+    report = ResumableRunner(
+        functions.sleep_a_while, ALL[:3], "result.pkl", max_tasks_per_child=1, max_workers=3,
+        mp_context=method, progress=False,
+    ).run()  # fmt: skip
+    assert (report.completed, report.failures) == (3, [])
+
+
+def test_a_worker_that_does_not_leave_is_ended(
+    folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody waits for one that is stopped, or held by what its function has left running."""
+    monkeypatch.setattr(processes, "LEAVING_SECONDS", 0.5)
     running = runner(act, max_workers=2)
     reports = []
     thread = threading.Thread(target=lambda: reports.append(running.run()))
@@ -369,6 +386,13 @@ def test_a_stop_is_not_taken_for_an_initializer_that_failed(
     running.stop()
     thread.join()
     assert (reports[0].stopped, reports[0].remaining) == (True, 10)
+
+
+def test_the_seconds_of_a_lost_file_are_its_own(folder: Path) -> None:
+    """Not those of the files before it."""
+    report = runner(functions.die, max_workers=1).run()
+    assert report.failed == 10
+    assert sum(failure.seconds for failure in report.failures) <= report.seconds
 
 
 def test_failures_are_what_they_were(folder: Path) -> None:

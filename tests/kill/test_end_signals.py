@@ -151,6 +151,37 @@ def test_where_it_is_ignored_the_run_goes_on(folder: Path, stage: Stage) -> None
     assert (status, out.splitlines()[0][:18]) == (0, "10 files: 10 done,")
 
 
+FORKING = """
+import signal
+import threading
+def fork():
+    os.read(os.open("fork", os.O_RDONLY), 1)
+    if (pid := os.fork()) == 0:
+        print("forked", os.getpid(), file=sys.stderr, flush=True)
+        signal.pause()
+        os._exit(0)
+    print("status", os.waitpid(pid, 0)[1], file=sys.stderr, flush=True)
+if __name__ == "__main__":
+    threading.Thread(target=fork).start()
+"""
+
+
+def test_what_another_thread_of_the_script_forks_ends_as_ever(folder: Path, stage: Stage) -> None:
+    """It has inherited handlers that only note a signal, for a run which is not its own."""
+    os.mkfifo("fork")
+    script = Script(folder, None, definitions=FORKING)
+    script.start()
+    stage.wait_begun(3)
+    Path("fork").write_bytes(b"!")
+    script.wait_for_words("forked ")
+    pids = script.processes()  # all others have sessions of their own
+    (child,) = (pid for pid in pids if os.getsid(pid) != pid)
+    os.kill(child, signal.SIGTERM)
+    script.wait_for_words(f"status {signal.SIGTERM.value}\n")
+    stage.cue(10)
+    assert "10 files: 10 done" in script.wait()[1]
+
+
 def test_both_of_two_signals_count(folder: Path, stage: Stage) -> None:
     """A Ctrl-C before SIGTERM does not keep the script alive."""
     script = Script(folder, None)

@@ -18,11 +18,13 @@ from .scripts import Script
 from .soak import soak
 
 
+@pytest.mark.parametrize("options", ["", "timeout=600"])
 def test_of_the_script_alone_lets_running_files_finish(
-    folder: Path, stage: Stage, method: str
+    folder: Path, stage: Stage, method: str, options: str
 ) -> None:
-    """They are saved, then all leave; a rerun meanwhile says who still has the checkpoint."""
-    script = Script(folder, method)
+    """They are saved, then all leave; a rerun meanwhile says who still has the checkpoint. A
+    time-out that has not passed changes nothing."""
+    script = Script(folder, method, options=options)
     script.start()
     begun = stage.wait_begun(3)
     saver = script.saver()

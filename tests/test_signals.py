@@ -1,0 +1,38 @@
+"""Requests to stop, without a run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from multiprocessing.connection import wait
+
+import pytest
+
+from resumable_pool.signals import BY_CALL, StopRequests
+
+from .stage import PATIENCE
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_more_requests_than_a_pipe_holds_keep_nobody_waiting() -> None:
+    """Whoever asks goes on, and each of them is taken once."""
+    requests = StopRequests(multiprocessing.get_context())
+    asking = threading.Thread(target=lambda: [requests.ask() for _ in range(20_000)])
+    asking.start()
+    asking.join(PATIENCE)
+    kept_waiting = asking.is_alive()
+    taken = [*requests.take()]
+    while asking.is_alive():
+        taken += requests.take()
+    assert (len(taken), set(taken), kept_waiting) == (20_000, {BY_CALL}, False)
+    assert wait([requests.wakener], 0) == []
+    requests.deliver()
+
+
+def test_a_request_after_the_end_is_nobodys() -> None:
+    """A thread may ask at any moment."""
+    requests = StopRequests(multiprocessing.get_context())
+    requests.deliver()
+    requests.ask()
+    assert not requests.signals
