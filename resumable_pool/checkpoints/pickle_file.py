@@ -21,17 +21,20 @@ or the dict is adopted.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 
 from ..errors import CheckpointError
 from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
 from .append_file import AppendFile
 from .disk import write_at
 from .indexed_file import Index, RecordScan
+from .merging import Merger, damaged
 from .pickle_layout import (
     COMMITTED,
     FIRST_RECORD,
     STOP,
     Header,
+    Record,
     decode_failure,
     encode,
     is_ours,
@@ -85,6 +88,63 @@ class PickleFile(AppendFile):
         done = f"adopted the results of {count_files(len(known))} from a plain pickle"
         notes.append(f"{done}; {keep_old(self.path)}")
         self._replace_by(new)
+
+    def merge(self, others: Sequence[PickleFile]) -> list[str]:
+        """Write this checkpoint anew, with what the others have as well. Where several have a
+        result of one path, the last of them counts, and this one comes first; a result beats a
+        failure. Unpickles nothing.
+
+        Others that a run is writing to are taken as they are now. If this one is there already, it
+        is kept beside the new one, as `compact` does.
+
+        Returns:
+            What was done, a sentence each.
+
+        Raises:
+            CheckpointLocked: a run is writing to this one.
+            CheckpointError: one of them is something else, damaged, or a plain pickle, which
+                `compact` adopts first; nothing was changed.
+        """
+        notes: list[str] = []
+        is_new = not os.path.exists(self.path)
+        fd = self._take(notes)
+        try:
+            merger = Merger([self, *others])
+            self._sign(fd)
+            new, _ = write_beside(self, merger.outcomes())
+            notes.append(str(merger))
+            if not is_new:
+                notes.append(keep_old(self.path))
+            self._replace_by(new)
+        except BaseException:
+            if is_new and len(self) == 0:
+                os.unlink(self.path)
+            raise
+        finally:
+            self._release()
+        return notes
+
+    def sound_records(self) -> Iterator[Record]:
+        """Every record, in order. Raises `CheckpointError` for one that is not sound."""
+        with self._opened() as fd:
+            if fd < 0:
+                return
+            self._recognise(fd)
+            if self._plain is not None:
+                what = "is a plain pickle, which would have to be unpickled"
+                raise CheckpointError(self.path, what, "Adopt it first: compact() does that.")
+            scan = Scan(fd, self._header, self._first)
+            for record in scan:
+                if not record.sound:
+                    raise damaged(self.path, record.path)
+                yield record
+            scan.refuse_damage(self.path)
+
+    def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
+        """What the records at these places were made of; `None` for one that is not sound."""
+        with self._opened() as fd:
+            for start in starts:
+                yield self._outcome_at(fd, start) if fd >= 0 else None
 
     def _verify(self, fd: int, findings: list[str]) -> Index:
         if self._plain is None:
