@@ -20,8 +20,8 @@ class Source(Protocol):
 
     path: str
 
-    def sound_records(self) -> Iterator[Record]:
-        """All its records; raises `CheckpointError` for one that is not sound."""
+    def records(self) -> Iterator[Record]:
+        """Every record, in order; raises `CheckpointError` if there is damage between them."""
 
     def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
         """What the records there were made of; `None` for one that is not sound."""
@@ -43,7 +43,7 @@ class Merger:
         self._failures: dict[str, _Place] = {}
         self._differing: set[str] = set()
         for number, source in enumerate(sources):
-            for record in source.sound_records():
+            for record in source.records():
                 self._enter(number, record)
         for path in self._results:
             self._failures.pop(path, None)
@@ -76,7 +76,8 @@ class Merger:
             found = source.outcomes_at([start for start, _ in wanted])
             for (_, path), outcome in zip(wanted, found, strict=True):
                 if outcome is None or outcome.path != path:
-                    raise damaged(source.path, path)
+                    what = f"is damaged: the record of {path!r} is not sound"
+                    raise CheckpointError(source.path, what, DAMAGE_REMEDY)
                 yield outcome
 
     def __str__(self) -> str:
@@ -90,8 +91,3 @@ class Merger:
                 "the checkpoint that was named last counts"
             )
         return text
-
-
-def damaged(path: str, whose: str) -> CheckpointError:
-    """What to raise where the record of `whose` is not what was saved."""
-    return CheckpointError(path, f"is damaged: the record of {whose!r} is not sound", DAMAGE_REMEDY)
