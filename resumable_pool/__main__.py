@@ -14,7 +14,18 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .commands import SOME_LEFT, USAGE, NotExported, Refused, export, run, show
+from .commands import (
+    SOME_LEFT,
+    USAGE,
+    NotExported,
+    Refused,
+    check,
+    compact,
+    export,
+    merge_all,
+    run,
+    show,
+)
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from .loading import look_here
 
@@ -27,7 +38,7 @@ Call a Python function for every file of a folder, in worker processes, and neve
 _STATUSES = """\
 exit status:
   0    all done
-  1    some files failed or are still to do, or an error ended the command
+  1    some files failed or are still to do, something was found, or an error ended the command
   2    it cannot be carried out as given, or the checkpoint is in use, damaged or none
   130  ended by Ctrl-C
 """
@@ -127,6 +138,19 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     add("--repr", dest="as_repr", action="store_true", help="values that are not JSON as text")
 
 
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_checkpoint(command)
+    command.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
+
+
+def _add_merge(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("out", metavar="OUT", help="a .pkl; if it exists it is the first of them, and kept as .bak")
+    add("inputs", metavar="IN", nargs="+",
+        help="of several results of one path the one in the last IN counts; a result beats a "
+             "failure; one that a run is writing to is taken as it is now")  # fmt: skip
+
+
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT")
 
@@ -151,6 +175,17 @@ _COMMANDS = [
              "write the values to a .jsonl or .csv file; unpickles them, which runs code that is "
              "in the file: only on one that you trust",
              "result.pkl result.jsonl"),
+    _Command("check", _add_check, check,
+             "read all of a checkpoint, and say what is wrong with it, a line each, if anything; "
+             "unpickles nothing",
+             "result.pkl"),
+    _Command("compact", _add_checkpoint, compact,
+             "rewrite a checkpoint with the last sound result of each path, and keep the old file "
+             "as .bak; unpickles nothing, unless it is a plain pickle that is adopted",
+             "result.pkl"),
+    _Command("merge", _add_merge, merge_all,
+             "join checkpoints, of the shards of a run for instance, in one; unpickles nothing",
+             "result.pkl shard-*.pkl"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the commands do, once their arguments are read: run, show, export.
+"""What the commands do, once their arguments are read: run, show, export, check, compact, merge.
 
 Each returns its exit status. Knows nothing of argparse, and of processes no more than the runner's
 users do.
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, TextIO
 
-from .checkpoints import Checkpoint, checkpoint_at
+from .checkpoints import Checkpoint, checkpoint_at, merge
 from .loading import CannotLoad, load, module_part
 from .records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
 from .runner import ResumableRunner
@@ -215,6 +215,34 @@ def _write_csv(file: TextIO, values: Iterable[tuple[str, object, str]]) -> int:
     for written, (path, value, text) in enumerate(values, 1):  # noqa: B007
         rows.writerow([path, value if isinstance(value, str) else text])
     return written
+
+
+def check(checkpoint: str, as_json: bool = False) -> int:
+    """What is wrong with a checkpoint, a line each."""
+    findings = _existing(checkpoint).check()
+    if as_json:
+        _write([json.dumps({"checkpoint": checkpoint, "findings": findings}, indent=2)])
+    else:
+        _write(map(printable, findings))
+    return SOME_LEFT if findings else ALL_DONE
+
+
+def compact(checkpoint: str) -> int:
+    """Rewrite a checkpoint with what is sound and counts."""
+    _write(map(printable, _existing(checkpoint).compact()))
+    return ALL_DONE
+
+
+def merge_all(out: str, inputs: list[str]) -> int:
+    """Join checkpoints in one."""
+    for path in inputs:
+        _existing(path)
+    try:
+        notes = merge(out, inputs)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    _write(map(printable, notes))
+    return ALL_DONE
 
 
 def _existing(path: str) -> Checkpoint:

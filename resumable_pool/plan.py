@@ -5,12 +5,13 @@ Knows no process. Asks the disk only for what an option needs to know: sizes, ti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from .checkpoints import Checkpoint
 from .files import fingerprint
-from .records import NO_FINGERPRINT, tally
+from .records import NO_FINGERPRINT, count_files, tally
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Plan:
         left: how many of those are left alone.
         changed: how many have a result, and are to do again because they have changed since.
         new: how many the checkpoint has nothing of.
+        advice: what a person must know who expects to find results: that those of other paths are
+            there, which seem to mean these files. Usually nothing.
     """
 
     to_do: Sequence[str]
@@ -41,6 +44,7 @@ class Plan:
     left: int
     changed: int
     new: int
+    advice: Sequence[str] = ()
 
     @property
     def total(self) -> int:
@@ -96,7 +100,30 @@ def make_plan(
         left=len(failed) - len(again),
         changed=len(changed),
         new=len(new),
+        advice=[*_advice(files, completed)] if len(new) == len(files) else (),
     )
+
+
+def _advice(files: list[str], completed: Collection[str]) -> Iterator[str]:
+    """The classic mistakes: results under base names alone, or under absolute paths and now
+    relative ones."""
+    by_name = {os.path.basename(path): path for path in completed}
+    meant = [(path, by_name.get(os.path.basename(path))) for path in files]
+    pairs = [(path, key) for path, key in meant if key is not None and _is_end(path, key)]
+    if pairs:
+        path, key = pairs[0]
+        yield (
+            f"none of the {count_files(len(files))} has a result under its path, but "
+            f"{len(pairs):,} seem to have one under another, {path!r} under {key!r}: all are "
+            "processed anew. To keep those results, stop, and give them these paths as keys, or "
+            "run with a pattern that finds the files under the old ones"
+        )
+
+
+def _is_end(one: str, other: str) -> bool:
+    """Whether one of two paths is the end of the other, from a folder on."""
+    short, long = sorted((one, other), key=len)
+    return long.endswith(os.sep + short)
 
 
 def _has_changed(path: str, checkpoint: Checkpoint) -> bool:

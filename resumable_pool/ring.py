@@ -222,9 +222,9 @@ class Run:
 
     def _note_opened(self, notes: list[str]) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""
-        for note in notes:
-            self._progress.announce(note)
         plan = self._make_plan()
+        for note in [*notes, *plan.advice]:
+            self._progress.announce(note)
         self._counts.skipped, self._counts.left = plan.done, plan.left
         if plan.new < plan.total:
             self._progress.say(str(plan))

@@ -16,10 +16,10 @@ import pytest
 
 from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.__main__ import main
-from resumable_pool.checkpoints import PickleFile
+from resumable_pool.checkpoints import PickleFile, checkpoint_at
 
 from . import functions
-from .checkpoints.conftest import failed, result, write
+from .checkpoints.conftest import failed, result, write, writing
 from .stage import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -447,6 +447,105 @@ def test_a_name_that_cannot_be_encoded_is_no_matter(folder: Path) -> None:
     assert r"in/gr\xfcn\udcff" in succeed("show", "result.pkl", env={"PYTHONIOENCODING": "ascii"})
 
 
+# check, compact, merge
+
+
+def damage(path: str) -> None:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content.replace(b"damaged", b"DAMAGED", 1))
+
+
+def test_check_says_what_is_wrong(folder: Path) -> None:
+    """A line each, or as JSON; the status says whether there is anything."""
+    write(folder / "result.pkl", result("a", "damaged" * 1000), result("b\n", "x" * 9000))
+    assert succeed("check", "result.pkl") == ""
+    sound = {"checkpoint": "result.pkl", "findings": []}
+    assert json.loads(succeed("check", "result.pkl", "--json")) == sound
+    damage("result.pkl")
+    Path("result.pkl").write_bytes(Path("result.pkl").read_bytes().replace(b"xxx", b"yyy", 1))
+    before = Path("result.pkl").read_bytes()
+    done = command("check", "result.pkl")
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("the value of 'a' is damaged, at byte ")
+    assert len(lines) == 2
+    done = command("check", "result.pkl", "--json")
+    assert (done.returncode, json.loads(done.stdout)["findings"]) == (1, lines)
+    assert Path("result.pkl").read_bytes() == before
+
+
+def test_compact_keeps_what_is_sound(folder: Path) -> None:
+    """It says what was lost, and what was done; then nothing is wrong any more."""
+    write(folder / "result.pkl", result("a", "damaged" * 1000), result("b", 1), result("b", 2))
+    damage("result.pkl")
+    lost, done, kept = succeed("compact", "result.pkl").splitlines()
+    assert lost.startswith("the value of 'a' is damaged")
+    assert done == "rewritten with the results of 1 file and the failures of 0 files"
+    assert kept.endswith("result.pkl.bak'")
+    assert dict(open_checkpoint("result.pkl")) == {"b": 2}
+    assert succeed("check", "result.pkl") == ""
+
+
+def test_a_plain_pickle_is_adopted_by_compact(folder: Path) -> None:
+    """And shown before; that runs nothing of it."""
+    (folder / "result.pkl").write_bytes(b"\x80\x03}X\x01\0\0\0aK\x01s.")
+    assert "1 file done" in succeed("show", "result.pkl")
+    done = command("check", "result.pkl")
+    assert done.returncode == 1
+    assert done.stdout.startswith("it is a plain pickle with the results of 1 file, and has no")
+    assert "adopted the results of 1 file" in succeed("compact", "result.pkl")
+    assert succeed("check", "result.pkl") == ""
+
+
+def test_merge_joins_shards(folder: Path) -> None:
+    """Also in one that is there."""
+    for number in range(3):
+        write(folder / f"shard-{number}.pkl", result("all", number), result(f"{number}", number))
+    shards = ["shard-0.pkl", "shard-1.pkl", "shard-2.pkl"]
+    out = succeed("merge", "all.pkl", *shards[:2])
+    assert out.startswith("merged the results of 3 files and the failures of 0 files; 1 had")
+    assert "kept as" in succeed("merge", "all.pkl", shards[2])
+    assert dict(open_checkpoint("all.pkl")) == {"all": 2, "0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (("check", "no.pkl"), "there is no checkpoint 'no.pkl'"),
+        (("compact", "no.pkl"), "there is no checkpoint 'no.pkl'"),
+        (("merge", "all.pkl", "no.pkl"), "there is no checkpoint 'no.pkl'"),
+        (("merge", "all.pkl", "a.jsonl"), "only .pkl checkpoints can be merged"),
+        (("merge", "all.jsonl", "a.pkl"), "only .pkl checkpoints can be merged"),
+        (("merge", "all.pkl", "foreign.pkl"), "is not a checkpoint of this library"),
+        (("compact", "foreign.pkl"), "is not a checkpoint of this library"),
+    ],
+)
+def test_what_is_no_checkpoint_for_it_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: tuple[str, ...], text: str
+) -> None:
+    """With status 2 and in a line; nothing is made."""
+    write(folder / "a.pkl", result("a", 1))
+    write(folder / "a.jsonl", result("a", 1, checkpoint_at("a.jsonl").encode))
+    (folder / "foreign.pkl").write_bytes(b"a,b")
+    before = {*os.listdir()}
+    assert main(line) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert text in error
+    assert {*os.listdir()} == before
+
+
+def test_a_checkpoint_in_use_is_not_rewritten(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status is 2, since another time it may be."""
+    write(folder / "a.pkl", result("a", 1))
+    with writing(folder / "result.pkl"):
+        for line in (["compact", "result.pkl"], ["merge", "result.pkl", "a.pkl"]):
+            assert main(line) == 2
+            assert f"process {os.getpid()} is writing to it" in capsys.readouterr().err
+
+
 # export
 
 VALUES = {
@@ -531,7 +630,7 @@ def test_export_says_what_is_damaged(folder: Path) -> None:
     assert (folder / "out.csv").read_text() == "path,value\nb,y\n"
 
 
-@pytest.mark.parametrize("name", ["run", "show", "export"])
+@pytest.mark.parametrize("name", ["run", "show", "export", "check", "compact", "merge"])
 def test_help_has_an_example(name: str) -> None:
     """And the statuses; show and export say what they do to values."""
     text = succeed(name, "--help")

@@ -38,6 +38,8 @@ LAYERS = [
     "resumable_pool.checkpoints.sqlite_layout",
     "resumable_pool.checkpoints.json_lines",
     "resumable_pool.checkpoints.pickle_file",
+    "resumable_pool.checkpoints.merging",
+    "resumable_pool.checkpoints.plain_pickle",
     "resumable_pool.checkpoints.append_file",
     "resumable_pool.checkpoints.pickle_scan",
     "resumable_pool.checkpoints.pickle_layout",

@@ -97,3 +97,33 @@ def test_a_failure_after_a_change_leaves_the_value_and_counts_as_failed(
     checkpoint.save([done("a")])
     checkpoint.close()
     assert plan(checkpoint).failed == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("key", "seen"),
+    [("a.txt", "in/a.txt"), ("in/a.txt", "/data/in/a.txt"), ("/data/in/a.txt", "in/a.txt")],
+)
+def test_results_under_other_paths_of_the_same_files_are_explained(
+    tmp_path: Path, key: str, seen: str
+) -> None:
+    """Base names alone, absolute paths that are relative now: the run says so in a line."""
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    checkpoint.save([done(key), done("other")])
+    checkpoint.close()
+    (advice,) = make_plan([seen, "in/b.txt"], checkpoint, Choices()).advice
+    assert advice.startswith(
+        f"none of the 2 files has a result under its path, but 1 seem to have one under another, "
+        f"{seen!r} under {key!r}: all are processed anew. To keep those results, stop,"
+    )
+    assert "\n" not in advice
+
+
+@pytest.mark.parametrize("files", [["in/x.txt"], ["2024/a.txt"], ["in/xa.txt"], ["in/a.txt"], []])
+def test_results_of_other_files_are_not(tmp_path: Path, files: list[str]) -> None:
+    """Files of the same base name in several folders; and where a result is found all is well."""
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    checkpoint.save([done("in/a.txt"), done("2023/a.txt")])
+    checkpoint.close()
+    assert not make_plan(files, checkpoint, Choices()).advice

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from .base import Checkpoint
 from .json_lines import JsonLines
 from .pickle_file import PickleFile
 
-__all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "open_checkpoint"]
+__all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "merge", "open_checkpoint"]
 
 
 def _sqlite_file(path: str) -> Checkpoint:
@@ -65,4 +65,39 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not os.path.exists(checkpoint.path):
         raise FileNotFoundError(f"there is no checkpoint at {os.fspath(path)!r}")
     checkpoint.completed()
+    return checkpoint
+
+
+def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Join the checkpoints `inputs`, of the shards of a run for instance, in the one at `out`.
+
+    `out` may be there: then it is the first of them, and the file that was there is kept beside it.
+    A result beats a failure, and of several results of one path the last counts, in the order of
+    `inputs`. Only `.pkl`; nothing is unpickled.
+
+    Returns:
+        What was done, a sentence each.
+
+    Raises:
+        FileNotFoundError: an input is not there.
+        ValueError: one of them is no `.pkl`.
+        CheckpointLocked: a run is writing to `out`. Inputs may be in use: they are taken as they
+            are now.
+        CheckpointError: one of them is something else, or damaged; nothing was changed.
+    """
+    target, *others = (_mergeable(path) for path in (out, *inputs))
+    places = {os.path.realpath(target.path): target}
+    for other in others:
+        if not os.path.exists(other.path):
+            raise FileNotFoundError(f"there is no checkpoint at {other.path!r}")
+        places.setdefault(
+            os.path.realpath(other.path), other
+        )  # once, with merge("all.pkl", "*.pkl")
+    return target.merge([other for other in places.values() if other is not target])
+
+
+def _mergeable(path: str | os.PathLike[str]) -> PickleFile:
+    checkpoint = checkpoint_at(path)
+    if not isinstance(checkpoint, PickleFile):
+        raise ValueError(f"checkpoint {os.fspath(path)!r}: only .pkl checkpoints can be merged")
     return checkpoint

@@ -26,7 +26,7 @@ from ..records import Outcome
 from .disk import force, read_at, unlock, write_at
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import GONE, is_at, open_locked
-from .rewriting import put_in_place, write_beside
+from .rewriting import keep_old, put_in_place, write_beside
 
 
 class AppendFile(IndexedFile):
@@ -153,14 +153,23 @@ class AppendFile(IndexedFile):
         fd = self._take(notes)
         try:
             self._recognise(fd)
-            self._sign(fd)
-            index = self._verify(fd, notes)
-            starts = [*index.results.values(), *index.failures.values()]
-            outcomes = (self._outcome_at(fd, start) for start in starts)
-            new, done = write_beside(self, filter(None, outcomes))
-            if sys.platform == "win32":  # nobody may replace an open file there
-                forks.close(self._file)
-            notes += [done, put_in_place(new, self.path)]
+            self._rewrite(fd, notes)
         finally:
             self._release()
         return notes
+
+    def _rewrite(self, fd: int, notes: list[str]) -> None:
+        """Put what is sound in its own place."""
+        self._sign(fd)
+        index = self._verify(fd, notes)
+        starts = [*index.results.values(), *index.failures.values()]
+        outcomes = (self._outcome_at(fd, start) for start in starts)
+        new, done = write_beside(self, filter(None, outcomes))
+        notes += [done, keep_old(self.path)]
+        self._replace_by(new)
+
+    def _replace_by(self, new: str) -> None:
+        """Put another file in the place of this one, which is locked until then."""
+        if sys.platform == "win32":  # nobody may replace an open file there
+            forks.close(self._file)
+        put_in_place(new, self.path)

@@ -178,7 +178,7 @@ class Checkpoint(Mapping[str, Any]):
 
         Raises:
             CheckpointLocked: a run is writing to it.
-            CheckpointError: it is something else.
+            CheckpointError: it is something else; nothing was changed.
             FileNotFoundError: it is not there.
         """
 

@@ -11,31 +11,41 @@ point does no harm. Between the two the data are forced to the disk, so a power 
 byte is written by any system at once or not at all. (Writing over the STOP in the first step saves
 a system call, and breaks the file in one of four kills in the middle of a large value.)
 
-Knows nothing of the runner and of workers, and never unpickles a value unless a reader asks for it.
+A dict `{path: value}` that another program has pickled can be read as it is (plain_pickle.py), and
+is adopted when it is opened for writing: written anew in our layout, and the original kept.
+
+Knows nothing of the runner and of workers, and never unpickles a value unless a reader asks for it,
+or the dict is adopted.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 
 from ..errors import CheckpointError
-from ..records import Fingerprint, Outcome
+from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
 from .append_file import AppendFile
 from .disk import write_at
-from .indexed_file import RecordScan
+from .indexed_file import Index, RecordScan
+from .merging import Merger
 from .pickle_layout import (
     COMMITTED,
     FIRST_RECORD,
     STOP,
     Header,
+    Record,
     decode_failure,
     encode,
+    is_ours,
     new_header,
     pid_field,
     read_header,
     read_payload,
 )
 from .pickle_scan import Scan, read_record
+from .plain_pickle import PlainPickle
+from .rewriting import keep_old, refuse_to_lose_old, write_beside
 
 
 class PickleFile(AppendFile):
@@ -47,21 +57,121 @@ class PickleFile(AppendFile):
     _first = FIRST_RECORD
     _terminator = STOP
     _header = Header(b"", 0)
+    _plain: PlainPickle | None = None  # what there is before it is adopted
+
+    def open(self) -> list[str]:
+        notes: list[str] = []
+        if self._is_plain():
+            fd = self._take([])
+            try:
+                self._recognise(fd)
+                if self._plain is not None:  # still: another run may have adopted it meanwhile
+                    self._rewrite(fd, notes)
+            finally:
+                self._release()
+        return notes + super().open()
+
+    def _is_plain(self) -> bool:
+        with self._opened() as fd:
+            if fd >= 0:
+                self._recognise(fd)
+            return fd >= 0 and self._plain is not None
+
+    def _rewrite(self, fd: int, notes: list[str]) -> None:
+        if self._plain is None:
+            super()._rewrite(fd, notes)
+            return
+        refuse_to_lose_old(self.path)
+        known = [record.start for record in self._plain.scan()]
+        outcomes = (self._plain.outcome(fd, place) for place in known)
+        new, _ = write_beside(self, outcomes)
+        done = f"adopted the results of {count_files(len(known))} from a plain pickle"
+        notes.append(f"{done}; {keep_old(self.path)}")
+        self._replace_by(new)
+
+    def merge(self, others: Sequence[PickleFile]) -> list[str]:
+        """Write this checkpoint anew, with what the others have as well. Where several have a
+        result of one path, the last of them counts, and this one comes first; a result beats a
+        failure. Unpickles nothing.
+
+        Others that a run is writing to are taken as they are now. If this one is there already, it
+        is kept beside the new one, as `compact` does.
+
+        Returns:
+            What was done, a sentence each.
+
+        Raises:
+            CheckpointLocked: a run is writing to this one.
+            CheckpointError: one of them is something else, damaged, or a plain pickle, which
+                `compact` adopts first; nothing was changed.
+        """
+        notes: list[str] = []
+        is_new = not os.path.exists(self.path)
+        fd = self._take(notes)
+        try:
+            merger = Merger([self, *others])
+            self._sign(fd)
+            new, _ = write_beside(self, merger.outcomes())
+            notes.append(str(merger))
+            if not is_new:
+                notes.append(keep_old(self.path))
+            self._replace_by(new)
+        except BaseException:
+            if is_new and len(self) == 0:
+                os.unlink(self.path)
+            raise
+        finally:
+            self._release()
+        return notes
+
+    def records(self) -> Iterator[Record]:
+        """Every record, in order; raises `CheckpointError` if there is damage between them."""
+        with self._opened() as fd:
+            if fd < 0:
+                return
+            self._recognise(fd)
+            if self._plain is not None:
+                what = "is a plain pickle, which would have to be unpickled"
+                raise CheckpointError(self.path, what, "Adopt it first: compact() does that.")
+            scan = Scan(fd, self._header, self._first)
+            yield from scan
+            scan.refuse_damage(self.path)
+
+    def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
+        """What the records at these places were made of; `None` for one that is not sound."""
+        with self._opened() as fd:
+            for start in starts:
+                yield self._outcome_at(fd, start) if fd >= 0 else None
+
+    def _verify(self, fd: int, findings: list[str]) -> Index:
+        if self._plain is None:
+            return super()._verify(fd, findings)
+        findings.append(
+            f"it is a plain pickle with the results of {count_files(len(self._plain.keys))}, and "
+            "has no checksums; the next run that has anything to do, or compact(), adopts it"
+        )
+        return Index()
 
     def _new_file(self) -> bytes:
         return new_header(os.getpid())
 
     def _recognise(self, fd: int) -> bool:
+        if not is_ours(fd):
+            self._plain, self._header = PlainPickle(fd, self.path), type(self)._header
+            return False
+        self._plain = None
         before, self._header = self._header, read_header(fd, self.path)
         return before.salt == self._header.salt
 
-    def _scan(self, fd: int, start: int) -> Scan:
-        return Scan(fd, self._header, start)
+    def _scan(self, fd: int, start: int) -> RecordScan:
+        return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
     def _encode(self, outcome: Outcome) -> bytes:
         return encode(self._header, outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome | None:
+        if self._plain is not None:
+            return self._plain.outcome(fd, start)
         record = read_record(fd, self._header, start)
         payload = read_payload(fd, record) if record is not None else None
         if record is None or payload is None:
@@ -73,6 +183,8 @@ class PickleFile(AppendFile):
 
     def fingerprint(self, path: str) -> Fingerprint:
         with self._reading() as fd:  # without reading the value
+            if self._plain is not None and path in self._index.results:
+                return NO_FINGERPRINT
             record = read_record(fd, self._header, self._index.results[path])
         if record is None or record.path != path:
             raise KeyError(path)

@@ -118,6 +118,12 @@ def pid_field(pid: int) -> tuple[bytes, int]:
     return _LENGTH4.pack(pid), _PID_OFFSET
 
 
+def is_ours(fd: int) -> bool:
+    """Whether the file, open as `fd`, begins as ours do, as far as it goes."""
+    start = read_at(fd, len(_MAGIC), 0)
+    return _MAGIC.startswith(start)
+
+
 def read_header(fd: int, path: str) -> Header:
     """The header of the file at `path`, open as `fd`.
 

@@ -6,10 +6,12 @@ Knows no format: outcomes go in through the contract. The caller holds the old o
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shutil
 from collections.abc import Iterable
 
+from ..errors import CheckpointError
 from ..records import Outcome, count_files
 from .base import OLD_FILE, Checkpoint
 from .disk import force_folder
@@ -40,8 +42,9 @@ def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> tuple[s
     return new.path, f"rewritten with the results of {done} and the failures of {failed}"
 
 
-def put_in_place(new: str, path: str) -> str:
-    """Make `new` the file at `path`, and keep the one that was there. Says where, in words."""
+def keep_old(path: str) -> str:
+    """Keep the file at `path`, which is to be replaced, also under another name. Says which, in
+    words."""
     path = os.path.realpath(path)
     old = path + OLD_FILE
     copy = new_name(path)
@@ -50,7 +53,26 @@ def put_in_place(new: str, path: str) -> str:
     except OSError:  # a file system without links
         shutil.copy2(path, copy)
     os.replace(copy, old)
+    with contextlib.suppress(FileNotFoundError):  # both were one file, since somebody was killed
+        os.unlink(copy)
+    return f"what was there before is kept as {old!r}"
+
+
+def refuse_to_lose_old(path: str) -> None:
+    """Raise `CheckpointError` if `keep_old` would take the place of a file that is another one."""
+    path = os.path.realpath(path)
+    old = path + OLD_FILE
+    if os.path.lexists(old) and not (os.path.isfile(old) and filecmp.cmp(old, path, shallow=False)):
+        raise CheckpointError(
+            path,
+            f"is a plain pickle that would be kept as {old!r}, but there is another file already",
+            "Move that one away, and run again to adopt the pickle.",
+        )
+
+
+def put_in_place(new: str, path: str) -> None:
+    """Make `new` the file at `path`."""
+    path = os.path.realpath(path)
     shutil.copymode(path, new)
     os.replace(new, path)
     force_folder(path)
-    return f"what was there before is kept as {old!r}"

@@ -41,7 +41,7 @@ from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
 from .disk import force_folder, lock_file, unlock
 from .locked_file import GONE, new_name, open_locked, sign, signer, unsign
-from .rewriting import put_in_place, write_beside
+from .rewriting import keep_old, put_in_place, write_beside
 from .sqlite_layout import (
     LARGEST_VALUE,
     SAVE_FAILURE,
@@ -212,7 +212,8 @@ class SqliteFile(SqliteReader):
                 new, done = write_beside(self, self._sound(db, notes))
             db.close()
             self._db = None
-            notes += [done, put_in_place(new, self.path)]
+            notes += [done, keep_old(self.path)]
+            put_in_place(new, self.path)
         finally:
             self._release()
         return notes

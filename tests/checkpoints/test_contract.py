@@ -313,7 +313,7 @@ def _later_version(path: Path) -> None:
 FOREIGN: dict[str, bytes | Callable[[Path], None]] = {
     "text": b"a,b\n1,2\n",
     "one byte": b"x",
-    "a pickle": pickle.dumps({"a": 1}),
+    "a pickle": pickle.dumps(["a"]),
     "zeros": bytes(500),
     "a number": b"5\n",
     "JSON": b'{"a": 1}\n',

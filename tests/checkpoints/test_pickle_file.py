@@ -235,13 +235,12 @@ def _other_version() -> bytes:
 FOREIGN = {
     "text": (b"a,b\n1,2\n", "not a checkpoint of this library"),
     "one byte": (b"x", "not a checkpoint of this library"),
-    **{
-        f"plain pickle, protocol {protocol}": (
-            pickle.dumps({"a": 1}, protocol),
-            "not a checkpoint of this library",
-        )
-        for protocol in range(6)
-    },
+    "pickle of a list": (pickle.dumps(["a"]), "a pickle, but not of a dict"),
+    "pickle of an object": (pickle.dumps(Path("a")), "a pickle, but not of a dict"),
+    "keys that are not all text": (pickle.dumps({"a": 1, 2: 2}), "keys are not all text"),
+    "keys that are paths": (pickle.dumps({Path("a"): 1}), "keys are not all text"),
+    "two pickles": (pickle.dumps({"a": 1}) + pickle.dumps({"b": 2}), "something behind it"),
+    "half a pickle": (pickle.dumps({"a": 1})[:-1], "not a checkpoint of this library"),
     "zeros": (bytes(500), "not a checkpoint of this library"),
     "other version": (_other_version(), "version 2 of the format"),
     "line ends changed": (

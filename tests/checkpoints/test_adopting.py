@@ -1,0 +1,335 @@
+"""A dict that another program has pickled: read as it is, and adopted as a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.records import NO_FINGERPRINT
+
+from .conftest import PATIENCE_SECONDS, plain, result, start_python, write
+from .test_pickle_file import PATHS, VALUES, Nested, TouchesAtUnpickling
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+def dump(path: Path, values: object, protocol: int | None = None) -> bytes:
+    """What the older script did; the bytes."""
+    path.write_bytes(pickle.dumps(values, protocol))
+    return path.read_bytes()
+
+
+def backup(path: Path) -> Path:
+    return path.with_name(path.name + ".bak")
+
+
+def adopt(path: Path) -> list[str]:
+    checkpoint = PickleFile(path)
+    notes = checkpoint.open()
+    checkpoint.close()
+    return notes
+
+
+class Unknown:
+    """Of a module that is not there any more."""
+
+
+class PickledOnce:
+    """Can be unpickled, and not pickled again."""
+
+    pickled = False
+
+    def __reduce__(self) -> Any:
+        if self.pickled:
+            raise TypeError("only once")
+        return PickledOnce, ()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_adopted_values_are_equal(path: Path, protocol: int) -> None:
+    """Whatever wrote them, they are there before and after, for us and for plain readers; the
+    original is kept, to the byte, and a note says so."""
+    values = {key: value for key, value in VALUES.items() if key != "refuses protocol 3"}
+    before = dump(path, values, protocol)
+    reader = open_checkpoint(path)
+    assert dict(reader) == values
+    assert path.read_bytes() == before
+    assert adopt(path) == [
+        f"adopted the results of {len(values)} files from a plain pickle; "
+        f"what was there before is kept as {str(backup(path))!r}"
+    ]
+    assert plain(path) == dict(reader) == dict(open_checkpoint(path)) == values
+    assert PickleFile(path).check() == []
+    assert backup(path).read_bytes() == before
+    assert sorted(os.listdir(path.parent)) == [path.name, backup(path).name]
+    assert adopt(path) == []
+    write(path, result("new", 1))
+    assert plain(path) == {**values, "new": 1}
+
+
+@pytest.mark.parametrize(
+    "values", [OrderedDict(a=1), defaultdict(list, a=1), defaultdict(None, a=1)]
+)
+def test_other_dicts_are_dicts(path: Path, values: dict[str, int]) -> None:
+    """Those of the standard library, which scripts collect results in."""
+    dump(path, values)
+    adopt(path)
+    assert plain(path) == {"a": 1}
+
+
+def test_an_empty_dict_is_adopted(path: Path) -> None:
+    """An older script that has not come far."""
+    dump(path, {})
+    assert len(open_checkpoint(path)) == 0
+    write(path, result("a", 1))
+    assert plain(path) == {"a": 1}
+
+
+def test_odd_paths_are_kept_and_normalised(path: Path) -> None:
+    """A key is the path that the function will receive; of two for one file the later counts."""
+    values = {key: number for number, key in enumerate(PATHS)}
+    dump(path, {**values, "./in//b": "older", "in/../in/b": "newer"})
+    expected = {os.path.normpath(key): number for key, number in values.items()} | {"in/b": "newer"}
+    assert dict(open_checkpoint(path)) == expected
+    adopt(path)
+    assert plain(path) == dict(open_checkpoint(path)) == expected
+
+
+def test_before_it_is_adopted_it_is_a_checkpoint_for_readers(path: Path) -> None:
+    """What they ask has an answer, as far as anybody knows."""
+    dump(path, {"a": [1], "b": [2]})
+    reader = open_checkpoint(path)
+    assert "a" in reader
+    assert (reader["a"], reader.outcome("b").value) == ([1], [2])
+    assert reader["a"] is not reader["a"]
+    assert reader.fingerprint("a") == NO_FINGERPRINT
+    assert dict(reader.failures()) == {}
+    assert [entry.path for entry in reader.entries()] == ["a", "b"]
+    assert reader.check() == [
+        "it is a plain pickle with the results of 2 files, and has no checksums; the next run that "
+        "has anything to do, or compact(), adopts it"
+    ]
+    for ask in (reader.read, reader.fingerprint, reader.outcome):
+        with pytest.raises(KeyError):
+            ask("c")
+    dump(path, {"c": [3]})  # the older script is still in use
+    assert dict(reader) == {"c": [3]}
+
+
+def test_keys_are_found_without_running_anything(path: Path, tmp_path: Path) -> None:
+    """So that one may look at a file that one does not trust, whatever its values are."""
+    witness = tmp_path / "witness"
+    odd = [TouchesAtUnpickling(witness), Nested.Inner, Nested.Inner(1), Fraction(1, 3), {Unknown()}]
+    for protocol in PROTOCOLS:
+        dump(path, {"a": odd, "b": OrderedDict(x=[Unknown()])}, protocol)
+        reader = open_checkpoint(path)
+        assert list(reader) == ["a", "b"]
+        assert [entry.path for entry in reader.entries()] == ["a", "b"]
+        reader.check()
+        assert not witness.exists()
+    assert reader["b"].keys() == {"x"}
+    assert witness.exists()
+
+
+def test_what_cannot_be_unpickled_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says why; not a byte is changed and nothing is left behind."""
+    before = dump(path, {"a": 1, "b": Unknown()})
+    monkeypatch.delattr(sys.modules[__name__], "Unknown")
+    assert list(open_checkpoint(path)) == ["a", "b"]
+    for attempt in (lambda: adopt(path), lambda: open_checkpoint(path)["a"]):
+        with pytest.raises(CheckpointError, match="it cannot be unpickled: AttributeError"):
+            attempt()
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_cannot_be_pickled_again_is_refused(path: Path) -> None:
+    """The error names whose value it is."""
+    before = dump(path, {"a": 1, "b": PickledOnce()})
+    PickledOnce.pickled = True
+    try:
+        with pytest.raises(CheckpointError, match="pickled, of 'b': TypeError: only once"):
+            adopt(path)
+    finally:
+        PickledOnce.pickled = False
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("attempt", [adopt, lambda path: PickleFile(path).compact()])
+def test_a_backup_is_not_overwritten(path: Path, attempt: Callable[[Path], list[str]]) -> None:
+    """Unless it is a copy of the same; otherwise the error says what to do."""
+    before = dump(path, {"a": 1})
+    backup(path).write_bytes(b"precious")
+    with pytest.raises(CheckpointError, match=r"another file already.* Move that one away"):
+        attempt(path)
+    assert (path.read_bytes(), backup(path).read_bytes()) == (before, b"precious")
+    backup(path).write_bytes(before)
+    attempt(path)
+    assert plain(path) == {"a": 1}
+    assert backup(path).read_bytes() == before
+    assert len(os.listdir(path.parent)) == 2
+
+
+def test_compacting_adopts_as_well(path: Path) -> None:
+    """For those who would rather do it before the run."""
+    dump(path, {"a": 1})
+    assert "adopted the results of 1 file from a plain pickle" in PickleFile(path).compact()[0]
+    assert PickleFile(path).check() == []
+
+
+def test_a_link_stays_one(path: Path) -> None:
+    """The file that it leads to is adopted, and the original is kept beside that."""
+    real = path.with_name("real.pkl")
+    before = dump(real, {"a": 1})
+    path.symlink_to(real)
+    adopt(path)
+    assert path.is_symlink()
+    assert plain(real) == {"a": 1}
+    assert backup(real).read_bytes() == before
+
+
+HOLDER = """
+import sys
+from resumable_pool.checkpoints.locked_file import open_locked
+file = open_locked(sys.argv[1], b"", lambda fd: None, [])
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_is_not_adopted_while_another_run_has_the_lock(path: Path) -> None:
+    """Two runs that start at once: one of them adopts."""
+    before = dump(path, {"a": 1})
+    with start_python(HOLDER, path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        for attempt in (lambda: adopt(path), PickleFile(path).compact):
+            with pytest.raises(CheckpointLocked):
+                attempt()
+        assert path.read_bytes() == before
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert adopt(path)
+
+
+def test_who_comes_second_does_not_adopt_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original is still the one that is kept, when another run was faster between two looks."""
+    before = dump(path, {"a": 1})
+    take = PickleFile._take
+
+    def take_second(self: PickleFile, notes: list[str]) -> int:
+        monkeypatch.undo()
+        adopt(path)
+        return take(self, notes)
+
+    monkeypatch.setattr(PickleFile, "_take", take_second)
+    assert adopt(path) == []
+    assert backup(path).read_bytes() == before
+
+
+ADOPT = """
+import sys
+from resumable_pool.checkpoints import PickleFile
+checkpoint = PickleFile(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+checkpoint.open()
+checkpoint.close()
+"""
+
+
+def _kill_while_adopting(path: Path, after: float) -> float:
+    """Let another process adopt it, and kill that after so many seconds. Says how long it ran."""
+    with start_python(ADOPT, path) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        begun = time.monotonic()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        return time.monotonic() - begun
+
+
+@posix
+def test_adopting_10000_results_survives_sigkill(path: Path) -> None:
+    """At whatever moment it comes, the file is the old one or the new one, and the next adopts."""
+    values = {f"in/{number:05}": [number, "x" * 50] for number in range(10_000)}
+    original = dump(path, values)
+    seconds = _kill_while_adopting(path, PATIENCE_SECONDS)
+    assert plain(path) == values
+    assert backup(path).read_bytes() == original
+    generator = random.Random(1)
+    adopted = 0
+    for _ in range(5):
+        backup(path).unlink(missing_ok=True)
+        path.write_bytes(original)
+        _kill_while_adopting(path, seconds * generator.random())
+        assert plain(path) == values
+        if path.read_bytes() == original:
+            adopt(path)
+        else:
+            adopted += 1
+        assert plain(path) == dict(open_checkpoint(path)) == values
+        assert backup(path).read_bytes() == original
+    assert adopted < 5, "no kill came while it was adopted"
+
+
+@posix
+@pytest.mark.parametrize("step", range(5))
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new(path: Path, step: int) -> None:
+    """The steps of putting the new file in place, one by one; then it is adopted as ever."""
+    original = dump(path, {"a": 1})
+    code = f"""
+import os, shutil, signal, sys
+from resumable_pool.checkpoints import PickleFile
+left = {step}
+def deadly(function):
+    def call(*arguments, **options):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return function(*arguments, **options)
+    return call
+checkpoint = PickleFile(sys.argv[1])
+import resumable_pool.checkpoints.rewriting as rewriting
+write_beside = rewriting.write_beside
+def then_kill(*arguments):
+    written = write_beside(*arguments)
+    os.link, os.replace, os.unlink = deadly(os.link), deadly(os.replace), deadly(os.unlink)
+    shutil.copymode = deadly(shutil.copymode)
+    return written
+import resumable_pool.checkpoints.pickle_file as pickle_file
+pickle_file.write_beside = then_kill
+checkpoint.open()
+"""
+    with start_python(code, path) as process:
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == -signal.SIGKILL
+    assert plain(path) == {"a": 1}
+    assert path.read_bytes() == original
+    left = {*os.listdir(path.parent)}
+    adopt(path)
+    assert plain(path) == {"a": 1}
+    assert backup(path).read_bytes() == original
+    assert {*os.listdir(path.parent)} <= left | {path.name, backup(path).name}
