@@ -365,7 +365,7 @@ def test_results_can_be_read_while_the_run_goes_on(folder: Path, method: str) ->
 
 def test_a_foreign_file_is_refused_untouched(folder: Path, method: str) -> None:
     """Before any process is started; the error names the file and what to do."""
-    Path("result.pkl").write_bytes(pickle.dumps({"in/00.txt": "somebody's work"}))
+    Path("result.pkl").write_bytes(pickle.dumps(["somebody's work"]))
     before = Path("result.pkl").read_bytes()
     with pytest.raises(CheckpointError, match=r"result\.pkl' is not a checkpoint.*another file"):
         runner(mp_context=method).run()

@@ -119,23 +119,24 @@ def _file(fd: int) -> BinaryIO:
 
 
 def _read_keys(fd: int, path: str) -> list[str]:
-    foreign = CheckpointError(path, "is not a checkpoint of this library", FOREIGN_REMEDY)
     if not read_at(fd, 2, 0).startswith(_STARTS):
-        raise foreign
+        raise _foreign(path)
     file = _file(fd)
     try:
         loaded = _NothingIsRun(file).load()
     except Exception:  # whatever pickle makes of other bytes
-        raise foreign from None
+        raise _foreign(path) from None
     if not isinstance(loaded, dict):
-        what = "is a pickle, but not of a dict {path: value}"
-    elif not all(type(key) is str for key in loaded):
-        what = "is a pickle of a dict whose keys are not all text, as paths are"
-    elif file.read(1):
-        what = "is a pickle with something behind it, another one perhaps"
-    else:
-        return [*loaded]
-    raise CheckpointError(path, what, FOREIGN_REMEDY)
+        raise _foreign(path, ": it is a pickle, but not of a dict {path: value}")
+    if not all(type(key) is str for key in loaded):
+        raise _foreign(path, ": it is a pickle of a dict whose keys are not all text, as paths are")
+    if file.read(1):
+        raise _foreign(path, ": it is a pickle with something behind it, another one perhaps")
+    return [*loaded]
+
+
+def _foreign(path: str, why: str = "") -> CheckpointError:
+    return CheckpointError(path, f"is not a checkpoint of this library{why}", FOREIGN_REMEDY)
 
 
 class _NothingIsRun(pickle.Unpickler):
