@@ -291,7 +291,8 @@ class Run:
             self._fail(self._lost_saver(how or "ended"))
         self._progress.end(self._counts)
         if self.stopping.stopped:
-            self._progress.announce(f"Stopped. {describe_end(self._counts)}; run again to go on")
+            again = "; run again to go on" if self._counts.finished < self._counts.total else ""
+            self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
     def _lost_saver(self, how: str) -> ResumablePoolError:
         if self._opened:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+# All start methods with the Pythons at both ends; those in between differ little, and take one
+# each, or the tests would take too long. (All of them: RESUMABLE_POOL_ALL_METHODS=1.)
 METHODS = multiprocessing.get_all_start_methods()
+_ONE = {(3, 11): "fork", (3, 12): "spawn"}.get(sys.version_info[:2])
+if _ONE in METHODS and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
+    METHODS = [_ONE]
 
 
 @pytest.fixture(params=METHODS)

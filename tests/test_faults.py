@@ -120,7 +120,7 @@ def test_time_before_the_call_does_not_count(folder: Path) -> None:
 
 def test_a_file_that_fails_at_first_may_succeed_later(folder: Path, method: str) -> None:
     """Whatever it failed of; and one that failed of its worker's end gets a fresh worker."""
-    report = runner(functions.fail_twice, retries=2, timeout=0.5, mp_context=method).run()
+    report = runner(functions.fail_twice, retries=2, timeout=1.5, mp_context=method).run()
     assert (report.completed, report.failed) == (10, 0)
     assert Counter(functions.calls()) == Counter(ALL + 2 * ALL[1::2])
     seen: set[str] = set()
@@ -135,7 +135,7 @@ def test_a_file_that_fails_at_first_may_succeed_later(folder: Path, method: str)
 
 def test_a_file_that_fails_for_good_counts_its_attempts(folder: Path, method: str) -> None:
     """They come after everybody's first one."""
-    report = runner(functions.fail_twice, retries=1, timeout=0.5, mp_context=method).run()
+    report = runner(functions.fail_twice, retries=1, timeout=1.5, mp_context=method).run()
     assert (report.completed, report.failed) == (5, 5)
     kinds = {failure.path: (failure.kind, failure.attempts) for failure in report.failures}
     assert kinds == {
