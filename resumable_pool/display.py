@@ -79,6 +79,8 @@ class ProgressLine:
         self.clear()
 
     def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
+        if self._stream is None:
+            return
         if not self._redrawn:
             self._write(render(counts, seconds, longest) + "\n")
             return

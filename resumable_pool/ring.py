@@ -290,7 +290,7 @@ class Run:
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))
         self._progress.end(self._counts)
-        if self.stopping.stopped:
+        if self._stop_requests.signals:  # otherwise there is a report
             again = "; run again to go on" if self._counts.finished < self._counts.total else ""
             self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
 

@@ -25,7 +25,9 @@ Knows nothing of pipes and messages, of bytes and pickling.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -181,14 +183,12 @@ class ResumableRunner(Hooks[Result]):
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now, by slots; nothing while no run goes on. From any thread."""
-        ring = self._ring
-        return [] if ring is None else ring.workers()
+        return ring.workers() if (ring := self._ring) is not None else []
 
     def stop(self) -> None:
         """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
         report. Without effect while none goes on."""
-        stop_requests = self._stop_requests
-        if stop_requests is not None:
+        if (stop_requests := self._stop_requests) is not None:
             stop_requests.ask()
 
     def pending(self) -> list[str]:
@@ -266,33 +266,29 @@ class ResumableRunner(Hooks[Result]):
     ) -> Generator[str, None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
-        name = getattr(self._options.setup.function, "__name__", "files")
-        progress = progress_line(self._options.progress, sys.stderr, name)
+        options = self._options
+        name = getattr(options.setup.function, "__name__", "files")
+        progress = progress_line(options.progress, sys.stderr, name)
         watched = overrides(self, "on_saved")
         hooks = self if overrides(self, *SAVER_HOOKS) else None
-        every, interval = self._options.save_every, self._options.save_interval
-        saving = Saving(self._checkpoint, hooks, every, interval)
+        saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
+        plan = functools.partial(self._plan, files)
         try:
             with stop_requests:
-                ring = self._ring = Run(
-                    self._options,
-                    saving,
-                    lambda: self._plan(files),
-                    counts,
-                    stop_requests,
-                    progress,
-                )
+                ring = self._ring = Run(options, saving, plan, counts, stop_requests, progress)
                 steps = ring.go()
+                finish = functools.partial(stop_requests.finish, steps)
+                atexit.register(finish)
                 try:
                     for path in steps:
                         if watched:
                             self.on_saved(self._outcome(path))
                         yield path
                 except BaseException:  # out of on_saved, or out of a loop that was left early
-                    stop_requests.ask()
-                    for _ in steps:
-                        pass
+                    finish()
                     raise
+                finally:
+                    atexit.unregister(finish)
                 return ring.stopping.stopped
         except WorkerStartError:
             if not stop_requests.signals:  # they also hit children, and the fork server, that start

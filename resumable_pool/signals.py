@@ -88,6 +88,14 @@ class StopRequests:
         with self._guard:  # or the pipe could be closed, and its number used for another, meanwhile
             self._add(BY_CALL)
 
+    def finish(self, steps: Iterator[object]) -> None:
+        """Ask, and take all further `steps`, so that everything is saved. Also at the end of a
+        program that still holds a loop over `as_completed`, and whose processes never end then."""
+        self.ask()
+        with contextlib.suppress(ValueError):  # it goes on in another thread
+            for _ in steps:
+                pass
+
     def deliver(self) -> None:
         """After the run: give it up, and let the signals that came have their normal effect.
 

@@ -51,7 +51,8 @@ class Stopping:
                 else:
                     self.due = now
             elif request == BY_CALL:
-                self.stop("asked to stop", now)
+                if not self.stopped:
+                    self.stop("asked to stop", now)
             else:
                 self.stop(request, now, f", for {in_words(self._grace_period)} at most")
                 self.due = min(self.due, now + self._grace_period)
@@ -70,6 +71,8 @@ class Stopping:
 
     def _abandon(self, now: float) -> None:
         self.due = NEVER
-        self._crew.terminate(now, State.STARTING, State.READY, State.LEAVING)
-        if self._dealer.in_work:
+        states = State.STARTING, State.READY, State.LEAVING
+        more = bool(self._crew.are(*states))
+        self._crew.terminate(now, *states)
+        if more and self._dealer.in_work:
             self._progress.announce(f"abandoning {count_files(self._dealer.in_work)}")

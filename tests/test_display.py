@@ -216,6 +216,8 @@ def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
     terminal.hang_up()
     line.draw(Counts(1, 0), 1.0)
     line.announce("attention")
+    line.draw(Counts(1, 0), 2.0)
+    line.end(Counts(1, 0))
 
 
 class Bar:

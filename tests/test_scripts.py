@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .functions import calls
 from .kill.scripts import ROOT
 
 
@@ -147,3 +148,22 @@ def test_off_a_terminal_only_what_is_asked_for_is_written(
     done = python("script.py")
     assert (done.returncode, done.stdout) == (0, "")
     assert ("10 files" in done.stderr) is (progress is True)
+
+
+HELD = """
+from resumable_pool import ResumableRunner
+from tests.functions import number_slowly
+if __name__ == "__main__":
+    runner = ResumableRunner(number_slowly, "in/*.txt", "result.pkl", mp_context={method!r})
+    outcomes = runner.as_completed()
+    next(outcomes)
+    print("over")
+"""
+
+
+def test_a_program_that_still_holds_a_loop_ends(folder: Path, method: str) -> None:
+    """What is in work is finished and saved, as if the loop had been left."""
+    Path("script.py").write_text(HELD.format(method=method))
+    done = python("script.py")
+    assert (done.returncode, done.stdout) == (0, "over\n")
+    assert len(pickle.loads(Path("result.pkl").read_bytes())) == len(calls())
