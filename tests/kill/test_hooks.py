@@ -1,0 +1,79 @@
+"""Kills of a runner that saves elsewhere: what its save() has returned from is never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests import functions
+from tests.stage import Stage
+
+from .scripts import Script
+
+TO_DATABASE = """
+import sqlite3
+
+class ToDatabase(ResumableRunner):
+    def open_saver(self):
+        self.database = sqlite3.connect("out.db")
+        self.database.execute("create table if not exists results (path primary key, value)")
+
+    def save(self, outcomes):
+        rows = [(outcome.path, outcome.value) for outcome in outcomes]
+        with self.database:
+            self.database.executemany("insert into results values (?, ?)", rows)
+
+    def load_completed(self):
+        return saved()
+
+def saved():
+    if not os.path.exists("out.db"):
+        return []
+    database = sqlite3.connect("out.db")
+    try:
+        return [path for path, in database.execute("select path from results")]
+    finally:
+        database.close()
+
+import os
+ResumableRunner = ToDatabase
+"""
+
+
+def saved() -> set[str]:
+    database = sqlite3.connect("out.db")
+    try:
+        return {path for (path,) in database.execute("select path from results")}
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("victim", ["everybody", "the script", "the saver"])
+def test_what_was_saved_elsewhere_is_not_done_again(
+    folder: Path, stage: Stage, method: str, victim: str
+) -> None:
+    """And the next run does the rest; nothing is inserted twice, which would raise."""
+    script = Script(folder, method, definitions=TO_DATABASE)
+    script.start()
+    stage.wait_begun(3)
+    stage.cue(4)
+    stage.wait_begun(4)
+    if victim == "everybody":
+        script.kill_all()
+    elif victim == "the script":
+        script.kill()
+        stage.cue(3)
+    else:
+        os.kill(script.saver(), signal.SIGKILL)
+    script.wait()
+    script.wait_gone()
+    before = saved()
+    assert len(before) == (7 if victim == "the script" else 4)
+    stage.cue(10 - len(before))
+    assert f"{10 - len(before)} done, {len(before)} done before" in script.run()
+    assert len(saved()) == 10
+    assert all(functions.calls().count(path) == 1 for path in before)
