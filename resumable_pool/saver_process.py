@@ -82,7 +82,7 @@ def run_saver(
     except Exception as error:
         with contextlib.suppress(Exception):  # the disk is full, say; what can be kept is kept
             saving.close()
-        saver.report(Unable(_cannot_save(checkpoint, error)))
+        saver.report(Unable(_cannot_save(saving, error)))
         os._exit(1)
     os._exit(0)
 
@@ -95,10 +95,10 @@ def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
     )
 
 
-def _cannot_save(checkpoint: Checkpoint, error: Exception) -> SaverError:
-    known = isinstance(error, OSError) and error.strerror
+def _cannot_save(saving: Saving, error: Exception) -> SaverError:
+    known = isinstance(error, OSError) and error.strerror and not saving.elsewhere
     where = "" if known else traceback.format_exc()
-    return SaverError(checkpoint.path, _in_words(error), where)
+    return SaverError(saving.checkpoint.path, _in_words(error), where)
 
 
 def _in_words(error: Exception) -> str:
@@ -152,7 +152,7 @@ class _InSaver:
     def _wait_for_something(self) -> set[object]:
         patience: float | None = max(0.0, self._saving.due - time.monotonic())
         if self._orders is None:
-            patience = ORPHAN_SECONDS
+            patience = min(ORPHAN_SECONDS, patience or 0.0)
         elif patience == NEVER:
             patience = None
         orders = [] if self._orders is None else [self._orders]

@@ -40,6 +40,7 @@ class Saving:
         self, checkpoint: Checkpoint, hooks: SaverHooks | None, every: int, interval: float
     ) -> None:
         self.checkpoint = checkpoint
+        self.elsewhere = hooks is not None
         self._hooks = hooks
         self._every = every
         self._interval = interval
