@@ -5,10 +5,12 @@ Knows no process and no checkpoint.
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import glob
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from .records import Fingerprint
 
@@ -45,19 +47,62 @@ def list_files(pattern: str | list[str], excluded: Callable[[str], bool]) -> lis
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`.
     Listed paths that are no files are left out with a warning, since somebody meant them.
     """
-    if isinstance(pattern, str):
-        found = glob.glob(pattern, recursive=True)
-    else:
-        found = pattern
-        missing = [path for path in pattern if not os.path.isfile(path)]
-        if missing:
-            warnings.warn(
-                f"no such file, and so left out: {missing[0]!r} ({len(missing)} of the "
-                f"{len(pattern)} paths listed; a glob in a list is not expanded)",
-                stacklevel=5,  # where `run` is called
-            )
-    paths = sorted({os.path.normpath(path) for path in found if os.path.isfile(path)})
+    paths = sorted(_matches(pattern) if isinstance(pattern, str) else _of_list(pattern))
     return [path for path in paths if not excluded(path)]
+
+
+def _of_list(paths: list[str]) -> set[str]:
+    files = [path for path in paths if os.path.isfile(path)]
+    if len(files) < len(paths):
+        there = {*files}
+        missing = [path for path in paths if path not in there]
+        warnings.warn(
+            f"no such file, and so left out: {missing[0]!r} ({len(missing)} of the "
+            f"{len(paths)} paths listed; a glob in a list is not expanded)",
+            stacklevel=6,  # where `run` is called
+        )
+    return {*map(os.path.normpath, files)}
+
+
+def _matches(pattern: str) -> Iterable[str]:
+    """What `glob.glob` finds that is a file, normalised, each once.
+
+    It looks twice at every file, so it is only asked for the folders.
+    """
+    head, tail = os.path.split(pattern)
+    if tail == "**" or not glob.has_magic(tail):
+        found = glob.glob(pattern, recursive=True)
+        return {os.path.normpath(path) for path in found if os.path.isfile(path)}
+    folders = dict.fromkeys(glob.glob(os.path.join(os.curdir, head, ""), recursive=True))
+    # Normalised is what its files' paths begin with.
+    starts = [os.path.normpath(folder + "x")[:-1] for folder in folders]
+    paths = [
+        start + name
+        for start, folder in zip(starts, folders, strict=True)
+        for name in _names(folder, tail)
+    ]
+    # `*/../x` names one folder in many ways, otherwise they are as different as their paths are.
+    return paths if len({*starts}) == len(starts) else {*paths}
+
+
+def _names(folder: str, pattern: str) -> Iterator[str]:
+    """The names of the files in `folder` that match, by the rules of `glob.glob`."""
+    entries: dict[str, os.DirEntry[str]] = {}
+    # By way of its `.`, since a folder may be read whose files nobody may open.
+    with contextlib.suppress(OSError), os.scandir(folder + os.curdir) as found:
+        for entry in found:
+            entries[entry.name] = entry
+    hidden_too = pattern.startswith(".")
+    for name in fnmatch.filter(entries, pattern):
+        if (hidden_too or not name.startswith(".")) and _is_file(entries[name]):
+            yield name
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()  # asks the disk only where it is a link
+    except OSError:  # links in a circle
+        return False
 
 
 def fingerprint(path: str) -> Fingerprint:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,59 @@ def test_listed_paths_are_no_globs(tmp_path: Path) -> None:
 def test_an_empty_list_is_no_files() -> None:
     """No paths are no files, without a warning."""
     assert _files([]) == []
+
+
+def _slowly(pattern: str) -> list[str]:
+    """What the pattern means, by `glob` alone."""
+    found = glob.glob(pattern, recursive=True)
+    return sorted({os.path.normpath(path) for path in found if os.path.isfile(path)})
+
+
+@pytest.fixture
+def _jungle(tmp_path: Path, _folder: None) -> Iterator[None]:
+    """Whatever may be in a folder."""
+    names = ["[a].txt", "*.txt", "?", "new\nline.txt", "a b", "ü.txt", "A.TXT", "..x", "...", "~"]
+    for folder in ("sub", "sub/deep/b", "sub/.hidden/deep", "[b]", "a-b", "a", "b/a/b", "circle"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name in ["x.txt"] if folder == "circle" or sys.platform == "win32" else names:
+            (tmp_path / folder / name).touch()
+    if sys.platform == "win32":
+        yield  # most of these names cannot be there
+        return
+    (tmp_path / os.fsdecode(b"\xff.txt")).touch()
+    (tmp_path / "a" / os.fsdecode(b"\xfe\xff")).touch()
+    for link, target in [
+        ("sub/file.txt", "../a.txt"), ("sub/nowhere.txt", "none"), ("sub/self.txt", "self.txt"),
+        ("link", "sub"), ("b/other", "../sub/deep"),
+        ("circle/again", "."),
+    ]:  # fmt: skip
+        (tmp_path / link).symlink_to(target)
+    os.mkfifo(tmp_path / "a" / "pipe.txt")
+    for folder, mode in (("closed", 0o000), ("blind", 0o444), ("dark", 0o111)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").touch()
+        (tmp_path / folder).chmod(mode)
+    yield
+    for folder in ("closed", "blind", "dark"):
+        (tmp_path / folder).chmod(0o755)
+
+
+PATTERNS = """
+* *.txt *.TXT .* .*/* .*/** ** */ **/ **/* **/*.txt **/**/*.txt **/.* **/.*/* ***/*.txt a** a**/*
+a/** a/**/b/* sub/**/b/* **/b/* **/b/** */x* */*.txt */*/* */../*.txt link/../*.txt */../*/*.txt
+[ab]* [!a]* ?.txt [[]*[]]*.txt [[]b]/* [b]/* [ab]/* [a [a/* *[ ./a//* .//*.txt ../* ../*/*.txt
+a/../*.txt a.txt a.txt/ a.txt/* none/* none/*/* none */none sub sub/ sub/*/ */deep/* link/* link/**
+sub/[a].txt sub/[[]a].txt sub/* sub//*.txt */new?line* **/*\udcff* **/\udcff* . .. ./* ./**/*.txt
+/ /* closed/* blind/* dark/* dark/x.* */x.txt // ~ ~/* $HOME/* *\\*
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.usefixtures("_jungle")
+def test_a_pattern_means_what_it_means_to_glob(tmp_path: Path, pattern: str) -> None:
+    """Whatever it is, and whatever there is, from here, from above and from the root."""
+    for whole in (pattern, f"{tmp_path}/{pattern}", f"{tmp_path}//./{pattern}", f"*/../{pattern}"):
+        assert _files(whole) == _slowly(whole)
 
 
 @posix

@@ -43,20 +43,20 @@ class Checkpoint(Mapping[str, Any]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
+        self._name = os.path.basename(self.path)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
-        folder, name = os.path.split(self.path)
-        other_folder, other_name = os.path.split(path)
-        if not other_name.startswith(name):  # resolving links is slow, and only asked for a few
+        if self._name not in path:  # asked of every input, so this has to be quick
             return False
-        suffix = other_name[len(name) :].split(NEW_FILE)[0]
-        if suffix and suffix not in self.side_files:
+        folder, name = os.path.split(path)
+        suffix = name.removeprefix(self._name).split(NEW_FILE)[0]
+        if not name.startswith(self._name) or (suffix and suffix not in self.side_files):
             return False
-        return os.path.realpath(other_folder) == os.path.realpath(folder)
+        return os.path.realpath(folder) == os.path.realpath(os.path.dirname(self.path))
 
     # What a worker asks, which is sent this function by its name, and nothing else of a checkpoint.
 
