@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from .values import read_value
+from .values import Encoded, read_value
 
 WorkerState = Literal["starting", "idle", "busy"]
 FailureKind = Literal["error", "crashed", "timeout"]
@@ -71,15 +71,17 @@ class Outcome:
         seconds: how long the function took.
         attempts: how often the file has been tried.
         fingerprint: of the input, from before the function was called.
+        finished_at: when the function returned, in seconds since the epoch; 0 where nobody knows.
     """
 
     path: str
-    pickled: bytes | None
+    pickled: Encoded | None
     checksum: int
     failure: Failure | None
     seconds: float
     attempts: int = 1
     fingerprint: Fingerprint = NO_FINGERPRINT
+    finished_at: float = 0.0
 
     @property
     def ok(self) -> bool:

@@ -19,6 +19,9 @@ PROTOCOL = 3
 _SCRIPT_IN_CHILD = "__mp_main__"
 
 
+# The bytes of a value; large ones are left in the buffer that they were received in.
+Encoded = bytes | bytearray
+
 # What JSON gives back as it was.
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
@@ -88,7 +91,7 @@ def json_or_pickle(value: Any) -> bytes:
     return pickle_value(value)
 
 
-def read_value(data: bytes) -> Any:
+def read_value(data: Encoded) -> Any:
     """The value that one of the above has made these bytes of."""
     # Every pickle since protocol 2 begins with this opcode, and no JSON does.
     return pickle.loads(data) if data.startswith(b"\x80") else json.loads(data)

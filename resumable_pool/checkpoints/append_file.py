@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from .. import forks
 from ..errors import CheckpointLocked
 from ..records import Outcome
-from .disk import force, read_at, unlock, write_at
+from .disk import Bytes, force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import GONE, is_at, open_locked
 from .rewriting import keep_old, put_in_place, write_beside
@@ -43,8 +43,8 @@ class AppendFile(IndexedFile):
         """What a new file consists of."""
 
     @abstractmethod
-    def _encode(self, outcome: Outcome) -> bytes:
-        """A record of `outcome`."""
+    def _encode(self, outcome: Outcome) -> list[Bytes]:
+        """A record of `outcome`, in parts: the first is small, and a large value is not copied."""
 
     @abstractmethod
     def _mark_committed(self, fd: int) -> None:
@@ -102,16 +102,20 @@ class AppendFile(IndexedFile):
         os.ftruncate(fd, self._end + len(self._terminator))
 
     def save(self, outcomes: Sequence[Outcome]) -> None:
-        data = b"".join([*map(self._encode, outcomes), self._terminator])
-        skipped = len(self._terminator) if self._end == self._commit else 0
+        parts: list[Bytes] = [part for outcome in outcomes for part in self._encode(outcome)]
+        length = sum(map(len, parts))
+        parts.append(self._terminator)
+        # Of what was committed the terminator stays, in place of the first record's first byte.
+        kept = len(self._terminator) if self._end == self._commit else 0
+        parts[0] = parts[0][kept:]
         fd = self._file.fileno()
         try:
-            write_at(fd, memoryview(data)[skipped:], self._end + skipped)
+            write_parts(fd, parts, self._end + kept)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._keep_whole_records(fd)
             raise
-        self._end += len(data) - len(self._terminator)
+        self._end += length
 
     def save_failures(self, outcomes: Sequence[Outcome]) -> None:
         self.save(outcomes)

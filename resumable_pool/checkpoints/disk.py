@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Sequence
 
 if sys.platform == "win32":
     import msvcrt
@@ -18,6 +19,15 @@ else:
 
 # Windows would translate line ends without it; elsewhere there is no such flag.
 BINARY = getattr(os, "O_BINARY", 0)
+
+Bytes = bytes | bytearray | memoryview
+
+# Parts up to this length cost less to copy than to name to the system.
+_JOINED = 1 << 12
+# How many parts every system takes at once (IOV_MAX is 1,024 or more).
+_VECTOR = 1_000
+# What is read at once where it has to be copied.
+_CHUNK = 1 << 20
 
 # What holds the locks on Windows.
 _side_files: dict[str, int] = {}
@@ -40,7 +50,22 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+def read_into(fd: int, view: memoryview, offset: int) -> None:
+    """Fill `view` with the bytes from `offset` on, as far as there are any."""
+    while view:
+        if hasattr(os, "preadv"):
+            length = os.preadv(fd, [view], offset)
+        else:
+            chunk = read_at(fd, min(len(view), _CHUNK), offset)
+            length = len(chunk)
+            view[:length] = chunk
+        if length == 0:
+            return
+        view = view[length:]
+        offset += length
+
+
+def write_at(fd: int, data: Bytes, offset: int) -> None:
     """Write all of `data` at `offset`; raises `OSError` if the system takes only part of it."""
     view = memoryview(data)
     while view:
@@ -51,6 +76,29 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
             written = os.pwrite(fd, view, offset)
         view = view[written:]
         offset += written
+
+
+def write_parts(fd: int, parts: Sequence[Bytes], offset: int) -> None:
+    """The same for many parts, one behind the other: small ones joined, large ones not copied."""
+    small: list[Bytes] = []
+    joined: list[Bytes] = []
+    for part in parts:
+        if len(part) <= _JOINED:
+            small.append(part)
+        else:
+            joined += [b"".join(small), part]
+            small = []
+    joined.append(b"".join(small))
+    while len(joined) > 1 and hasattr(os, "pwritev"):
+        written = os.pwritev(fd, joined[:_VECTOR], offset)
+        offset += written
+        while joined and written >= len(joined[0]):
+            written -= len(joined.pop(0))
+        if written:
+            joined[0] = memoryview(joined[0])[written:]
+    for part in joined:
+        write_at(fd, part, offset)
+        offset += len(part)
 
 
 def force(fd: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ..errors import CheckpointError
@@ -24,36 +24,10 @@ from .standing import last_of_each_path
 _TAIL_LENGTH = 11
 
 
-class Found(Protocol):
-    """A record, as a scan finds it."""
-
-    @property
-    def path(self) -> str:
-        """Whose it is."""
-
-    @property
-    def start(self) -> int:
-        """Where it starts."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it is of a failure."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether its value is what was saved, as far as that was looked at."""
-
-    @property
-    def seconds(self) -> float:
-        """How long the function took."""
-
-    @property
-    def attempts(self) -> int:
-        """How often the file has been tried."""
-
-    @property
-    def size(self) -> int:
-        """How many bytes its value or failure takes."""
+# A record, as a scan finds it: its path; where it starts; whether it is of a failure; whether it is
+# what was saved, as far as that was looked at; and what else the format knows of it without reading
+# the value. Plain tuples, since there may be a million: a class takes a quarter longer to scan.
+Found = tuple[str, int, bool, bool, tuple[Any, ...]]
 
 
 class RecordScan(Protocol):
@@ -90,14 +64,25 @@ class Index:
         self.results: dict[str, int] = {}
         self.failures: dict[str, int] = {}
 
-    def enter(self, record: Found, sound: bool) -> None:
-        """Take note of the next record. One that is not sound is as good as none, but it does not
-        bring back what it stood for instead of."""
-        self.failures.pop(record.path, None)
-        index = self.failures if record.failed else self.results
-        index.pop(record.path, None)
-        if sound:
-            index[record.path] = record.start
+    def enter(self, records: Iterable[Found]) -> None:
+        """Take note of the next records."""
+        results, failures = self.results, self.failures
+        for path, start, failed, sound, _ in records:
+            if not sound:
+                self.drop(path, failed)
+            elif failed:
+                failures[path] = start
+            else:
+                results[path] = start
+                if failures:
+                    failures.pop(path, None)
+
+    def drop(self, path: str, failed: bool) -> None:
+        """The next record is not sound: as good as none, but it does not bring back what it stood
+        for instead of."""
+        self.failures.pop(path, None)
+        if not failed:
+            self.results.pop(path, None)
 
 
 class IndexedFile(Checkpoint):
@@ -128,6 +113,11 @@ class IndexedFile(Checkpoint):
     @abstractmethod
     def _scan(self, fd: int, start: int) -> RecordScan:
         """A scan of the records from `start` on."""
+
+    def _told(self, facts: tuple[Any, ...]) -> tuple[float, int, int]:
+        """Seconds, attempts and size of a record that was found."""
+        seconds, attempts, size = facts
+        return seconds, attempts, size
 
     @abstractmethod
     def _outcome_at(self, fd: int, start: int) -> Outcome | None:
@@ -166,18 +156,16 @@ class IndexedFile(Checkpoint):
                 # Both scans are made now, so that they end at the same record.
                 passes = [self._whole(self._scan(fd, self._first)) for _ in range(2)]
                 for record in last_of_each_path(*passes):
-                    if record.sound:
-                        yield from self._entry(fd, record)
+                    yield from self._entry(fd, *record)
 
-    def _entry(self, fd: int, record: Found) -> Iterator[Entry]:
-        """What there is to say of `record`: nothing if it is a failure that is damaged."""
-        failure = None
-        if record.failed:
-            outcome = self._outcome_at(fd, record.start)
-            if outcome is None:
-                return
-            failure = outcome.failure
-        yield Entry(record.path, failure, record.seconds, record.attempts, record.size)
+    def _entry(
+        self, fd: int, path: str, start: int, failed: bool, sound: bool, facts: tuple[Any, ...]
+    ) -> Iterator[Entry]:
+        """What there is to say of a record: nothing if it is damaged."""
+        outcome = self._outcome_at(fd, start) if failed else None
+        if sound and (outcome is not None or not failed):
+            failure = outcome.failure if outcome is not None else None
+            yield Entry(path, failure, *self._told(facts))
 
     def _failed(self) -> Collection[str]:
         with self._reading():
@@ -228,8 +216,7 @@ class IndexedFile(Checkpoint):
         if not known or self._tail != self._read_tail(fd):
             self._forget()  # this is another file, or an older copy
         scan = self._scan(fd, self._scanned)
-        for record in self._whole(scan):
-            self._index.enter(record, record.sound)
+        self._index.enter(self._whole(scan))
         self._scanned = scan.end
         self._unsettled = scan.unsettled
         self._tail = self._read_tail(fd)
@@ -271,13 +258,13 @@ class IndexedFile(Checkpoint):
         damage: str | None = ""
         while damage is not None:
             for record in scan:
-                sound = self._outcome_at(fd, record.start) is not None
-                index.enter(record, sound)
-                if not sound:
-                    what = "failure" if record.failed else "value"
-                    findings.append(
-                        f"the {what} of {record.path!r} is damaged, at byte {record.start:,}"
-                    )
+                path, start, failed, _, _ = record
+                if self._outcome_at(fd, start) is not None:
+                    index.enter([record])
+                else:
+                    index.drop(path, failed)
+                    what = "failure" if failed else "value"
+                    findings.append(f"the {what} of {path!r} is damaged, at byte {start:,}")
             damage = scan.skip_damage()
             if damage is not None:
                 findings.append(damage)

@@ -29,15 +29,15 @@ import os
 import re
 from binascii import crc32
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
 from ..values import json_value
 from .append_file import AppendFile
 from .base import DAMAGE_REMEDY, FOREIGN_REMEDY
-from .disk import read_at, write_at
-from .indexed_file import Index
+from .disk import Bytes, read_at, write_at
+from .indexed_file import Found, Index
 from .locked_file import sign, signer, unsign
 
 _START = b'{"path": "'
@@ -70,7 +70,7 @@ class JsonLines(AppendFile):
     def _scan(self, fd: int, start: int) -> LineScan:
         return LineScan(fd, start)
 
-    def _encode(self, outcome: Outcome) -> bytes:
+    def _encode(self, outcome: Outcome) -> list[Bytes]:
         return encode(outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome | None:
@@ -96,8 +96,8 @@ class JsonLines(AppendFile):
         super()._release()
 
 
-def encode(outcome: Outcome) -> bytes:
-    """The line of `outcome`."""
+def encode(outcome: Outcome) -> list[Bytes]:
+    """The line of `outcome`, in parts."""
     kind, content = "value", outcome.pickled
     if outcome.failure is not None:
         failure = outcome.failure
@@ -109,7 +109,7 @@ def encode(outcome: Outcome) -> bytes:
         f'"size": {outcome.fingerprint.size}, "mtime_ns": {outcome.fingerprint.mtime_ns}'
     ).encode("ascii")
     checksum = crc32(end, crc32(content or b"", crc32(start)))
-    return b"".join([start, content or b"", end, b', "crc32": "%08x"}\n' % checksum])
+    return [start, content or b"", end, b', "crc32": "%08x"}\n' % checksum]
 
 
 def decode(line: bytes) -> Outcome | None:
@@ -137,16 +137,6 @@ def _sound(line: bytes) -> re.Match[bytes] | None:
     return None
 
 
-class _Line(NamedTuple):
-    path: str
-    start: int
-    failed: bool
-    seconds: float
-    attempts: int
-    size: int
-    sound: bool = True  # all of it was read
-
-
 class LineScan:
     """One pass over the lines of a file, from `start` on, as far as they are sound."""
 
@@ -155,7 +145,7 @@ class LineScan:
         self._fd = fd
         self._size = os.fstat(fd).st_size  # what is appended meanwhile is for the next scan
 
-    def __iter__(self) -> Iterator[_Line]:
+    def __iter__(self) -> Iterator[Found]:
         for line in self._lines_from(self.end):
             match = _sound(line)
             if match is None:
@@ -165,7 +155,7 @@ class LineScan:
                 self.committed = self.end
             path, failed = json.loads(match[_PATH]), match[_KIND] == b"failure"
             size = match.end(_CONTENT) - match.start(_CONTENT)
-            yield _Line(path, start, failed, float(match[_SECONDS]), int(match[_ATTEMPTS]), size)
+            yield path, start, failed, True, (float(match[_SECONDS]), int(match[_ATTEMPTS]), size)
 
     @property
     def unsettled(self) -> bool:

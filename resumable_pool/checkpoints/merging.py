@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 from ..errors import CheckpointError
 from ..records import Outcome, count_files
 from .base import DAMAGE_REMEDY
-from .pickle_layout import Record
+from .indexed_file import Found
+from .pickle_layout import Metadata
 
 
 class Source(Protocol):
@@ -20,7 +21,7 @@ class Source(Protocol):
 
     path: str
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Found]:
         """Every record, in order; raises `CheckpointError` if there is damage between them."""
 
     def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
@@ -43,23 +44,23 @@ class Merger:
         self._failures: dict[str, _Place] = {}
         self._differing: set[str] = set()
         for number, source in enumerate(sources):
-            for record in source.records():
-                self._enter(number, record)
+            for path, start, failed, _, facts in source.records():
+                place = _Place(number, start, Metadata._make(facts).checksum)
+                self._enter(path, failed, place)
         for path in self._results:
             self._failures.pop(path, None)
 
-    def _enter(self, number: int, record: Record) -> None:
-        place = _Place(number, record.start, record.checksum)
-        places = self._failures if record.failed else self._results
-        before = places.pop(record.path, None)
+    def _enter(self, path: str, failed: bool, place: _Place) -> None:
+        places = self._failures if failed else self._results
+        before = places.pop(path, None)
         if (
             before is not None
-            and before.source != number  # in one checkpoint it was done again, which is no matter
-            and before.checksum != record.checksum
-            and not record.failed
+            and before.source != place.source  # in one checkpoint it was done again: no matter
+            and before.checksum != place.checksum
+            and not failed
         ):
-            self._differing.add(record.path)
-        places[record.path] = place
+            self._differing.add(path)
+        places[path] = place
 
     def outcomes(self) -> Iterator[Outcome]:
         """What was chosen, one source after the other.

@@ -22,20 +22,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..errors import CheckpointError
 from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
 from .append_file import AppendFile
-from .disk import write_at
-from .indexed_file import Index, RecordScan
+from .disk import Bytes, write_at
+from .indexed_file import Found, Index, RecordScan
 from .merging import Merger
 from .pickle_layout import (
     COMMITTED,
     FIRST_RECORD,
     STOP,
     Header,
-    Record,
-    decode_failure,
+    Metadata,
+    decode,
     encode,
     is_ours,
     new_header,
@@ -82,7 +83,7 @@ class PickleFile(AppendFile):
             super()._rewrite(fd, notes)
             return
         refuse_to_lose_old(self.path)
-        known = [record.start for record in self._plain.scan()]
+        known = [start for _, start, *_ in self._plain.scan()]
         outcomes = (self._plain.outcome(fd, place) for place in known)
         new, _ = write_beside(self, outcomes)
         done = f"adopted the results of {count_files(len(known))} from a plain pickle"
@@ -124,7 +125,7 @@ class PickleFile(AppendFile):
             self._release()
         return notes
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Found]:
         """Every record, in order; raises `CheckpointError` if there is damage between them."""
         with self._opened() as fd:
             if fd < 0:
@@ -166,29 +167,34 @@ class PickleFile(AppendFile):
     def _scan(self, fd: int, start: int) -> RecordScan:
         return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
-    def _encode(self, outcome: Outcome) -> bytes:
+    def _encode(self, outcome: Outcome) -> list[Bytes]:
         return encode(self._header, outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome | None:
         if self._plain is not None:
             return self._plain.outcome(fd, start)
         record = read_record(fd, self._header, start)
-        payload = read_payload(fd, record) if record is not None else None
-        if record is None or payload is None:
+        if record is None:
             return None
-        facts = (record.seconds, record.attempts, record.fingerprint)
-        if record.failed:
-            return Outcome(record.path, None, 0, decode_failure(record, payload), *facts)
-        return Outcome(record.path, payload, record.checksum, None, *facts)
+        path, metadata = record
+        payload = read_payload(fd, start + metadata.region, metadata)
+        return decode(path, metadata, payload) if payload is not None else None
+
+    def _told(self, facts: tuple[Any, ...]) -> tuple[float, int, int]:
+        if self._plain is not None:
+            return super()._told(facts)
+        metadata = Metadata._make(facts)
+        return metadata.seconds, metadata.attempts, metadata.length
 
     def fingerprint(self, path: str) -> Fingerprint:
         with self._reading() as fd:  # without reading the value
-            if self._plain is not None and path in self._index.results:
+            start = self._index.results[path]
+            if self._plain is not None:
                 return NO_FINGERPRINT
-            record = read_record(fd, self._header, self._index.results[path])
-        if record is None or record.path != path:
+            record = read_record(fd, self._header, start)
+        if record is None or record[0] != path:
             raise KeyError(path)
-        return record.fingerprint
+        return record[1].fingerprint
 
     def _mark_committed(self, fd: int) -> None:
         write_at(fd, COMMITTED, self._commit)

@@ -28,17 +28,19 @@ import json
 import os
 import struct
 from binascii import crc32
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
 from .base import FOREIGN_REMEDY
-from .disk import read_at
+from .disk import Bytes, read_at, read_into
 
 STOP = b"."
-SHORT_BINBYTES, POP, BINUNICODE, _SETITEM = b"C0Xs"
+COMMITTED = b"C"
+POP, SETITEM = b"0", b"s"
 _BINBYTES = b"B"
-COMMITTED = bytes([SHORT_BINBYTES])
 
 # PROTO 4, EMPTY_DICT, SHORT_BINBYTES of 22 bytes. The magic is PNG's trick: a transfer in text mode
 # changes its line ends, and so is noticed.
@@ -49,50 +51,64 @@ _HEADER_CHECKED = 23  # the checksum covers what stands before it
 _PID_OFFSET = 30
 FIRST_RECORD = _HEADER.size
 
-# C 44 | tag, 2 checksums, kind, attempts, length, seconds, size, mtime | POP | X, key's length
-RECORD = struct.Struct("<BB 4sIIBxHQfqq B BI")
-METADATA_LENGTH = 44
-RECORD_CHECKED = 10  # the header's checksum covers what stands from here on, with the key
+# What stands before a record's key, as `Metadata` says: C 44 and the tag, 2 checksums, ..., POP X
+# and the key's length. The header's checksum covers all that stands behind it, with the key.
+METADATA = struct.Struct("<6s I IBxHQfqq 2sI")
+_START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqq 2sI")
+CHECKED_FROM = _START.size
+_RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x2c", POP + b"X"
 
-_RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
+RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
+_INVISIBLE = 0x80
 
 _PROTO_3 = b"\x80\x03"
+PROTO_3_CHECKSUM = crc32(_PROTO_3)
 _NESTED_START = b"\x8c\x06pickle\x8c\x05loads\x93\x8e"  # pickle.loads, BINBYTES8
 _NESTED_END = b"\x85R"  # TUPLE1, REDUCE
 _LENGTH8, _LENGTH4 = struct.Struct("<Q"), struct.Struct("<I")
 
+# Up to this length a value is copied into the record; a larger one is a part of its own.
+_COPIED = 1 << 12
 
-class Header(NamedTuple):
+
+@dataclass(frozen=True)
+class Header:
     """What is the same in all of a file's records: `salt` seeds their checksums, its first bytes
     tag them, so that neither another file's records nor stale disk blocks ever pass for ours."""
 
     salt: bytes
     pid: int
 
+    @cached_property
+    def record_start(self) -> bytes:
+        """What every record of the file begins with, once it is committed."""
+        return _RECORD_OPCODES + self.tag
+
     @property
     def tag(self) -> bytes:
         """What every record of the file carries."""
         return self.salt[:4]
 
-    @property
+    @cached_property
     def seed(self) -> int:
         """Where the checksum of a record's header begins."""
         return crc32(self.salt)
 
 
-class Record(NamedTuple):
-    """Where one record is, and what its metadata say. Offsets are from the start of the file."""
+class Metadata(NamedTuple):
+    """What stands before a record's key."""
 
-    path: str
-    kind: int
-    start: int
-    region: int
-    end: int
+    start: bytes
+    header_checksum: int
     checksum: int
-    sound: bool
+    kind: int
     attempts: int
+    length: int
     seconds: float
-    fingerprint: Fingerprint
+    input_size: int
+    mtime_ns: int
+    key_opcodes: bytes
+    key_length: int
 
     @property
     def failed(self) -> bool:
@@ -100,9 +116,24 @@ class Record(NamedTuple):
         return self.kind == _FAILURE
 
     @property
-    def size(self) -> int:
-        """How many bytes its value or failure takes."""
-        return self.end - 1 - self.region
+    def fingerprint(self) -> Fingerprint:
+        """Of the input."""
+        return Fingerprint(self.input_size, self.mtime_ns)
+
+    @property
+    def region(self) -> int:
+        """Where the value begins, from the start of the record."""
+        return METADATA.size + self.key_length
+
+    @property
+    def end(self) -> int:
+        """Where the record's last byte stands, from its start."""
+        return self.region + self.length
+
+    @property
+    def last(self) -> bytes:
+        """What that is."""
+        return POP if self.kind & _INVISIBLE else SETITEM
 
 
 def new_header(pid: int) -> bytes:
@@ -146,31 +177,45 @@ def read_header(fd: int, path: str) -> Header:
     return Header(salt, pid)
 
 
-def encode(header: Header, outcome: Outcome) -> bytes:
-    """The whole record of `outcome`, with the first byte of a committed one."""
-    region: list[bytes | memoryview]
+def encode(header: Header, outcome: Outcome) -> list[Bytes]:
+    """The record of `outcome`, with the first byte of a committed one: its parts, of which a large
+    value is one that is not copied."""
+    value: Bytes
     if outcome.failure is not None:
-        payload = _failure_payload(outcome.failure)
-        kind, checksum, end = _FAILURE, crc32(payload), POP
-        region = [_BINBYTES, _LENGTH4.pack(len(payload)), payload, bytes([POP])]
+        kind, last = _FAILURE, POP
+        value = _failure_payload(outcome.failure)
+        checksum = crc32(value)
     else:
-        pickled = outcome.pickled or b""
-        checksum, end = outcome.checksum, _SETITEM
-        if pickled.startswith(_PROTO_3):
-            kind = _RESULT
-            region = [memoryview(pickled)[len(_PROTO_3) : -len(STOP)]]
+        kind, last = RESULT, SETITEM
+        value, checksum = outcome.pickled or b"", outcome.checksum
+        if len(value) > _COPIED:
+            value = memoryview(value)
+        if value[: len(_PROTO_3)] == _PROTO_3:
+            value = value[len(_PROTO_3) : -len(STOP)]
         else:
             kind = _NESTED_RESULT
-            region = [_NESTED_START, _LENGTH8.pack(len(pickled)), pickled, _NESTED_END]
+    before, after = _around(kind, len(value))
     key = outcome.path.encode("utf-8", "surrogatepass")
-    metadata = RECORD.pack(
-        SHORT_BINBYTES, METADATA_LENGTH, header.tag, 0, checksum, kind,
-        min(outcome.attempts, 0xFFFF), sum(map(len, region)), outcome.seconds,
-        outcome.fingerprint.size, outcome.fingerprint.mtime_ns, POP, BINUNICODE, len(key),
+    facts = _FACTS.pack(
+        checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
+        outcome.seconds, *outcome.fingerprint, _KEY_OPCODES, len(key),
     )  # fmt: skip
-    header_checksum = crc32(key, crc32(metadata[RECORD_CHECKED:], header.seed))
-    sealed = metadata[:6] + _LENGTH4.pack(header_checksum) + metadata[RECORD_CHECKED:]
-    return b"".join([sealed, key, *region, bytes([end])])
+    checked = facts + key
+    start = _START.pack(header.record_start, crc32(checked, header.seed))
+    return [start, checked, before, value, after + last]
+
+
+def _around(kind: int, length: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a payload of this length."""
+    if kind == RESULT:
+        return b"", b""
+    if kind == _NESTED_RESULT:
+        return _NESTED_START + _LENGTH8.pack(length), _NESTED_END
+    return _BINBYTES + _LENGTH4.pack(length), POP
+
+
+# How many bytes that is.
+_OVERHEAD = {kind: len(b"".join(_around(kind, 0))) for kind in (RESULT, _NESTED_RESULT, _FAILURE)}
 
 
 def _failure_payload(failure: Failure) -> bytes:
@@ -180,27 +225,32 @@ def _failure_payload(failure: Failure) -> bytes:
     return json.dumps(facts).encode("ascii")
 
 
-def decode_failure(record: Record, payload: bytes) -> Failure:
-    """The failure that `record` holds; `payload` as `read_payload` gives it."""
-    facts = json.loads(payload)
-    return Failure(
-        record.path, facts["kind"], facts["message"], facts["traceback"],
-        record.attempts, record.seconds,
+def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome:
+    """What the record was made of; `payload` as `read_payload` gives it."""
+    facts = (metadata.seconds, metadata.attempts, metadata.fingerprint)
+    if not metadata.failed:
+        return Outcome(path, payload, metadata.checksum, None, *facts)
+    texts = json.loads(payload)
+    failure = Failure(
+        path, texts["kind"], texts["message"], texts["traceback"],
+        metadata.attempts, metadata.seconds,
     )  # fmt: skip
+    return Outcome(path, None, 0, failure, *facts)
 
 
-def read_payload(fd: int, record: Record) -> bytes | None:
-    """The value's pickle, or the failure's JSON; `None` if it does not match its checksum."""
-    region = read_at(fd, record.end - 1 - record.region, record.region)
-    return verified(record.kind, region, record.checksum)
-
-
-def verified(kind: int, region: bytes, checksum: int) -> bytes | None:
-    """What a record of this kind holds in this region; `None` if it is not what was saved."""
-    if kind == _RESULT:
-        payload = b"".join([_PROTO_3, region, STOP])
-    elif kind == _NESTED_RESULT:
-        payload = region[len(_NESTED_START) + _LENGTH8.size : -len(_NESTED_END)]
-    else:
-        payload = region[len(_BINBYTES) + _LENGTH4.size : -1]
-    return payload if crc32(payload) == checksum else None
+def read_payload(fd: int, region: int, metadata: Metadata) -> bytearray | None:
+    """The value's pickle, or the failure's JSON, whose region begins at that byte; `None` if it is
+    not what was saved. It is not copied, however large."""
+    if metadata.kind not in _OVERHEAD:
+        return None
+    # A value has lost these ends of its pickle; of the others there is too much, see below.
+    head, tail = (_PROTO_3, STOP) if metadata.kind == RESULT else (b"", b"")
+    payload = bytearray(len(head) + metadata.length + len(tail))
+    payload[: len(head)], payload[len(payload) - len(tail) :] = head, tail
+    with memoryview(payload) as view:
+        read_into(fd, view[len(head) : len(view) - len(tail)], region)
+    before, after = _around(metadata.kind, max(metadata.length - _OVERHEAD[metadata.kind], 0))
+    if not (payload.startswith(before or head) and payload.endswith(after or tail)):
+        return None
+    del payload[: len(before)], payload[len(payload) - len(after) :]
+    return payload if crc32(payload) == metadata.checksum else None

@@ -10,20 +10,20 @@ from binascii import crc32
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from ..records import Fingerprint
 from .base import DAMAGE_REMEDY
 from .disk import read_at
+from .indexed_file import Found
 from .pickle_layout import (
-    BINUNICODE,
-    METADATA_LENGTH,
-    POP,
-    RECORD,
-    RECORD_CHECKED,
-    SHORT_BINBYTES,
+    CHECKED_FROM,
+    COMMITTED,
+    METADATA,
+    PROTO_3_CHECKSUM,
+    RESULT,
+    SETITEM,
     STOP,
     Header,
-    Record,
-    verified,
+    Metadata,
+    read_payload,
 )
 
 # Reading: big steps while records are small, small ones to skip over large values unread.
@@ -33,9 +33,10 @@ _BIG_READ, _SMALL_READ = 1 << 20, 1 << 12
 _VERIFIED_IN_PASSING = 1 << 12
 
 
-def read_record(fd: int, header: Header, start: int) -> Record | None:
-    """The record at `start`, where a scan has found one before, if it is still sound."""
-    return next(iter(Scan(fd, header, start, _SMALL_READ)), None)
+def read_record(fd: int, header: Header, start: int) -> tuple[str, Metadata] | None:
+    """The key and the metadata of the record at `start`, where a scan has found one before, if they
+    are still sound."""
+    return Scan(fd, header, start, _SMALL_READ).record_at(start)
 
 
 class Scan:
@@ -54,16 +55,84 @@ class Scan:
         self.end = start
         self.stops: list[int] = []
         self._fd = fd
-        self._tag, self._seed = header.tag, header.seed
-        self._size = os.fstat(fd).st_size
+        self._header = header
+        self._size = os.fstat(fd).st_size  # what is appended meanwhile is for the next scan
         self._buffer = b""
         self._buffer_start = 0
-        self._step = step
+        self._step = self._usual_step = step
 
-    def __iter__(self) -> Iterator[Record]:
-        while (record := self._record_at(self.end)) is not None:
-            self.end = record.end
+    def __iter__(self) -> Iterator[Found]:
+        while True:
+            yield from self._plain_records()
+            if (record := self._next_record()) is None:
+                return
             yield record
+
+    def _plain_records(self) -> Iterator[Found]:
+        """The next records, as long as they are what nearly all are: results with small values,
+        sound, and whole in the buffer. Of any other `_next_record` can tell what it is."""
+        buffer, buffer_start = self._buffer, self._buffer_start
+        record_start, seed = self._header.record_start, self._header.seed
+        start = self.end - buffer_start
+        while 0 <= start <= len(buffer) - METADATA.size:
+            metadata = METADATA.unpack_from(buffer, start)
+            first, header_checksum, checksum, kind, _, length, _, _, _, _, key_length = metadata
+            key = start + METADATA.size
+            region = key + key_length
+            end = region + length
+            if (
+                first != record_start
+                or kind != RESULT
+                or length > _VERIFIED_IN_PASSING
+                or end >= len(buffer)
+                or crc32(buffer[start + CHECKED_FROM : region], seed) != header_checksum
+                or crc32(STOP, crc32(buffer[region:end], PROTO_3_CHECKSUM)) != checksum
+                or buffer[end : end + 1] != SETITEM
+            ):
+                return
+            place, start = buffer_start + start, end + 1
+            self.end = buffer_start + start
+            path = buffer[key:region].decode("utf-8", "surrogatepass")
+            yield path, place, False, True, metadata
+
+    def _next_record(self) -> Found | None:
+        """The record at `end`, or `None` if there is no sound one."""
+        start = self.end
+        if self._bytes_at(start, 1) == STOP:
+            self.stops.append(start)
+        record = self.record_at(start)
+        if record is None:
+            return None
+        path, metadata = record
+        sound = True
+        if self.stops or metadata.length <= _VERIFIED_IN_PASSING:
+            sound = read_payload(self._fd, start + metadata.region, metadata) is not None
+            if self.stops and not sound:
+                return None  # never forced to disk, so what is missing is a write cut short
+        self.end = start + metadata.end + 1
+        return path, start, metadata.failed, sound, metadata
+
+    def record_at(self, start: int) -> tuple[str, Metadata] | None:
+        """The key and the metadata at `start`, if they are sound and the record ends as it has
+        to; whether its value is, they do not tell."""
+        fixed = self._bytes_at(start, METADATA.size)
+        if len(fixed) < METADATA.size:
+            return None
+        metadata = Metadata._make(METADATA.unpack(fixed))
+        first, rest = metadata.start[:1], metadata.start[1:]
+        if first not in (COMMITTED, STOP) or rest != self._header.record_start[1:]:
+            return None
+        if start + metadata.end >= self._size:
+            return None
+        checked = self._bytes_at(start + CHECKED_FROM, metadata.region - CHECKED_FROM)
+        if crc32(checked, self._header.seed) != metadata.header_checksum:
+            return None
+        if metadata.length > _VERIFIED_IN_PASSING:
+            self._step = _SMALL_READ
+        if self._bytes_at(start + metadata.end, 1) != metadata.last:
+            return None
+        key = checked[METADATA.size - CHECKED_FROM :]
+        return key.decode("utf-8", "surrogatepass"), metadata
 
     @property
     def committed(self) -> int:
@@ -98,63 +167,34 @@ class Scan:
         Then what stands between is damage, and not the torn end of a file that was cut or of a
         write that was cut short.
         """
-        position = self.end + 1
+        position, tag = self.end + 1, self._header.tag
         while position < self._size:
             block = read_at(self._fd, _BIG_READ, position)
-            found = block.find(self._tag)
+            found = block.find(tag)
             while found >= 0:
                 start = position + found - 2
-                if start > self.end and self._record_at(start, verify=True) is not None:
+                if start > self.end and self._is_whole(start):
                     return start
-                found = block.find(self._tag, found + 1)
+                found = block.find(tag, found + 1)
             if len(block) < _BIG_READ:
                 break
-            position += len(block) - len(self._tag) + 1
+            position += len(block) - len(tag) + 1
         return None
 
-    def _record_at(self, start: int, verify: bool = False) -> Record | None:
-        """The record at `start`, or `None` if there is no sound one."""
-        fixed = self._bytes_at(start, RECORD.size)
-        if fixed[:1] == STOP and not verify:
-            self.stops.append(start)
-        if len(fixed) < RECORD.size:
-            return None
-        (first, length, tag, header_checksum, checksum, kind, attempts, region_length, seconds,
-         size, mtime_ns, pop, opcode, key_length) = RECORD.unpack(fixed)  # fmt: skip
-        region = start + RECORD.size + key_length
-        end = region + region_length + 1
-        if (
-            tag != self._tag
-            or length != METADATA_LENGTH
-            or (pop, opcode) != (POP, BINUNICODE)
-            or first not in (SHORT_BINBYTES, STOP[0])
-            or end > self._size
-        ):
-            return None
-        key = self._bytes_at(start + RECORD.size, key_length)
-        if crc32(key, crc32(fixed[RECORD_CHECKED:], self._seed)) != header_checksum:
-            return None
-        sound = True
-        if verify or self.stops or region_length <= _VERIFIED_IN_PASSING:
-            value = self._bytes_at(region, region_length)
-            sound = verified(kind, value, checksum) is not None
-            if not sound and (verify or self.stops):
-                return None  # never forced to disk, so what is missing is a write cut short
-        else:
-            self._step = _SMALL_READ
-        last = self._bytes_at(end - 1, 1)
-        if last != (b"0" if kind & 0x80 else b"s"):
-            return None
-        return Record(
-            key.decode("utf-8", "surrogatepass"), kind, start, region, end, checksum, sound,
-            attempts, seconds, Fingerprint(size, mtime_ns),
-        )  # fmt: skip
+    def _is_whole(self, start: int) -> bool:
+        """Whether there is a record, with its value."""
+        record = self.record_at(start)
+        if record is None:
+            return False
+        _, metadata = record
+        return read_payload(self._fd, start + metadata.region, metadata) is not None
 
     def _bytes_at(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, through one buffer; fewer at the end of the file."""
         begin = offset - self._buffer_start
         if begin < 0 or begin + length > len(self._buffer):
-            self._buffer = read_at(self._fd, max(length, self._step), offset)
+            step = min(max(length, self._step), self._size - offset)
+            self._buffer = read_at(self._fd, step, offset)
             self._buffer_start, begin = offset, 0
-            self._step = _BIG_READ
+            self._step = self._usual_step
         return self._buffer[begin : begin + length]

@@ -13,13 +13,14 @@ import pickle
 from binascii import crc32
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
 from ..records import Outcome
 from ..values import UnstorableValue, name_script_main, pickle_value
 from .base import FOREIGN_REMEDY
 from .disk import read_at
+from .indexed_file import Found
 
 # How a pickle of a dict begins: PROTO; EMPTY_DICT in protocol 1, MARK DICT in protocol 0. Other
 # files are not given to pickle at all, which would take their bytes for whatever they happen to be.
@@ -28,29 +29,17 @@ _STARTS = (b"\x80", b"}", b"(d")
 _DICTS = {"OrderedDict": OrderedDict, "defaultdict": defaultdict}
 
 
-class _Known(NamedTuple):
-    """One of its results, for the readers of records. `start` is its place in the dict."""
-
-    path: str
-    start: int
-    size: int
-    failed: bool = False
-    sound: bool = True
-    seconds: float = 0.0
-    attempts: int = 1
-
-
 class PlainScan:
     """One pass over the results, as a scan of our own records is one."""
 
     committed = 0
     unsettled = False
 
-    def __init__(self, records: list[_Known], end: int) -> None:
+    def __init__(self, records: list[Found], end: int) -> None:
         self._records = records
         self.end = end
 
-    def __iter__(self) -> Iterator[_Known]:
+    def __iter__(self) -> Iterator[Found]:
         return iter(self._records)
 
     def refuse_damage(self, path: str) -> None:
@@ -79,7 +68,9 @@ class PlainPickle:
         """A scan of it. Nobody can tell how long a single value is: each has an equal share."""
         share = self._size // max(1, len(self.keys))
         places = {key: place for place, key in enumerate(self.keys)}
-        records = [_Known(key, place, share) for key, place in places.items()]
+        records: list[Found] = [
+            (key, place, False, True, (0.0, 1, share)) for key, place in places.items()
+        ]
         return PlainScan(records, self._size - 1)
 
     def outcome(self, fd: int, place: int) -> Outcome:

@@ -1,23 +1,18 @@
 """Which records count, in a file that is only appended to: of each path the last.
 
-Knows no format: a record is anything with a path.
+Knows no format: a record is any tuple that begins with a path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 # A byte for each hash: a million paths share one in 3 of 100 cases, and only those are remembered.
 _HASHES = 1 << 24
 
 
-class _Recorded(Protocol):
-    @property
-    def path(self) -> str: ...
-
-
-Recorded = TypeVar("Recorded", bound=_Recorded)
+Recorded = TypeVar("Recorded", bound=tuple[Any, ...])
 
 
 def last_of_each_path(
@@ -31,15 +26,16 @@ def last_of_each_path(
     """
     seen = bytearray(_HASHES)
     again: set[str] = set()
-    for record in first_pass:
-        place = hash(record.path) % _HASHES
+    for path, *_ in first_pass:
+        place = hash(path) % _HASHES
         if seen[place]:
-            again.add(record.path)
+            again.add(path)
         seen[place] = 1
     last: dict[str, Recorded] = {}
     for record in second_pass:
-        if record.path in again:
-            last[record.path] = record
+        path = record[0]
+        if path in again:
+            last[path] = record
         else:
             yield record
     yield from last.values()

@@ -15,7 +15,8 @@ import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import JsonLines
-from resumable_pool.checkpoints.json_lines import decode, encode
+from resumable_pool.checkpoints.json_lines import decode
+from resumable_pool.checkpoints.json_lines import encode as encode_in_parts
 from resumable_pool.records import Outcome
 from resumable_pool.values import json_value
 
@@ -25,6 +26,10 @@ from .conftest import failed, write, writing
 
 def result(path: str, value: Any) -> Outcome:
     return conftest.result(path, value, json_value)
+
+
+def encode(outcome: Outcome) -> bytes:
+    return b"".join(encode_in_parts(outcome))
 
 
 @pytest.fixture

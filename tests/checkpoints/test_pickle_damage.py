@@ -13,7 +13,7 @@ import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, append_file, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, pid_field, read_header
+from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Metadata, pid_field, read_header
 from resumable_pool.checkpoints.pickle_scan import Scan
 
 from .conftest import failed, pickled_result, plain, result, write, writing
@@ -48,7 +48,7 @@ def _ends(path: Path) -> list[int]:
     """Where each record ends."""
     with open(path, "rb") as file:
         scan = Scan(file.fileno(), read_header(file.fileno(), str(path)), FIRST_RECORD)
-        return [record.end for record in scan]
+        return [start + Metadata._make(facts).end + 1 for _, start, _, _, facts in scan]
 
 
 def _after(count: int) -> tuple[dict[str, Any], set[str]]:
@@ -284,6 +284,7 @@ class _Recorder:
         self.writes: list[tuple[int, bytes]] = []
         self.crashes: list[tuple[bytes, list[tuple[int, bytes]]]] = []
         monkeypatch.setattr(append_file, "write_at", self._write_at)
+        monkeypatch.setattr(append_file, "write_parts", self._write_parts)
         monkeypatch.setattr(pickle_file, "write_at", self._write_at)
         monkeypatch.setattr(append_file, "force", self._force)
 
@@ -291,6 +292,9 @@ class _Recorder:
         disk.write_at(fd, data, offset)
         self.writes.append((offset, bytes(data)))
         self.crashes.append((self.forced, list(self.writes)))
+
+    def _write_parts(self, fd: int, parts: list[bytes], offset: int) -> None:
+        self._write_at(fd, b"".join(parts), offset)
 
     def _force(self, fd: int) -> None:
         disk.force(fd)

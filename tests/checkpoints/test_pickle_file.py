@@ -290,7 +290,8 @@ def test_what_a_reader_saw_of_a_batch_that_did_not_fit_stays(
     be written, so that nothing else is taken for it; what is saved next stands behind it."""
     reader = PickleFile(path)
 
-    def write_in_part(fd: int, data: memoryview, offset: int) -> None:
+    def write_in_part(fd: int, parts: list[bytes], offset: int) -> None:
+        data = b"".join(parts)
         disk.write_at(fd, data[: len(data) * 3 // 4], offset)
         assert dict(reader) == {"before": 0, "seen": 1}
         monkeypatch.undo()
@@ -300,7 +301,7 @@ def test_what_a_reader_saw_of_a_batch_that_did_not_fit_stays(
         checkpoint.save([result("before", 0)])
         if synced:
             checkpoint.sync()
-        monkeypatch.setattr(append_file, "write_at", write_in_part)
+        monkeypatch.setattr(append_file, "write_parts", write_in_part)
         with pytest.raises(OSError, match="No space left"):
             checkpoint.save([result("seen", 1), result("torn", 2)])
         assert plain(path) == ({"before": 0} if synced else {})

@@ -8,7 +8,7 @@ import pickle
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,14 +17,14 @@ from resumable_pool.checkpoints.pickle_layout import (
     FIRST_RECORD,
     STOP,
     Header,
-    Record,
-    decode_failure,
-    encode,
+    Metadata,
+    decode,
     new_header,
     pid_field,
     read_header,
     read_payload,
 )
+from resumable_pool.checkpoints.pickle_layout import encode as encode_in_parts
 from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
@@ -33,6 +33,31 @@ from .conftest import failed, result
 HEADER = Header(b"01234567", 0)
 OTHER_HEADER = Header(b"76543210", 0)
 MEGABYTE = 1 << 20
+
+
+def encode(header: Header, outcome: Outcome) -> bytes:
+    return b"".join(encode_in_parts(header, outcome))
+
+
+class Record(NamedTuple):
+    """A record, as a scan finds it, with what follows from that."""
+
+    path: str
+    start: int
+    failed: bool
+    sound: bool
+    metadata: Metadata
+
+    @property
+    def end(self) -> int:
+        return self.start + self.metadata.end + 1
+
+    def payload(self, fd: int) -> bytes | None:
+        return read_payload(fd, self.start + self.metadata.region, self.metadata)
+
+
+def records_of(scan: Scan) -> list[Record]:
+    return [Record(*found[:4], Metadata._make(found[4])) for found in scan]
 
 
 class File:
@@ -142,7 +167,7 @@ def test_a_scan_finds_every_record(file: File) -> None:
     encoded = [encode(HEADER, outcome) for outcome in RECORDS]
     fd = file.holding(new_header(1)[:-1], *encoded, STOP)
     scan = Scan(fd, HEADER, FIRST_RECORD)
-    records = list(scan)
+    records = records_of(scan)
     assert [record.path for record in records] == [outcome.path for outcome in RECORDS]
     assert [record.failed for record in records] == [not outcome.ok for outcome in RECORDS]
     assert [record.end - record.start for record in records] == [len(data) for data in encoded]
@@ -152,16 +177,15 @@ def test_a_scan_finds_every_record(file: File) -> None:
     assert scan.stops == [scan.end]
     for record, outcome in zip(records, RECORDS, strict=True):
         assert record.sound
-        assert (record.attempts, record.seconds) == (outcome.attempts, outcome.seconds)
-        assert read_record(fd, HEADER, record.start) == record
-        if outcome.ok:
-            payload = read_payload(fd, record)
-            assert payload == outcome.pickled
+        assert read_record(fd, HEADER, record.start) == (record.path, record.metadata)
+        payload = record.payload(fd)
+        assert payload is not None
+        assert decode(record.path, record.metadata, payload) == outcome
 
 
 def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], Scan]:
     scan = Scan(fd, header, 0)
-    return list(scan), scan
+    return records_of(scan), scan
 
 
 def test_records_behind_the_stop_are_found(file: File) -> None:
@@ -191,18 +215,23 @@ def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
         fd := file.holding(*(data.replace(b"yy", b"yz", 1) for data in (small, large)))
     )
     assert [record.sound for record in records] == [False, True]
-    assert [read_payload(fd, record) for record in records] == [None, None]
+    assert [record.payload(fd) for record in records] == [None, None]
 
 
-def test_any_changed_bit_of_a_record_is_noticed(file: File) -> None:
-    """Whatever bit of a record changes, its value is not read any more."""
-    data = encode(HEADER, result("key", "value"))
+@pytest.mark.parametrize(
+    "outcome",
+    [result("key", "value"), result("key", pickle.PickleBuffer(b"value")), failed("key")],
+    ids=["value", "nested", "failure"],
+)
+def test_any_changed_bit_of_a_record_is_noticed(file: File, outcome: Outcome) -> None:
+    """Whatever bit of a record changes, its value is not read any more, nor its failure."""
+    data = encode(HEADER, outcome)
     for position in range(len(data)):
         for bit in range(8):
             changed = bytearray(data)
             changed[position] ^= 1 << bit
             records, _ = _scan(fd := file.holding(changed, STOP))
-            assert all(read_payload(fd, record) is None for record in records), (position, bit)
+            assert all(record.payload(fd) is None for record in records), (position, bit)
 
 
 def test_records_of_another_file_are_none(file: File) -> None:
@@ -250,8 +279,8 @@ def test_large_values_are_not_read_in_passing(file: File) -> None:
     first, second = (encode(HEADER, result(key, b"v" * MEGABYTE)) for key in "ab")
     records, _ = _scan(fd := file.holding(first.replace(b"v" * 500, b"w" * 500), second))
     assert [record.path for record in records] == ["a", "b"]
-    assert read_payload(fd, records[0]) is None
-    assert read_payload(fd, records[1]) == pickle.dumps(b"v" * MEGABYTE, 3)
+    assert records[0].payload(fd) is None
+    assert records[1].payload(fd) == pickle.dumps(b"v" * MEGABYTE, 3)
 
 
 @pytest.mark.parametrize(
@@ -262,9 +291,9 @@ def test_failures_are_read_back(file: File, message: str) -> None:
     failure = Failure("path \udcff", "crashed", message, message * 2, 3, 1.5)
     outcome = Outcome(failure.path, None, 0, failure, 1.5, 3)
     (record,), _ = _scan(fd := file.holding(encode(HEADER, outcome)))
-    payload = read_payload(fd, record)
+    payload = record.payload(fd)
     assert payload is not None
-    assert decode_failure(record, payload) == failure
+    assert decode(record.path, record.metadata, payload) == outcome
 
 
 @pytest.mark.parametrize(
@@ -280,5 +309,5 @@ def test_extreme_facts_fit(file: File, facts: dict[str, Any], attempts: int) -> 
     seconds = facts.pop("seconds", 0.5)
     outcome = Outcome("a", pickle.dumps(1, 3), 0, None, seconds, **facts)
     (record,), _ = _scan(file.holding(encode(HEADER, outcome)))
-    assert record.attempts == attempts
-    assert record.seconds == pytest.approx(seconds)
+    assert record.metadata.attempts == attempts
+    assert record.metadata.seconds == pytest.approx(seconds)

@@ -1,0 +1,85 @@
+"""Reading and writing many bytes at once, whatever the system makes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool.checkpoints.disk import read_at, read_into, write_parts
+
+MEGABYTE = 1 << 20
+PARTS: list[Any] = [
+    b"", b"start", bytearray(b"L" * 5_000), memoryview(b"M" * 4_097), b"", b"s" * 4_096, b"a", b"b",
+    memoryview(bytes(range(256)) * 300), b"end",
+]  # fmt: skip
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
+    yield fd
+    os.close(fd)
+
+
+def _short(limit: int) -> Callable[..., int]:
+    """A write that takes no more than so many bytes, as the real one may."""
+
+    def pwritev(fd: int, parts: list[Any], offset: int) -> int:
+        return os.pwrite(fd, b"".join(parts)[:limit], offset)
+
+    return pwritev
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1, 4_999, 5_000, 5_005, 5_006, 10_000, MEGABYTE])
+def test_parts_are_written_one_behind_the_other(
+    fd: int, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    """Small and large ones, however much the system takes at once; and where it takes no lists."""
+    if limit is None:
+        monkeypatch.delattr(os, "pwritev", raising=False)
+    elif limit and sys.platform != "win32":
+        monkeypatch.setattr(os, "pwritev", _short(limit))
+    write_parts(fd, PARTS, 7)
+    assert read_at(fd, MEGABYTE, 0) == bytes(7) + b"".join(PARTS)
+
+
+def test_any_number_of_parts_is_written(fd: int) -> None:
+    """More than the system takes in one call."""
+    parts = [bytes([number % 251]) * 4_100 for number in range(2_500)]
+    write_parts(fd, parts, 0)
+    view = memoryview(bytearray(4_100 * 2_500))
+    read_into(fd, view, 0)
+    assert view == b"".join(parts)
+
+
+@pytest.mark.parametrize("without", ["preadv", ""])
+def test_a_buffer_is_filled_as_far_as_the_file_goes(
+    fd: int, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    """From any place, also where the system cannot read into a buffer; the rest stays as it was."""
+    if without:
+        monkeypatch.delattr(os, without, raising=False)
+    os.write(fd, b"0123456789" * MEGABYTE)
+    buffer = bytearray(b"x" * (3 * MEGABYTE))
+    read_into(fd, memoryview(buffer), 10 * MEGABYTE - 25)
+    assert buffer == (b"56789" + b"0123456789" * 2).ljust(3 * MEGABYTE, b"x")
+    read_into(fd, memoryview(buffer), 5)
+    assert buffer == (b"5678901234" * MEGABYTE)[: 3 * MEGABYTE]
+    read_into(fd, memoryview(b""), 0)
+
+
+def test_large_parts_are_not_copied(fd: int) -> None:
+    """Writing 40 MB takes next to no memory, and reading them only what they take themselves."""
+    large = memoryview(bytes(20 * MEGABYTE))
+    tracemalloc.start()
+    write_parts(fd, [b"a", large, b"b", large, b"c"], 0)
+    read_into(fd, memoryview(bytearray(20 * MEGABYTE)), 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 21 * MEGABYTE
