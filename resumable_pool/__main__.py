@@ -147,8 +147,8 @@ def _add_merge(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("out", metavar="OUT", help="a .pkl; if it exists it is the first of them, and kept as .bak")
     add("inputs", metavar="IN", nargs="+",
-        help="of several results of one path the one in the last IN counts; a result beats a "
-             "failure; one that a run is writing to is taken as it is now")  # fmt: skip
+        help="of several results of one path the newest counts; a result beats a failure; an IN "
+             "that a run is writing to is taken as it is now")  # fmt: skip
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:

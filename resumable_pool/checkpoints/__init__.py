@@ -72,8 +72,9 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
     """Join the checkpoints `inputs`, of the shards of a run for instance, in the one at `out`.
 
     `out` may be there: then it is the first of them, and the file that was there is kept beside it.
-    A result beats a failure, and of several results of one path the last counts, in the order of
-    `inputs`. Only `.pkl`; nothing is unpickled.
+    A result beats a failure, and of several results of one path the newest counts; if they were
+    finished at the same moment, the one in the checkpoint that is named last. Only `.pkl`; nothing
+    is unpickled.
 
     Returns:
         What was done, a sentence each.

@@ -1,7 +1,7 @@
 r"""`results.jsonl`: one JSON object a line, in ASCII, for values that are JSON.
 
     {"path": "in/1.wav", "value": {"words": 7}, "seconds": 0.25, "attempts": 1, "size": 9201,
-     "mtime_ns": 1700000000000000000, "crc32": "1c291ca3"}                       (in one line)
+     "mtime_ns": 1700000000000000000, "finished_at": 1764259200.5, "crc32": "1c291ca3"}  (one line)
     {"path": "in/2.wav", "failure": {"kind": "error", "message": "ValueError: no speech",
      "traceback": "..."}, "seconds": 0.5, ...}
 
@@ -43,11 +43,13 @@ from .locked_file import sign, signer, unsign
 _START = b'{"path": "'
 _LINE = re.compile(
     rb'\{"path": ("[^"\\]*(?:\\.[^"\\]*)*"), "(value|failure)": (.*), "seconds": ([-+.0-9e]+), '
-    rb'"attempts": ([0-9]+), "size": (-?[0-9]+), "mtime_ns": (-?[0-9]+)'
-    rb',([ \t])"crc32": "([0-9a-f]{8})"\}\n',
+    rb'"attempts": ([0-9]+), "size": (-?[0-9]+), "mtime_ns": (-?[0-9]+), '
+    rb'"finished_at": ([-+.0-9e]+),([ \t])"crc32": "([0-9a-f]{8})"\}\n',
     re.DOTALL,
 )
-_PATH, _KIND, _CONTENT, _SECONDS, _ATTEMPTS, _SIZE, _MTIME, _MARK, _CHECKSUM = range(1, 10)
+_PATH, _KIND, _CONTENT, _SECONDS, _ATTEMPTS, _SIZE, _MTIME, _FINISHED, _MARK, _CHECKSUM = range(
+    1, 11
+)
 _COMMITTED = b"\t"
 _MARK_FROM_END = len(b' "crc32": "01234567"}\n')
 
@@ -106,7 +108,8 @@ def encode(outcome: Outcome) -> list[Bytes]:
     start = f'{{"path": {json.dumps(outcome.path)}, "{kind}": '.encode("ascii")
     end = (
         f', "seconds": {round(outcome.seconds, 6)}, "attempts": {outcome.attempts}, '
-        f'"size": {outcome.fingerprint.size}, "mtime_ns": {outcome.fingerprint.mtime_ns}'
+        f'"size": {outcome.fingerprint.size}, "mtime_ns": {outcome.fingerprint.mtime_ns}, '
+        f'"finished_at": {outcome.finished_at}'
     ).encode("ascii")
     checksum = crc32(end, crc32(content or b"", crc32(start)))
     return [start, content or b"", end, b', "crc32": "%08x"}\n' % checksum]
@@ -120,11 +123,12 @@ def decode(line: bytes) -> Outcome | None:
     path, content = json.loads(match[_PATH]), match[_CONTENT]
     seconds, attempts = float(match[_SECONDS]), int(match[_ATTEMPTS])
     fingerprint = Fingerprint(int(match[_SIZE]), int(match[_MTIME]))
+    told = (seconds, attempts, fingerprint, float(match[_FINISHED]))
     if match[_KIND] == b"value":
-        return Outcome(path, content, crc32(content), None, seconds, attempts, fingerprint)
+        return Outcome(path, content, crc32(content), None, *told)
     facts = json.loads(content)
     failure = Failure(path, facts["kind"], facts["message"], facts["traceback"], attempts, seconds)
-    return Outcome(path, None, 0, failure, seconds, attempts, fingerprint)
+    return Outcome(path, None, 0, failure, *told)
 
 
 def _sound(line: bytes) -> re.Match[bytes] | None:

@@ -32,11 +32,12 @@ class _Place(NamedTuple):
     source: int
     start: int
     checksum: int  # of the value
+    finished_at: float
 
 
 class Merger:
-    """Chooses from the records of these sources. A value beats a failure, and what comes later what
-    comes before it: a record has no time, so the order of the sources decides."""
+    """Chooses from the records of these sources. A value beats a failure, and what was finished
+    later what was finished before it; of one moment, or where nobody knows, what is named later."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
@@ -44,23 +45,25 @@ class Merger:
         self._failures: dict[str, _Place] = {}
         self._differing: set[str] = set()
         for number, source in enumerate(sources):
-            for path, start, failed, _, facts in source.records():
-                place = _Place(number, start, Metadata._make(facts).checksum)
-                self._enter(path, failed, place)
+            self._enter(number, source)
         for path in self._results:
             self._failures.pop(path, None)
 
-    def _enter(self, path: str, failed: bool, place: _Place) -> None:
-        places = self._failures if failed else self._results
-        before = places.pop(path, None)
-        if (
-            before is not None
-            and before.source != place.source  # in one checkpoint it was done again: no matter
-            and before.checksum != place.checksum
-            and not failed
-        ):
-            self._differing.add(path)
-        places[path] = place
+    def _enter(self, number: int, source: Source) -> None:
+        # In one checkpoint the last record counts, whatever its clock said.
+        last: tuple[dict[str, _Place], dict[str, _Place]] = ({}, {})
+        for path, start, failed, _, facts in source.records():
+            metadata = Metadata._make(facts)
+            last[failed][path] = _Place(number, start, metadata.checksum, metadata.finished_at)
+        results, failures = last
+        for path, place in results.items():
+            before = self._results.get(path, place)
+            if before.checksum != place.checksum:
+                self._differing.add(path)
+        for chosen, places in ((self._results, results), (self._failures, failures)):
+            for path, place in places.items():
+                if place.finished_at >= chosen.get(path, place).finished_at:
+                    chosen[path] = place
 
     def outcomes(self) -> Iterator[Outcome]:
         """What was chosen, one source after the other.
@@ -88,7 +91,7 @@ class Merger:
         )
         if self._differing:
             text += (
-                f"; {len(self._differing):,} had different results in them, of which the one in "
-                "the checkpoint that was named last counts"
+                f"; {len(self._differing):,} had different results in them, of which the newest "
+                "counts"
             )
         return text

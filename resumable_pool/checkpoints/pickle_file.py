@@ -92,8 +92,7 @@ class PickleFile(AppendFile):
 
     def merge(self, others: Sequence[PickleFile]) -> list[str]:
         """Write this checkpoint anew, with what the others have as well. Where several have a
-        result of one path, the last of them counts, and this one comes first; a result beats a
-        failure. Unpickles nothing.
+        result of one path, the newest counts; a result beats a failure. Unpickles nothing.
 
         Others that a run is writing to are taken as they are now. If this one is there already, it
         is kept beside the new one, as `compact` does.

@@ -51,12 +51,12 @@ _HEADER_CHECKED = 23  # the checksum covers what stands before it
 _PID_OFFSET = 30
 FIRST_RECORD = _HEADER.size
 
-# What stands before a record's key, as `Metadata` says: C 44 and the tag, 2 checksums, ..., POP X
+# What stands before a record's key, as `Metadata` says: C 52 and the tag, 2 checksums, ..., POP X
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
-METADATA = struct.Struct("<6s I IBxHQfqq 2sI")
-_START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqq 2sI")
+METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
+_START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
 CHECKED_FROM = _START.size
-_RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x2c", POP + b"X"
+_RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", POP + b"X"
 
 RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
 _INVISIBLE = 0x80
@@ -107,6 +107,7 @@ class Metadata(NamedTuple):
     seconds: float
     input_size: int
     mtime_ns: int
+    finished_at: float
     key_opcodes: bytes
     key_length: int
 
@@ -198,7 +199,7 @@ def encode(header: Header, outcome: Outcome) -> list[Bytes]:
     key = outcome.path.encode("utf-8", "surrogatepass")
     facts = _FACTS.pack(
         checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
-        outcome.seconds, *outcome.fingerprint, _KEY_OPCODES, len(key),
+        outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
     )  # fmt: skip
     checked = facts + key
     start = _START.pack(header.record_start, crc32(checked, header.seed))
@@ -227,7 +228,7 @@ def _failure_payload(failure: Failure) -> bytes:
 
 def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome:
     """What the record was made of; `payload` as `read_payload` gives it."""
-    facts = (metadata.seconds, metadata.attempts, metadata.fingerprint)
+    facts = (metadata.seconds, metadata.attempts, metadata.fingerprint, metadata.finished_at)
     if not metadata.failed:
         return Outcome(path, payload, metadata.checksum, None, *facts)
     texts = json.loads(payload)

@@ -76,7 +76,7 @@ class Scan:
         start = self.end - buffer_start
         while 0 <= start <= len(buffer) - METADATA.size:
             metadata = METADATA.unpack_from(buffer, start)
-            first, header_checksum, checksum, kind, _, length, _, _, _, _, key_length = metadata
+            first, header_checksum, checksum, kind, _, length, _, _, _, _, _, key_length = metadata
             key = start + METADATA.size
             region = key + key_length
             end = region + length

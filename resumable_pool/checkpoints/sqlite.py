@@ -1,7 +1,7 @@
 """`results.sqlite`: a database, for queries and for millions of files.
 
-    results   path, value, checksum, seconds, attempts, size, mtime_ns
-    failures  path, kind, message, traceback, seconds, attempts, size, mtime_ns
+    results   path, value, checksum, seconds, attempts, size, mtime_ns, finished_at
+    failures  path, kind, message, traceback, seconds, attempts, size, mtime_ns, finished_at
 
     SELECT path, value ->> '$.words' FROM results WHERE size > 1000000
     DELETE FROM results WHERE path LIKE 'in/2023/%'        -- the next run does them again

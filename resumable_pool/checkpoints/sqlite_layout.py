@@ -15,14 +15,14 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 CREATE TABLE results (
     path TEXT PRIMARY KEY, value, checksum INTEGER, seconds REAL, attempts INTEGER,
-    size INTEGER, mtime_ns INTEGER);
+    size INTEGER, mtime_ns INTEGER, finished_at REAL);
 CREATE TABLE failures (
     path TEXT PRIMARY KEY, kind TEXT, message TEXT, traceback TEXT, seconds REAL, attempts INTEGER,
-    size INTEGER, mtime_ns INTEGER);
+    size INTEGER, mtime_ns INTEGER, finished_at REAL);
 COMMIT;
 """
-SAVE_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
-SAVE_FAILURE = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+SAVE_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+SAVE_FAILURE = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
 LARGEST_VALUE = 999_000_000
@@ -69,22 +69,23 @@ def row_of_failure(failure: Failure, outcome: Outcome) -> tuple[object, ...]:
 
 
 def _facts(outcome: Outcome) -> tuple[float, ...]:
-    return outcome.seconds, outcome.attempts, *outcome.fingerprint
+    return outcome.seconds, outcome.attempts, *outcome.fingerprint, outcome.finished_at
 
 
 def outcome_of_result(row: Any) -> Outcome | None:
     """What a row of results was made of; `None` if its value is not what was saved."""
-    path, value, checksum, seconds, attempts, size, mtime_ns = row
+    path, value, checksum, seconds, attempts, size, mtime_ns, finished_at = row
     data, found = value_of(value, checksum), Fingerprint(size, mtime_ns)
     if data is None:
         return None
-    return Outcome(text_of(path), data, checksum, None, seconds, attempts, found)
+    return Outcome(text_of(path), data, checksum, None, seconds, attempts, found, finished_at)
 
 
 def outcome_of_failure(row: Any) -> Outcome:
     """What a row of failures was made of."""
-    failure, found = failure_of(row), Fingerprint(*row[-2:])
-    return Outcome(failure.path, None, 0, failure, failure.seconds, failure.attempts, found)
+    failure, (size, mtime_ns, finished_at) = failure_of(row), row[-3:]
+    facts = (failure.seconds, failure.attempts, Fingerprint(size, mtime_ns), finished_at)
+    return Outcome(failure.path, None, 0, failure, *facts)
 
 
 def entry_of_result(row: Any) -> Entry:
@@ -100,5 +101,5 @@ def entry_of_failure(row: Any) -> Entry:
 
 def failure_of(row: Any) -> Failure:
     """The failure in a row of failures."""
-    path, kind, message, traceback, seconds, attempts, _, _ = row
+    path, kind, message, traceback, seconds, attempts, *_ = row
     return Failure(text_of(path), kind, text_of(message), text_of(traceback), attempts, seconds)

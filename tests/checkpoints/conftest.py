@@ -24,17 +24,25 @@ SUFFIXES = [".pkl", ".jsonl", ".sqlite"]  # one of each format
 PATIENCE_SECONDS = 60  # for another process; no test waits for it to pass
 
 
-def pickled_result(path: str, pickled: bytes) -> Outcome:
-    return Outcome(path, pickled, crc32(pickled), None, 0.25, 1, FINGERPRINT)
+FINISHED_AT = 1_764_259_200.123_456_7
 
 
-def result(path: str, value: Any, encode: Callable[[Any], bytes] = pickle_value) -> Outcome:
-    return pickled_result(path, encode(value))
+def pickled_result(path: str, pickled: bytes, at: float = FINISHED_AT) -> Outcome:
+    return Outcome(path, pickled, crc32(pickled), None, 0.25, 1, FINGERPRINT, at)
 
 
-def failed(path: str, message: str = "ValueError: no") -> Outcome:
+def result(
+    path: str,
+    value: Any,
+    encode: Callable[[Any], bytes] = pickle_value,
+    at: float = FINISHED_AT,
+) -> Outcome:
+    return pickled_result(path, encode(value), at)
+
+
+def failed(path: str, message: str = "ValueError: no", at: float = FINISHED_AT) -> Outcome:
     failure = Failure(path, "error", message, "Traceback: here", 2, 0.5)
-    return Outcome(path, None, 0, failure, 0.5, 2, FINGERPRINT)
+    return Outcome(path, None, 0, failure, 0.5, 2, FINGERPRINT, at)
 
 
 def plain(path: Path) -> Any:

@@ -17,7 +17,7 @@ from resumable_pool.records import Outcome
 from . import conftest
 from .conftest import SUFFIXES, failed, write, writing
 
-Result = Callable[[str, Any], Outcome]
+Result = Callable[..., Outcome]
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -62,6 +62,17 @@ def test_an_outcome_is_what_stands_of_a_path(path: Path, result: Result) -> None
     for missing in ("d", ""):
         with pytest.raises(KeyError):
             checkpoint.outcome(missing)
+
+
+def test_when_a_file_was_finished_is_kept(path: Path, result: Result) -> None:
+    """To the microsecond, also where it is not known, and by compacting."""
+    outcomes = [result("a", 1, at=1_764_259_200.123_456_7), result("b", [2], at=0.0)]
+    outcomes.append(failed("c", at=1e9))
+    write(path, result("a", 0), failed("b"), *outcomes)
+    checkpoint = checkpoint_at(path)
+    for _ in range(2):
+        assert [checkpoint.outcome(name) for name in "abc"] == outcomes
+        checkpoint.compact()
 
 
 def test_entries_of_paths_that_share_a_hash(

@@ -46,10 +46,11 @@ def test_the_lines_are_these(path: Path) -> None:
     """A value and a failure, byte by byte; the tab says that both were forced to the disk."""
     lines = [
         rb'{"path": "in/\ud83e\udd89.wav", "value": {"words": 7}, "seconds": 0.25, '
-        rb'"attempts": 1, "size": 1234, "mtime_ns": 1700000000000000001',
+        rb'"attempts": 1, "size": 1234, "mtime_ns": 1700000000000000001, '
+        rb'"finished_at": 1764259200.1234567',
         rb'{"path": "b", "failure": {"kind": "error", "message": "ValueError: no", '
         rb'"traceback": "Traceback: here"}, "seconds": 0.5, "attempts": 2, "size": 1234, '
-        rb'"mtime_ns": 1700000000000000001',
+        rb'"mtime_ns": 1700000000000000001, "finished_at": 1764259200.1234567',
     ]
     with writing(path) as checkpoint:
         checkpoint.save([result("in/\N{OWL}.wav", {"words": 7})])

@@ -69,24 +69,30 @@ def test_three_shards_are_one_checkpoint(path: Path, tmp_path: Path) -> None:
     assert plain(path) == expected | {"bad": "good"}
 
 
-def test_what_is_named_last_counts_and_a_result_beats_a_failure(path: Path, tmp_path: Path) -> None:
-    """How many paths had different results is said; the same result twice is no matter."""
+def test_the_newest_counts_and_a_result_beats_a_failure(path: Path, tmp_path: Path) -> None:
+    """Whatever the order of the checkpoints, and how many paths had different results is said; the
+    same result twice is no matter. Of one moment what is named last counts."""
     inputs = shards(
         tmp_path,
-        [result("a", 1), result("same", 0), failed("f", "first"), result("v", 1)],
-        [failed("late"), result("b", 5), result("b", 2), result("same", 0), failed("v")],
-        [result("a", 3), failed("f", "second"), result("late", 4), failed("a")],
-    )
-    (note,) = merge(path, inputs)
-    assert note.endswith(
-        "the results of 5 files and the failures of 1 file; 1 had different results in them, of "
-        "which the one in the checkpoint that was named last counts"
-    )
-    assert plain(path) == {"a": 3, "b": 2, "same": 0, "v": 1, "late": 4}
-    (failure,) = open_checkpoint(path).failures().values()
-    assert failure.message == "second"
-    (note,) = merge(tmp_path / "other.pkl", inputs[::-1])
-    assert plain(tmp_path / "other.pkl") == {"a": 1, "b": 2, "same": 0, "v": 1, "late": 4}
+        [result("a", 1, at=9), result("same", 0, at=1), failed("f", "first", at=7),
+         result("v", 1, at=2), result("b", 1, at=4), result("unknown", 1, at=0)],
+        [failed("late", at=9), result("b", 5, at=8), result("b", 2, at=3), result("same", 0, at=3),
+         failed("v", at=5), failed("f", "of a clock", at=9), failed("f", "third", at=6)],
+        [result("a", 3, at=8.5), failed("f", "second", at=6.5), result("late", 4, at=1),
+         failed("a", at=10), result("unknown", 2, at=0)],
+    )  # fmt: skip
+    expected = {"a": 1, "b": 1, "same": 0, "v": 1, "late": 4}
+    for order, unknown in ([0, 1, 2], 2), ([2, 1, 0], 1), ([1, 0, 2], 2):
+        merged = tmp_path / f"{order}.pkl"
+        (note,) = merge(merged, [inputs[number] for number in order])
+        assert note.endswith(
+            "the results of 6 files and the failures of 1 file; 3 had different results in them, "
+            "of which the newest counts"
+        )
+        assert plain(merged) == {**expected, "unknown": unknown}
+        reader = open_checkpoint(merged)
+        assert reader.failures()["f"].message == "first"
+        assert [reader.outcome(key).finished_at for key in ("a", "same", "b", "f")] == [9, 3, 4, 7]
 
 
 def test_what_is_there_is_the_first(path: Path, tmp_path: Path) -> None:
