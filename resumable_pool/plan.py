@@ -80,7 +80,7 @@ def make_plan(
     if saved_elsewhere is not None:
         completed = saved_elsewhere
         standing.difference_update(completed)
-    failed = [path for path in files if path in standing]
+    failed = [path for path in files if path in standing] if standing else []
     new = [path for path in files if path not in completed and path not in standing]
     changed = []
     if choices.rerun_changed:
@@ -100,7 +100,7 @@ def make_plan(
         left=len(failed) - len(again),
         changed=len(changed),
         new=len(new),
-        advice=[*_advice(files, completed)] if len(new) == len(files) else (),
+        advice=[*_advice(files, completed)] if completed and len(new) == len(files) else (),
     )
 
 
