@@ -47,7 +47,7 @@ def test_a_run_goes_on_from_it(
     assert pickle.loads(Path("result.pkl").read_bytes()) == expected == dict(first.results)
     assert Path("result.pkl.bak").read_bytes() == before
     error = capfd.readouterr().err
-    assert error.count("adopted the results of 7 files from a plain pickle; what was") == 1
+    assert error.count("adopted the results of 7 files from a plain pickle") == 1
     assert "result.pkl.bak" in error
     assert runner(mp_context=method).run().skipped == 10
     assert capfd.readouterr().err == ""

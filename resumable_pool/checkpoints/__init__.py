@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from .base import Checkpoint
 from .json_lines import JsonLines
+from .merging import choose
 from .pickle_file import PickleFile
 
 __all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "merge", "open_checkpoint"]
@@ -87,14 +88,12 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
         CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
     target, *others = (_mergeable(path) for path in (out, *inputs))
-    places = {os.path.realpath(target.path): target}
+    sources = {os.path.realpath(target.path): target}
     for other in others:
         if not os.path.exists(other.path):
             raise FileNotFoundError(f"there is no checkpoint at {other.path!r}")
-        places.setdefault(
-            os.path.realpath(other.path), other
-        )  # once, with merge("all.pkl", "*.pkl")
-    return target.merge([other for other in places.values() if other is not target])
+        sources.setdefault(os.path.realpath(other.path), other)  # merge("all.pkl", "*.pkl")
+    return target.rewrite(lambda fd, notes: choose([*sources.values()]))
 
 
 def _mergeable(path: str | os.PathLike[str]) -> PickleFile:

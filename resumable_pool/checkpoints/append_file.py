@@ -18,7 +18,8 @@ import errno
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from .. import forks
 from ..errors import CheckpointLocked
@@ -26,7 +27,14 @@ from ..records import Outcome
 from .disk import Bytes, force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import GONE, is_at, open_locked
-from .rewriting import keep_old, put_in_place, write_beside
+from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
+
+
+class Chosen(NamedTuple):
+    """What a checkpoint is to consist of, and what has been done then, in words."""
+
+    done: str
+    outcomes: Iterable[Outcome]
 
 
 class AppendFile(IndexedFile):
@@ -153,24 +161,43 @@ class AppendFile(IndexedFile):
     def compact(self) -> list[str]:
         if not os.path.exists(self.path):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
+        return self.rewrite(self._sound)
+
+    def rewrite(self, choose: Callable[[int, list[str]], Chosen | None]) -> list[str]:
+        """Put other outcomes in the place of what is there, which is kept beside it.
+
+        Args:
+            choose: called under the lock, with the file's descriptor, and a list for what a person
+                may want to know. Nothing is changed if it raises, or returns `None`.
+
+        Returns:
+            What was lost, if anything, and what was done, a sentence each.
+        """
         notes: list[str] = []
+        is_new = not os.path.exists(self.path)
         fd = self._take(notes)
         try:
             self._recognise(fd)
-            self._rewrite(fd, notes)
+            if (chosen := choose(fd, notes)) is not None:
+                self._sign(fd)
+                new = write_beside(self, chosen.outcomes)
+                notes += [chosen.done] if is_new else [chosen.done, keep_old(self.path)]
+                self._replace_by(new)
+        except BaseException:
+            if is_new and len(self) == 0:
+                os.unlink(self.path)
+            raise
         finally:
             self._release()
         return notes
 
-    def _rewrite(self, fd: int, notes: list[str]) -> None:
-        """Put what is sound in its own place."""
-        self._sign(fd)
+    def _sound(self, fd: int, notes: list[str]) -> Chosen:
+        """The last sound outcome of each path."""
         index = self._verify(fd, notes)
         starts = [*index.results.values(), *index.failures.values()]
         outcomes = (self._outcome_at(fd, start) for start in starts)
-        new, done = write_beside(self, filter(None, outcomes))
-        notes += [done, keep_old(self.path)]
-        self._replace_by(new)
+        done = results_and_failures(len(index.results), len(index.failures))
+        return Chosen(f"rewritten with {done}", filter(None, outcomes))
 
     def _replace_by(self, new: str) -> None:
         """Put another file in the place of this one, which is locked until then."""

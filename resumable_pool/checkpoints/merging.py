@@ -1,31 +1,22 @@
 """Several checkpoints into one: which record of which of them counts.
 
-Records are joined as they are, and nothing is unpickled. Knows nothing of locks, and where the
+Records are joined as they are, and nothing is unpickled. Knows nothing of locks, and of where the
 result goes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..errors import CheckpointError
-from ..records import Outcome, count_files
+from ..records import Outcome
+from .append_file import Chosen
 from .base import DAMAGE_REMEDY
-from .indexed_file import Found
+from .pickle_file import PickleFile
 from .pickle_layout import Metadata
-
-
-class Source(Protocol):
-    """A checkpoint whose records are taken."""
-
-    path: str
-
-    def records(self) -> Iterator[Found]:
-        """Every record, in order; raises `CheckpointError` if there is damage between them."""
-
-    def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
-        """What the records there were made of; `None` for one that is not sound."""
+from .rewriting import results_and_failures
 
 
 class _Place(NamedTuple):
@@ -35,63 +26,60 @@ class _Place(NamedTuple):
     finished_at: float
 
 
-class Merger:
-    """Chooses from the records of these sources. A value beats a failure, and what was finished
-    later what was finished before it; of one moment, or where nobody knows, what is named later."""
+_Places = dict[str, _Place]
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
-        self._results: dict[str, _Place] = {}
-        self._failures: dict[str, _Place] = {}
-        self._differing: set[str] = set()
-        for number, source in enumerate(sources):
-            self._enter(number, source)
-        for path in self._results:
-            self._failures.pop(path, None)
 
-    def _enter(self, number: int, source: Source) -> None:
-        # In one checkpoint the last record counts, whatever its clock said.
-        last: tuple[dict[str, _Place], dict[str, _Place]] = ({}, {})
-        for path, start, failed, _, facts in source.records():
-            metadata = Metadata._make(facts)
-            last[failed][path] = _Place(number, start, metadata.checksum, metadata.finished_at)
-        results, failures = last
-        for path, place in results.items():
-            before = self._results.get(path, place)
-            if before.checksum != place.checksum:
-                self._differing.add(path)
-        for chosen, places in ((self._results, results), (self._failures, failures)):
-            for path, place in places.items():
-                if place.finished_at >= chosen.get(path, place).finished_at:
-                    chosen[path] = place
+def choose(sources: Sequence[PickleFile]) -> Chosen:
+    """What counts of these checkpoints. A value beats a failure, and what was finished later what
+    was finished before it; of one moment, or where nobody knows, what is named later.
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """What was chosen, one source after the other.
+    Raises:
+        CheckpointError: one of them is something else, damaged, or a plain pickle; also later, from
+            the outcomes.
+    """
+    results: _Places = {}
+    failures: _Places = {}
+    differing: set[str] = set()
+    for number, source in enumerate(sources):
+        more_results, more_failures = _last_of_each_path(number, source)
+        for path, place in more_results.items():
+            if results.get(path, place).checksum != place.checksum:
+                differing.add(path)
+        _take_newer(results, more_results)
+        _take_newer(failures, more_failures)
+    for path in results:
+        failures.pop(path, None)
+    done = f"merged {results_and_failures(len(results), len(failures))}"
+    if differing:
+        done += f"; {len(differing):,} had different results in them, of which the newest counts"
+    return Chosen(done, _outcomes(sources, {**results, **failures}))
 
-        Raises:
-            CheckpointError: a value is damaged, or a source has been rewritten meanwhile.
-        """
-        chosen: list[list[tuple[int, str]]] = [[] for _ in self._sources]
-        for places in (self._results, self._failures):
-            for path, place in places.items():
-                chosen[place.source].append((place.start, path))
-        for source, wanted in zip(self._sources, chosen, strict=True):
-            wanted.sort()
-            found = source.outcomes_at([start for start, _ in wanted])
-            for (_, path), outcome in zip(wanted, found, strict=True):
-                if outcome is None or outcome.path != path:
-                    what = f"is damaged: the record of {path!r} is not sound"
-                    raise CheckpointError(source.path, what, DAMAGE_REMEDY)
-                yield outcome
 
-    def __str__(self) -> str:
-        text = (
-            f"merged the results of {count_files(len(self._results))} and the failures of "
-            f"{count_files(len(self._failures))}"
-        )
-        if self._differing:
-            text += (
-                f"; {len(self._differing):,} had different results in them, of which the newest "
-                "counts"
-            )
-        return text
+def _last_of_each_path(number: int, source: PickleFile) -> tuple[_Places, _Places]:
+    """Results and failures. In one checkpoint the last counts, whatever its clock said."""
+    results: _Places = {}
+    failures: _Places = {}
+    for path, start, failed, _, facts in source.records():
+        metadata = Metadata._make(facts)
+        place = _Place(number, start, metadata.checksum, metadata.finished_at)
+        (failures if failed else results)[path] = place
+    return results, failures
+
+
+def _take_newer(places: _Places, more: _Places) -> None:
+    for path, place in more.items():
+        if place.finished_at >= places.get(path, place).finished_at:
+            places[path] = place
+
+
+def _outcomes(sources: Sequence[PickleFile], chosen: _Places) -> Iterator[Outcome]:
+    """One source after the other, in the order in which they stand there."""
+    places = sorted((place.source, place.start, path) for path, place in chosen.items())
+    for number, group in itertools.groupby(places, key=lambda place: place[0]):
+        source, wanted = sources[number], [*group]
+        found = source.outcomes_at([start for _, start, _ in wanted])
+        for (_, _, path), outcome in zip(wanted, found, strict=True):
+            if outcome is None or outcome.path != path:  # or it has been rewritten meanwhile
+                what = f"is damaged: the record of {path!r} is not sound"
+                raise CheckpointError(source.path, what, DAMAGE_REMEDY)
+            yield outcome

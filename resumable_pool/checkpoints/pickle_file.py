@@ -20,16 +20,16 @@ or the dict is adopted.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import CheckpointError
 from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
-from .append_file import AppendFile
+from .append_file import AppendFile, Chosen
 from .disk import Bytes, write_at
 from .indexed_file import Found, Index, RecordScan
-from .merging import Merger
 from .pickle_layout import (
     COMMITTED,
     FIRST_RECORD,
@@ -46,7 +46,7 @@ from .pickle_layout import (
 )
 from .pickle_scan import Scan, read_record
 from .plain_pickle import PlainPickle
-from .rewriting import keep_old, refuse_to_lose_old, write_beside
+from .rewriting import refuse_to_lose_old
 
 
 class PickleFile(AppendFile):
@@ -61,16 +61,8 @@ class PickleFile(AppendFile):
     _plain: PlainPickle | None = None  # what there is before it is adopted
 
     def open(self) -> list[str]:
-        notes: list[str] = []
-        if self._is_plain():
-            fd = self._take([])
-            try:
-                self._recognise(fd)
-                if self._plain is not None:  # still: another run may have adopted it meanwhile
-                    self._rewrite(fd, notes)
-            finally:
-                self._release()
-        return notes + super().open()
+        notes = self.rewrite(self._adopted) if self._is_plain() else []
+        return [*dict.fromkeys(notes + super().open())]  # that there are no locks is told once
 
     def _is_plain(self) -> bool:
         with self._opened() as fd:
@@ -78,51 +70,17 @@ class PickleFile(AppendFile):
                 self._recognise(fd)
             return fd >= 0 and self._plain is not None
 
-    def _rewrite(self, fd: int, notes: list[str]) -> None:
+    def _adopted(self, fd: int, notes: list[str]) -> Chosen | None:
+        """What is in the plain pickle; `None` if another run has adopted it meanwhile."""
         if self._plain is None:
-            super()._rewrite(fd, notes)
-            return
+            return None
         refuse_to_lose_old(self.path)
         known = [start for _, start, *_ in self._plain.scan()]
-        outcomes = (self._plain.outcome(fd, place) for place in known)
-        new, _ = write_beside(self, outcomes)
         done = f"adopted the results of {count_files(len(known))} from a plain pickle"
-        notes.append(f"{done}; {keep_old(self.path)}")
-        self._replace_by(new)
+        return Chosen(done, map(functools.partial(self._plain.outcome, fd), known))
 
-    def merge(self, others: Sequence[PickleFile]) -> list[str]:
-        """Write this checkpoint anew, with what the others have as well. Where several have a
-        result of one path, the newest counts; a result beats a failure. Unpickles nothing.
-
-        Others that a run is writing to are taken as they are now. If this one is there already, it
-        is kept beside the new one, as `compact` does.
-
-        Returns:
-            What was done, a sentence each.
-
-        Raises:
-            CheckpointLocked: a run is writing to this one.
-            CheckpointError: one of them is something else, damaged, or a plain pickle, which
-                `compact` adopts first; nothing was changed.
-        """
-        notes: list[str] = []
-        is_new = not os.path.exists(self.path)
-        fd = self._take(notes)
-        try:
-            merger = Merger([self, *others])
-            self._sign(fd)
-            new, _ = write_beside(self, merger.outcomes())
-            notes.append(str(merger))
-            if not is_new:
-                notes.append(keep_old(self.path))
-            self._replace_by(new)
-        except BaseException:
-            if is_new and len(self) == 0:
-                os.unlink(self.path)
-            raise
-        finally:
-            self._release()
-        return notes
+    def _sound(self, fd: int, notes: list[str]) -> Chosen:
+        return self._adopted(fd, notes) or super()._sound(fd, notes)
 
     def records(self) -> Iterator[Found]:
         """Every record, in order; raises `CheckpointError` if there is damage between them."""
@@ -137,7 +95,7 @@ class PickleFile(AppendFile):
             yield from scan
             scan.refuse_damage(self.path)
 
-    def outcomes_at(self, starts: Sequence[int]) -> Iterator[Outcome | None]:
+    def outcomes_at(self, starts: Iterable[int]) -> Iterator[Outcome | None]:
         """What the records at these places were made of; `None` for one that is not sound."""
         with self._opened() as fd:
             for start in starts:
@@ -205,7 +163,8 @@ class PickleFile(AppendFile):
                 write_at(fd, COMMITTED, stop)
 
     def _sign(self, fd: int) -> None:
-        write_at(fd, *pid_field(os.getpid()))
+        if self._plain is None:
+            write_at(fd, *pid_field(os.getpid()))
 
     def _signer(self, fd: int) -> int | None:
         try:

@@ -18,12 +18,8 @@ from .disk import force_folder
 from .locked_file import new_name
 
 
-def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> tuple[str, str]:
-    """A new checkpoint of the same class with these outcomes, forced to the disk.
-
-    Returns:
-        Its name, and what it has, in words.
-    """
+def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> str:
+    """A new checkpoint of the same class with these outcomes, forced to the disk: its name."""
     # Where the file itself is: what is put in place of a link would not be in place of the file.
     new = type(checkpoint)(new_name(os.path.realpath(checkpoint.path)))
     try:
@@ -38,8 +34,12 @@ def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> tuple[s
             with contextlib.suppress(OSError):
                 os.unlink(new.path + suffix)
         raise
-    done, failed = count_files(len(new)), count_files(len(new.failures()))
-    return new.path, f"rewritten with the results of {done} and the failures of {failed}"
+    return new.path
+
+
+def results_and_failures(results: int, failures: int) -> str:
+    """How many there are, in words."""
+    return f"the results of {count_files(results)} and the failures of {count_files(failures)}"
 
 
 def keep_old(path: str) -> str:

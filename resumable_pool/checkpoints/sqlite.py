@@ -41,7 +41,7 @@ from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
 from .disk import force_folder, lock_file, unlock
 from .locked_file import GONE, new_name, open_locked, sign, signer, unsign
-from .rewriting import keep_old, put_in_place, write_beside
+from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
 from .sqlite_layout import (
     LARGEST_VALUE,
     SAVE_FAILURE,
@@ -209,10 +209,12 @@ class SqliteFile(SqliteReader):
                 # One file, without anything beside it that the new one would get.
                 if not self._set_mode(db, "delete"):
                     raise sqlite3.OperationalError("somebody is reading the database")
-                new, done = write_beside(self, self._sound(db, notes))
+                new = write_beside(self, self._sound(db, notes))
             db.close()
             self._db = None
-            notes += [done, keep_old(self.path)]
+            rewritten = SqliteFile(new)
+            done = results_and_failures(len(rewritten), len(rewritten.failures()))
+            notes += [f"rewritten with {done}", keep_old(self.path)]
             put_in_place(new, self.path)
         finally:
             self._release()

@@ -71,8 +71,8 @@ def test_adopted_values_are_equal(path: Path, protocol: int) -> None:
     assert dict(reader) == values
     assert path.read_bytes() == before
     assert adopt(path) == [
-        f"adopted the results of {len(values)} files from a plain pickle; "
-        f"what was there before is kept as {str(backup(path))!r}"
+        f"adopted the results of {len(values)} files from a plain pickle",
+        f"what was there before is kept as {str(backup(path))!r}",
     ]
     assert plain(path) == dict(reader) == dict(open_checkpoint(path)) == values
     assert PickleFile(path).check() == []
@@ -319,8 +319,8 @@ def then_kill(*arguments):
     os.link, os.replace, os.unlink = deadly(os.link), deadly(os.replace), deadly(os.unlink)
     shutil.copymode = deadly(shutil.copymode)
     return written
-import resumable_pool.checkpoints.pickle_file as pickle_file
-pickle_file.write_beside = then_kill
+import resumable_pool.checkpoints.append_file as append_file
+append_file.write_beside = then_kill
 checkpoint.open()
 """
     with start_python(code, path) as process:

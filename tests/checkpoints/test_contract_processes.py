@@ -349,7 +349,7 @@ def test_who_compacts_is_the_writer_meanwhile(
     """A run that would begin at that moment is refused, and told by whom."""
     holder.communicate(timeout=PATIENCE_SECONDS)
 
-    def try_to_open(checkpoint: Any, outcomes: Any) -> tuple[str, str]:
+    def try_to_open(checkpoint: Any, outcomes: Any) -> str:
         with pytest.raises(CheckpointLocked) as caught:
             checkpoint_at(path).open()
         assert caught.value.pid == os.getpid()
