@@ -155,17 +155,13 @@ class IndexedFile(Checkpoint):
                 self._recognise(fd)
                 # Both scans are made now, so that they end at the same record.
                 passes = [self._whole(self._scan(fd, self._first)) for _ in range(2)]
-                for record in last_of_each_path(*passes):
-                    yield from self._entry(fd, *record)
-
-    def _entry(
-        self, fd: int, path: str, start: int, failed: bool, sound: bool, facts: tuple[Any, ...]
-    ) -> Iterator[Entry]:
-        """What there is to say of a record: nothing if it is damaged."""
-        outcome = self._outcome_at(fd, start) if failed else None
-        if sound and (outcome is not None or not failed):
-            failure = outcome.failure if outcome is not None else None
-            yield Entry(path, failure, *self._told(facts))
+                for path, start, failed, sound, facts in last_of_each_path(*passes):
+                    failure = None
+                    if failed:
+                        outcome = self._outcome_at(fd, start)
+                        failure = outcome.failure if outcome is not None else None
+                    if sound and failed == (failure is not None):  # or it is damaged
+                        yield Entry(path, failure, *self._told(facts))
 
     def _failed(self) -> Collection[str]:
         with self._reading():
@@ -216,7 +212,8 @@ class IndexedFile(Checkpoint):
         if not known or self._tail != self._read_tail(fd):
             self._forget()  # this is another file, or an older copy
         scan = self._scan(fd, self._scanned)
-        self._index.enter(self._whole(scan))
+        self._index.enter(scan)
+        scan.refuse_damage(self.path)
         self._scanned = scan.end
         self._unsettled = scan.unsettled
         self._tail = self._read_tail(fd)

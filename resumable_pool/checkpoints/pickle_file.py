@@ -91,9 +91,7 @@ class PickleFile(AppendFile):
             if self._plain is not None:
                 what = "is a plain pickle, which would have to be unpickled"
                 raise CheckpointError(self.path, what, "Adopt it first: compact() does that.")
-            scan = Scan(fd, self._header, self._first)
-            yield from scan
-            scan.refuse_damage(self.path)
+            yield from self._whole(self._scan(fd, self._first))
 
     def outcomes_at(self, starts: Iterable[int]) -> Iterator[Outcome | None]:
         """What the records at these places were made of; `None` for one that is not sound."""

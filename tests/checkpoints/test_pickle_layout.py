@@ -6,7 +6,10 @@ import io
 import itertools
 import pickle
 import pickletools
+import re
+import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ import pytest
 from resumable_pool import CheckpointError
 from resumable_pool.checkpoints.pickle_layout import (
     FIRST_RECORD,
+    METADATA,
     STOP,
     Header,
     Metadata,
@@ -28,7 +32,7 @@ from resumable_pool.checkpoints.pickle_layout import encode as encode_in_parts
 from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
-from .conftest import failed, result
+from .conftest import FINGERPRINT, FINISHED_AT, failed, result
 
 HEADER = Header(b"01234567", 0)
 OTHER_HEADER = Header(b"76543210", 0)
@@ -143,6 +147,44 @@ def test_records_behind_a_header_are_a_plain_pickle() -> None:
     stream = io.BytesIO(data)
     pickle.load(stream)
     assert stream.read() == b""
+
+
+def _documented(table: str) -> list[tuple[int, int, str, str]]:
+    """The rows of docs/format.md that say where something is: offset, size, what, and meaning."""
+    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (.*) \| (.*) \|$", text.partition(table)[2], re.M)
+    found = [(int(offset), int(size), what, meaning) for offset, size, what, meaning in rows]
+    end = next((n for n, row in enumerate(found) if n and row[0] == 0), len(found))
+    return found[:end]
+
+
+FACTS = [
+    ("attempts", "<H", 2), ("seconds that", "<f", 0.25), ("size of the input", "<q", 1234),
+    ("its time of change", "<q", FINGERPRINT.mtime_ns), ("when the", "<d", FINISHED_AT),
+    ("length of the path", "<I", 4), ("length of the region", "<Q", 2),
+]  # fmt: skip
+
+
+def test_the_layout_is_the_documented_one() -> None:
+    """Every byte of a header and of a record's metadata has its row, whose bytes are there."""
+    record = encode(HEADER, replace(result("path", 1), attempts=2))
+    for table, data, end in (
+        ("offset in the header", new_header(1), FIRST_RECORD),
+        ("offset in a record", record, METADATA.size),
+    ):
+        rows = _documented(table)
+        assert [row[0] for row in rows] == [0, *itertools.accumulate(row[1] for row in rows)][:-1]
+        assert sum(row[1] for row in rows) == end
+        for offset, size, what, _ in rows:
+            if literal := re.match(r"`((?:[0-9a-f]{2} ?)+)`", what):
+                assert data[offset : offset + size].hex(" ") == literal[1]
+    for meaning, code, value in FACTS:
+        (offset,) = (
+            row[0] for row in _documented("offset in a record") if row[3].startswith(meaning)
+        )
+        assert struct.unpack_from(code, record, offset) == (value,)
+    assert pickle.loads(b"\x80\x03" + record[64:66] + b".") == 1
+    assert record[60:64] == b"path"
 
 
 def test_nothing_is_left_on_the_stack() -> None:
