@@ -26,7 +26,7 @@ from ..errors import CheckpointLocked
 from ..records import Outcome
 from .disk import Bytes, force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
-from .locked_file import GONE, is_at, open_locked
+from .locked_file import open_locked, refuse_if_gone
 from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
 
 
@@ -137,8 +137,7 @@ class AppendFile(IndexedFile):
         self._end_here(fd)
 
     def sync(self) -> None:
-        if not is_at(self._file, self.path):
-            raise FileNotFoundError(errno.ENOENT, GONE)
+        refuse_if_gone(os.fstat(self._file.fileno()), self.path)
         if self._end != self._commit:
             force(self._file.fileno())
             self._mark_committed(self._file.fileno())

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import pickle_value
 
@@ -17,9 +18,23 @@ from ..values import pickle_value
 # written has NEW_FILE and more behind the name that it will get.
 LOCK_FILE, OLD_FILE, NEW_FILE = ".lock", ".bak", ".new-"
 
-# What to do about a file that is something else, and about one that is not as it was written.
-FOREIGN_REMEDY = "Name another file, or move this one away."
-DAMAGE_REMEDY = "Restore it from a copy, or let compact() keep what is sound."
+
+def foreign(path: str, why: str = "") -> CheckpointError:
+    """What to raise for a file that is something else."""
+    remedy = "Name another file, or move this one away."
+    return CheckpointError(path, f"is not a checkpoint of this library{why}", remedy)
+
+
+def of_another_version(path: str, version: int, known: int) -> CheckpointError:
+    """The same for one of ours that was written by another version of this library."""
+    what = f"has version {version} of the format, and this library reads version {known}"
+    return CheckpointError(path, what, "Use the version of the library that wrote it.")
+
+
+def damaged(path: str, how: object) -> CheckpointError:
+    """The same for one that is not as it was written."""
+    remedy = "Restore it from a copy, or let compact() keep what is sound."
+    return CheckpointError(path, f"is damaged: {how}", remedy)
 
 
 class Checkpoint(Mapping[str, Any]):

@@ -31,11 +31,10 @@ from binascii import crc32
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
 from ..values import json_value
 from .append_file import AppendFile
-from .base import DAMAGE_REMEDY, FOREIGN_REMEDY
+from .base import damaged, foreign
 from .disk import Bytes, read_at, write_at
 from .indexed_file import Found, Index
 from .locked_file import sign, signer, unsign
@@ -175,7 +174,7 @@ class LineScan:
             if ours or not line.endswith(b"\n"):
                 break
         if not ours:
-            raise CheckpointError(path, "is not a checkpoint of this library", FOREIGN_REMEDY)
+            raise foreign(path)
 
     def refuse_damage(self, path: str) -> None:
         """Raise `CheckpointError` unless all that stands behind `end` was never committed."""
@@ -185,8 +184,7 @@ class LineScan:
             match = _sound(line)
             # What is left of a line of ours is not whole; a whole one somebody else has written.
             if _is_whole(line) if match is None else match[_MARK] == _COMMITTED:
-                what = f"is damaged: line {self._line_number():,} is not what was written"
-                raise CheckpointError(path, what, DAMAGE_REMEDY)
+                raise damaged(path, f"line {self._line_number():,} is not what was written")
 
     def skip_damage(self) -> str | None:
         """Go on behind the next line. Says which; `None` if there is no whole one."""

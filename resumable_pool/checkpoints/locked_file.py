@@ -6,6 +6,7 @@ Knows nothing of formats beyond the bytes of an empty file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from io import FileIO
@@ -17,9 +18,6 @@ from .disk import BINARY, force, force_folder, lock, lock_file, read_at, write_a
 
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
-
-# What to say when the file that is written to cannot be found under its name any more.
-GONE = "it was removed, moved or replaced, with what was saved, meanwhile"
 
 
 def open_locked(
@@ -48,7 +46,7 @@ def open_locked(
         try:
             if not _lock(file, path, notes):
                 raise CheckpointLocked(path, holder(file.fileno()))
-            if is_at(file, path):
+            if is_at(os.fstat(file.fileno()), path):
                 if os.fstat(file.fileno()).st_size == 0:
                     write_at(file.fileno(), empty, 0)
                     force(file.fileno())
@@ -70,12 +68,19 @@ def _lock(file: FileIO, path: str, notes: list[str]) -> bool:
         return True
 
 
-def is_at(file: FileIO, path: str) -> bool:
-    """Whether this open file is the one at `path`: nobody has removed, moved or replaced it."""
+def is_at(status: os.stat_result, path: str) -> bool:
+    """Whether this file is the one at `path`: nobody has removed, moved or replaced it."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        return os.path.samestat(status, os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def refuse_if_gone(status: os.stat_result, path: str) -> None:
+    """Raise `FileNotFoundError` if it is not."""
+    if not is_at(status, path):
+        what = "it was removed, moved or replaced, with what was saved, meanwhile"
+        raise FileNotFoundError(errno.ENOENT, what)
 
 
 def new_name(path: str) -> str:

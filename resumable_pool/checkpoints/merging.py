@@ -10,10 +10,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import CheckpointError
 from ..records import Outcome
 from .append_file import Chosen
-from .base import DAMAGE_REMEDY
+from .base import damaged
 from .pickle_file import PickleFile
 from .pickle_layout import Metadata
 from .rewriting import results_and_failures
@@ -80,6 +79,5 @@ def _outcomes(sources: Sequence[PickleFile], chosen: _Places) -> Iterator[Outcom
         found = source.outcomes_at([start for _, start, _ in wanted])
         for (_, _, path), outcome in zip(wanted, found, strict=True):
             if outcome is None or outcome.path != path:  # or it has been rewritten meanwhile
-                what = f"is damaged: the record of {path!r} is not sound"
-                raise CheckpointError(source.path, what, DAMAGE_REMEDY)
+                raise damaged(source.path, f"the record of {path!r} is not sound")
             yield outcome

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
-from .base import FOREIGN_REMEDY
+from .base import foreign, of_another_version
 from .disk import Bytes, read_at, read_into
 
 STOP = b"."
@@ -164,15 +164,14 @@ def read_header(fd: int, path: str) -> Header:
     """
     start = read_at(fd, FIRST_RECORD, 0)
     if not _MAGIC.startswith(start[: len(_MAGIC)]):
-        raise CheckpointError(path, "is not a checkpoint of this library", FOREIGN_REMEDY)
+        raise foreign(path)
     if len(start) < FIRST_RECORD:
         raise CheckpointError(
             path, "ends inside its header, so it holds no result", "Move it away and run again."
         )
     _, version, salt, checksum, pop, pid_start, pid, pid_pop = _HEADER.unpack(start)
     if version != _VERSION:
-        what = f"has version {version} of the format, and this library reads version {_VERSION}"
-        raise CheckpointError(path, what, "Use the version of the library that wrote it.")
+        raise of_another_version(path, version, _VERSION)
     if checksum != crc32(start[:_HEADER_CHECKED]) or pop + pid_start + pid_pop != b"0C\x040":
         raise CheckpointError(path, "is damaged in its header", "Restore it from a copy.")
     return Header(salt, pid)

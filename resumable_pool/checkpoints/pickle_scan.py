@@ -9,8 +9,7 @@ import os
 from binascii import crc32
 from collections.abc import Iterator
 
-from ..errors import CheckpointError
-from .base import DAMAGE_REMEDY
+from .base import damaged
 from .disk import read_at
 from .indexed_file import Found
 from .pickle_layout import (
@@ -147,11 +146,8 @@ class Scan:
     def refuse_damage(self, path: str) -> None:
         """Raise `CheckpointError` if what was committed is damaged: there is no STOP at `end`."""
         if not self.stops and self.find_later_record() is not None:
-            raise CheckpointError(
-                path,
-                f"is damaged: there is no record at byte {self.end:,}, but sound ones after it",
-                DAMAGE_REMEDY,
-            )
+            where = f"at byte {self.end:,}"
+            raise damaged(path, f"there is no record {where}, but sound ones after it")
 
     def skip_damage(self) -> str | None:
         """Go on at the next sound record. Says what is between; `None` if there is none."""

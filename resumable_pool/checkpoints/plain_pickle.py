@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from ..errors import CheckpointError
 from ..records import Outcome
 from ..values import UnstorableValue, name_script_main, pickle_value
-from .base import FOREIGN_REMEDY
+from .base import foreign
 from .disk import read_at
 from .indexed_file import Found
 
@@ -111,23 +111,19 @@ def _file(fd: int) -> BinaryIO:
 
 def _read_keys(fd: int, path: str) -> list[str]:
     if not read_at(fd, 2, 0).startswith(_STARTS):
-        raise _foreign(path)
+        raise foreign(path)
     file = _file(fd)
     try:
         loaded = _NothingIsRun(file).load()
     except Exception:  # whatever pickle makes of other bytes
-        raise _foreign(path) from None
+        raise foreign(path) from None
     if not isinstance(loaded, dict):
-        raise _foreign(path, ": it is a pickle, but not of a dict {path: value}")
+        raise foreign(path, ": it is a pickle, but not of a dict {path: value}")
     if not all(type(key) is str for key in loaded):
-        raise _foreign(path, ": it is a pickle of a dict whose keys are not all text, as paths are")
+        raise foreign(path, ": it is a pickle of a dict whose keys are not all text, as paths are")
     if file.read(1):
-        raise _foreign(path, ": it is a pickle with something behind it, another one perhaps")
+        raise foreign(path, ": it is a pickle with something behind it, another one perhaps")
     return [*loaded]
-
-
-def _foreign(path: str, why: str = "") -> CheckpointError:
-    return CheckpointError(path, f"is not a checkpoint of this library{why}", FOREIGN_REMEDY)
 
 
 class _NothingIsRun(pickle.Unpickler):

@@ -40,7 +40,7 @@ from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
 from .disk import force_folder, lock_file, unlock
-from .locked_file import GONE, new_name, open_locked, sign, signer, unsign
+from .locked_file import new_name, open_locked, refuse_if_gone, sign, signer, unsign
 from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
 from .sqlite_layout import (
     LARGEST_VALUE,
@@ -173,12 +173,7 @@ class SqliteFile(SqliteReader):
         self._unsynced = True
 
     def sync(self) -> None:
-        try:
-            there = os.path.samestat(self._status, os.stat(self.path))
-        except FileNotFoundError:
-            there = False
-        if not there:
-            raise FileNotFoundError(errno.ENOENT, GONE)
+        refuse_if_gone(self._status, self.path)
         if self._unsynced and self._wal:
             assert self._db is not None
             with self._errors():

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import read_value
-from .base import DAMAGE_REMEDY, FOREIGN_REMEDY, Checkpoint, Failures
+from .base import Checkpoint, Failures, damaged, foreign, of_another_version
 from .sqlite_layout import (
     APPLICATION,
     FAILURES,
@@ -129,11 +129,9 @@ class SqliteReader(Checkpoint):
                 raise
             application = version = 0  # it is not even a database
         if application != APPLICATION:
-            reason = "is not a checkpoint of this library"
-            raise CheckpointError(self.path, reason, FOREIGN_REMEDY)
+            raise foreign(self.path)
         if version != VERSION:
-            what = f"has version {version} of the format, and this library reads version {VERSION}"
-            raise CheckpointError(self.path, what, "Use the version of the library that wrote it.")
+            raise of_another_version(self.path, version, VERSION)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -145,7 +143,7 @@ class SqliteReader(Checkpoint):
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise
-            raise CheckpointError(self.path, f"is damaged: {error}", DAMAGE_REMEDY) from error
+            raise damaged(self.path, error) from error
 
     # Checking.
 

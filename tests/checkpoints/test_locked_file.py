@@ -23,7 +23,7 @@ def _open(path: Path) -> bytes:
     """What is in the file that was opened and locked, which is the one at `path`."""
     file = open_locked(str(path), b"new", lambda fd: None, [])
     try:
-        assert is_at(file, str(path))
+        assert is_at(os.fstat(file.fileno()), str(path))
         return file.read()
     finally:
         forks.close(file)
