@@ -189,6 +189,16 @@ def test_the_checkpoint_is_no_input(tmp_path: Path) -> None:
     assert list_files([*own, str(tmp_path / "a.pkl"), "b.pkl"], checkpoint.owns) == ["b.pkl"]
 
 
+def test_a_folder_may_be_called_like_the_checkpoint_in_it(tmp_path: Path) -> None:
+    """Its files are no side files for that."""
+    (tmp_path / "a.pkl").mkdir()
+    for name in ("a.pkl", "a.pkl.lock", ".lock", ".bak", "x"):
+        (tmp_path / "a.pkl" / name).touch()
+    owns = PickleFile(tmp_path / "a.pkl" / "a.pkl").owns
+    assert list_files("a.pkl/*", owns) == _paths("a.pkl/x")
+    assert list_files("a.pkl/.*", owns) == _paths("a.pkl/.bak", "a.pkl/.lock")
+
+
 @pytest.mark.parametrize("pattern", [b"*.txt", 5, None, len])
 def test_what_is_no_pattern_is_refused(pattern: Any) -> None:
     """Neither bytes nor what cannot be iterated over are a pattern, and the value is named."""

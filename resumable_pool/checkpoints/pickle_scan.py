@@ -82,11 +82,9 @@ class Scan:
             if (
                 first != record_start
                 or kind != RESULT
-                or length > _VERIFIED_IN_PASSING
-                or end >= len(buffer)
                 or crc32(buffer[start + CHECKED_FROM : region], seed) != header_checksum
                 or crc32(STOP, crc32(buffer[region:end], PROTO_3_CHECKSUM)) != checksum
-                or buffer[end : end + 1] != SETITEM
+                or buffer[end : end + 1] != SETITEM  # also where the buffer ends before
             ):
                 return
             place, start = buffer_start + start, end + 1

@@ -267,6 +267,14 @@ def test_a_damaged_value_does_not_bring_an_earlier_one_back(path: Path) -> None:
     assert dict(open_checkpoint(path)) == {}
 
 
+def test_a_damaged_value_still_ends_a_failure(path: Path) -> None:
+    """The file is to do, and neither done nor failed."""
+    write(path, failed("a"), result("a", b"new new new"))
+    content = path.read_bytes()
+    path.write_bytes(_damaged(content, content.index(b"new new"), b"\x01"))
+    assert dict(open_checkpoint(path)) == dict(open_checkpoint(path).failures()) == {}
+
+
 def test_a_wrong_checksum_from_a_worker_is_a_missing_key(path: Path) -> None:
     """Bytes that changed on their way to the saver are not taken for the value."""
     outcome = pickled_result("a", pickle.dumps(1, 3))

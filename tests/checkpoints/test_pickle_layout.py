@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import re
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from resumable_pool.checkpoints.pickle_layout import encode as encode_in_parts
 from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
-from .conftest import FINGERPRINT, FINISHED_AT, failed, result
+from .conftest import FINGERPRINT, FINISHED_AT, failed, pickled_result, result
 
 HEADER = Header(b"01234567", 0)
 OTHER_HEADER = Header(b"76543210", 0)
@@ -266,14 +267,19 @@ def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
     ids=["value", "nested", "failure"],
 )
 def test_any_changed_bit_of_a_record_is_noticed(file: File, outcome: Outcome) -> None:
-    """Whatever bit of a record changes, its value is not read any more, nor its failure."""
-    data = encode(HEADER, outcome)
+    """Whatever bit of a record changes, its value is not read any more, nor its failure; nor does
+    a scan that comes to it take it for sound."""
+    before, data = encode(HEADER, result("before", 1)), encode(HEADER, outcome)
     for position in range(len(data)):
         for bit in range(8):
             changed = bytearray(data)
             changed[position] ^= 1 << bit
             records, _ = _scan(fd := file.holding(changed, STOP))
             assert all(record.payload(fd) is None for record in records), (position, bit)
+            (first, *records), _ = _scan(file.holding(before, changed, before, STOP))
+            assert (first.path, first.sound) == ("before", True)
+            for record in records[:1]:
+                assert (record.path, record.sound) == ("key", False), (position, bit)
 
 
 def test_records_of_another_file_are_none(file: File) -> None:
@@ -314,6 +320,17 @@ def test_what_only_looks_like_a_later_record_is_none(file: File) -> None:
         scan = Scan(file.holding(b"x", piece), HEADER, 0)
         assert not list(scan)
         assert scan.find_later_record() is None
+
+
+def test_large_values_are_not_copied() -> None:
+    """To be written, they are left where they are."""
+    outcomes = [pickled_result("a", b"\x80" + bytes(20 * MEGABYTE)), result("b", b"x" * MEGABYTE)]
+    tracemalloc.start()
+    parts = [encode_in_parts(HEADER, outcome) for outcome in outcomes]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(map(len, itertools.chain(*parts))) > 21 * MEGABYTE
+    assert peak < 100_000
 
 
 def test_large_values_are_not_read_in_passing(file: File) -> None:
