@@ -5,16 +5,20 @@ Knows no path and no outcome: whom to deal what is dealing.py's, what an end mea
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import sys
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
+from multiprocessing.connection import Connection
 from typing import Any
 
 from . import forks
 from .clock import NEVER
 from .dealing import Dealer
+from .frames import PIPE_SIZE
 from .messages import Died
 from .options import Options
 from .processes import cannot_start
@@ -22,6 +26,9 @@ from .records import WorkerStatus
 from .saver import Saver
 from .worker_process import watchdog_works
 from .workers import State, Worker
+
+if sys.platform == "linux":
+    import fcntl
 
 # How often to ask the processes themselves whether they live.
 ASK_SECONDS = 1.0
@@ -62,6 +69,10 @@ class Crew:
     def __getitem__(self, serial: int) -> Worker:
         return self._workers[serial]
 
+    def get(self, serial: int) -> Worker | None:
+        """The same, if it is still of the crew."""
+        return self._workers.get(serial)
+
     def start(self) -> None:
         """Start one more worker, whose outcomes the saver reads.
 
@@ -75,6 +86,7 @@ class Crew:
         try:
             # In this order no child ever holds the read end, and a worker notices a dead saver.
             results, writer = forks.pipe(self._context, duplex=False)
+            _enlarge(writer)
             try:
                 self._saver.watch(serial, results)
                 worker = Worker(self._context, serial, slot, writer, self._setup, self._folder)
@@ -147,6 +159,12 @@ class Crew:
                 worker.reported_dead = True
                 self._saver.tell(Died(worker.serial))
 
+    def recall(self, dealer: Dealer) -> None:
+        """Tell those who have a batch to begin no further file of it."""
+        for worker in self:
+            if dealer.is_busy(worker.serial):
+                worker.recall()
+
     def dismiss(self) -> None:
         """Tell all to leave when they have finished what they have."""
         for worker in self.are(State.STARTING, State.READY):
@@ -181,3 +199,10 @@ class Crew:
             self._saver.tell(Died(worker.serial))
             del self._workers[worker.serial]
             worker.bury(in_peace=False)
+
+
+def _enlarge(pipe: Connection) -> None:
+    """Let a worker go on with its next file while the saver has not read the last result yet."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # more than this user may have
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)

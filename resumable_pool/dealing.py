@@ -2,9 +2,16 @@
 
     to do ──deal──▶ in work ──finish──▶ (the saver has its outcome) ──retry──▶ to do, once more
       ▲                │                                                ▲
+      ├───give_back────┤                                                │
+      │                │                                                │
       └──────lose──────┴── its worker died: the first path without ─────┘
                            an outcome is the culprit, since a worker sends every outcome before it
                            begins the next file; the rest of its batch is to do again
+
+A batch is one path, until files prove to be quick; then it is as many as fill BATCH_SECONDS, which
+makes the way round the ring a small part of their time. Whether they were as quick as was thought
+is for the worker to see: it gives back the rest of a batch that takes too long. So nothing waits
+long behind a slow file, and a wrong guess does no harm.
 
 Pure: no process, no clock, no file. An illegal event raises, names what was asked for and what is,
 and changes nothing.
@@ -12,26 +19,52 @@ and changes nothing.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 # A path, and which attempt at it this is, from 1.
 Task = tuple[str, int]
 
-# One path at a time: nothing waits behind a slow file, and a stop is as short as it can be. Passing
-# one round the ring costs a fraction of a millisecond.
-BATCH_LENGTH = 1
+# What a batch of quick files is to take. Passing it round the ring takes a fraction of a
+# millisecond; and nobody notices that a stop takes so much longer.
+BATCH_SECONDS = 0.05
+
+# More paths than this gain nothing: they take the ring a hundredth of a microsecond each.
+MOST_PATHS = 256
+
+# Nor may their text fill a pipe, or a worker that is stopped would keep the runner waiting.
+MOST_TEXT = 1 << 14
+
+# Of what is left to do, each worker gets a quarter of its share at the most: towards the end
+# batches become small, so that nobody is left with a long one when the others have finished.
+SHARES = 4
+
+
+@dataclass
+class _Batch:
+    """What a worker has not done of what it was dealt, and since when it is at the first of it."""
+
+    paths: deque[str]
+    since: float
 
 
 class Dealer:
-    """Deals the paths of one run to its workers, which it knows by number."""
+    """Deals the paths of one run to its workers, which it knows by number.
 
-    def __init__(self) -> None:
+    Args:
+        workers: how many there may be at a time.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
         self._to_do: deque[str] = deque()
         # Those that took their worker along, and so may be dealt to a fresh one only.
         self._dangerous: deque[str] = deque()
-        self._in_work: dict[int, deque[str]] = {}
+        self._batches: dict[int, _Batch] = {}
         self._attempts: dict[str, int] = {}
+        self._seconds = float("inf")  # what a file has taken lately
         self._stopped = False
 
     @property
@@ -40,23 +73,23 @@ class Dealer:
         return 0 if self._stopped else len(self._to_do) + len(self._dangerous)
 
     @property
-    def in_work(self) -> int:
-        """How many paths have been dealt and have no outcome yet."""
-        return sum(map(len, self._in_work.values()))
+    def busy(self) -> int:
+        """How many workers have a batch, and so how many files are in work."""
+        return len(self._batches)
 
     @property
     def over(self) -> bool:
         """Whether nothing is in work, and nothing more will be dealt."""
-        return not self.to_do and not self._in_work
+        return not self.to_do and not self._batches
 
     def is_busy(self, worker: int) -> bool:
-        """Whether the worker has paths without an outcome."""
-        return worker in self._in_work
+        """Whether the worker has a batch."""
+        return worker in self._batches
 
     def path_of(self, worker: int) -> str | None:
         """The path that the worker is at, if it has one. From any thread."""
         try:
-            return self._in_work[worker][0]
+            return self._batches[worker].paths[0]
         except LookupError:
             return None
 
@@ -77,37 +110,54 @@ class Dealer:
         self._attempts[path] = self.attempt(path) + 1
         (self._dangerous if fresh else self._to_do).append(path)
 
-    def deal(self, worker: int, fresh: bool = True) -> list[Task]:
-        """The next batch for an idle worker; empty if there is nothing to do, or only what a
-        `fresh` worker may be dealt, and this is none."""
+    def deal(
+        self, worker: int, now: float, most: int = sys.maxsize, fresh: bool = True
+    ) -> list[Task]:
+        """The next batch for an idle worker, of at `most` so many paths; empty if there is nothing
+        to do, or only what a `fresh` worker may be dealt, and this is none."""
         if self.is_busy(worker):
-            raise ValueError(f"worker {worker} is to be dealt, but has {self._in_work[worker]}")
+            raise ValueError(f"worker {worker} is to be dealt, but has {self._batches[worker]}")
         if self._stopped:
             return []
-        batch = [self._to_do.popleft() for _ in range(min(BATCH_LENGTH, len(self._to_do)))]
+        batch: list[str] = []
+        number, length = min(self._batch_length(), most, len(self._to_do)), 0
+        while len(batch) < number and length < MOST_TEXT:
+            batch.append(self._to_do.popleft())
+            length += len(batch[-1])
         if not batch and fresh and self._dangerous:
             batch = [self._dangerous.popleft()]
         if batch:
-            self._in_work[worker] = deque(batch)
+            self._batches[worker] = _Batch(deque(batch), now)
         return [(path, self.attempt(path)) for path in batch]
 
-    def finish(self, worker: int) -> str:
-        """The worker sent an outcome: the path it belongs to."""
+    def _batch_length(self) -> int:
+        quick = BATCH_SECONDS / max(self._seconds, BATCH_SECONDS / MOST_PATHS)
+        fair = len(self._to_do) / (SHARES * self._workers)
+        return max(1, int(min(quick, fair)))
+
+    def finish(self, worker: int, number: int, now: float) -> list[str]:
+        """The worker has sent the outcomes of so many more of its paths: these."""
+        batch = self._batches.get(worker)
+        if batch is None or number > len(batch.paths):
+            has = len(batch.paths) if batch is not None else "no"
+            raise ValueError(f"worker {worker} sent {number} outcomes, but has {has} paths")
+        self._seconds = max(0.0, now - batch.since) / number
+        batch.since = now
+        return [batch.paths.popleft() for _ in range(number)]
+
+    def give_back(self, worker: int) -> None:
+        """The worker is done with its batch. What it has left of that is the next to do."""
         if not self.is_busy(worker):
-            raise ValueError(f"worker {worker} sent an outcome, but has no path")
-        batch = self._in_work[worker]
-        path = batch.popleft()
-        if not batch:
-            del self._in_work[worker]
-        return path
+            raise ValueError(f"worker {worker} gives back its batch, but has none")
+        self._to_do.extendleft(reversed(self._batches.pop(worker).paths))
 
     def lose(self, worker: int) -> str | None:
         """The worker is gone: the path that it died with, or `None` if it had none."""
-        batch = self._in_work.pop(worker, None)
-        if batch is None:
+        if not self.is_busy(worker):
             return None
-        culprit = batch.popleft()
-        self._to_do.extendleft(reversed(batch))
+        paths = self._batches[worker].paths
+        culprit = paths.popleft() if paths else None
+        self.give_back(worker)
         return culprit
 
     def stop(self) -> None:

@@ -25,13 +25,11 @@ Knows no process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from .checkpoints import Checkpoint
 from .files import Paths
-from .records import Outcome
-
-Result = TypeVar("Result")
+from .records import Outcome, Result
 
 
 class Hooks(Generic[Result]):
@@ -66,7 +64,7 @@ class Hooks(Generic[Result]):
         value: Result = self._checkpoint.read(path)
         return value
 
-    def on_saved(self, outcome: Outcome) -> None:
+    def on_saved(self, outcome: Outcome[Result]) -> None:
         """Called for each outcome once it is saved, in the thread of the run. What it raises stops
         the run as `stop` does, and goes on from there."""
 
@@ -81,7 +79,7 @@ class Hooks(Generic[Result]):
     def open_saver(self) -> None:
         """Called once before anything is saved: for connections that must not be shared."""
 
-    def save(self, outcomes: Sequence[Outcome]) -> None:
+    def save(self, outcomes: Sequence[Outcome[Result]]) -> None:
         """Save these, which have values. When it returns they count as saved; if it raises, the run
         ends with a `SaverError`, and they are still to do.
 
@@ -90,7 +88,7 @@ class Hooks(Generic[Result]):
         """
         self._checkpoint.save(outcomes)
 
-    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+    def save_failures(self, outcomes: Sequence[Outcome[Result]]) -> None:
         """The same for files that failed."""
         self._checkpoint.save_failures(outcomes)
 

@@ -1,9 +1,10 @@
 """What the processes of a run say to each other: one class for each thing that can be said.
 
-    runner -> worker   a batch, as a list of (path, attempt), and before the first of them a `Setup`
-    worker -> saver    Hello, Ready, StartFailed, Finished, Done          (bytes made by frames.py)
-    saver -> runner    Opened, Unable, PassedOn, Received, Saved, SavedLater, Failed, FailureSaved,
-                       Ended
+    runner -> worker   a `Setup`, then batches, as lists of (path, attempt); an empty list: begin no
+                       further file of your batch
+    worker -> saver    Hello, Ready, StartFailed, Outcome, BatchOver, Done (bytes made by frames.py)
+    saver -> runner    lists of Opened, Unable, PassedOn, Received, Saved, Failed, FailureSaved,
+                       Idle, Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
 
 A worker is named by a serial number that no other worker of the run has. Frozen dataclasses without
@@ -56,10 +57,10 @@ class StartFailed:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The outcome of the next path of the worker's batch."""
-
-    outcome: Outcome
+class BatchOver:
+    """The worker begins no further path of its batch, and waits for the next one. It has none left,
+    or has handed the rest back: because one has failed, or the batch takes longer than planned, or
+    it was told to."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Done:
     outcomes: int
 
 
-FromWorker = Hello | Ready | StartFailed | Finished | Done
+# `Outcome` is that of the next path of the worker's batch, sent at once.
+FromWorker = Hello | Ready | StartFailed | Outcome[Any] | BatchOver | Done
 
 
 # The saver to the runner.
@@ -99,23 +101,17 @@ class PassedOn:
 
 @dataclass(frozen=True)
 class Received:
-    """The value of the next path of the worker's batch waits for others, to be saved with them."""
+    """The values of the next `number` paths of the worker's batch have come."""
 
     worker: int
+    number: int
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The value of the next path of the worker's batch has come, and is saved."""
+    """Of the values that have come, the next `number` are saved, in the order of coming."""
 
-    worker: int
-
-
-@dataclass(frozen=True)
-class SavedLater:
-    """The values of these paths, which have waited, are saved."""
-
-    paths: list[str]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +130,13 @@ class FailureSaved:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """The worker waits for its next batch; what it has not done of the last is to do again."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """The worker's stream has ended, and everything whole in it was dealt with. `clean`: by `Done`
     with the right count; otherwise the worker is dead, or as good as dead."""
@@ -142,9 +145,7 @@ class Ended:
     clean: bool
 
 
-FromSaver = (
-    Opened | Unable | PassedOn | Received | Saved | SavedLater | Failed | FailureSaved | Ended
-)
+FromSaver = Opened | Unable | PassedOn | Received | Saved | Failed | FailureSaved | Idle | Ended
 
 
 # The runner to the saver.
@@ -184,7 +185,7 @@ class DropFailure:
 class RecordCrash:
     """Save this failure: its worker died with it, or was killed for it, and could not send one."""
 
-    outcome: Outcome
+    outcome: Outcome[Any]
 
 
 ToSaver = Watch | Died | KeepFailure | DropFailure | RecordCrash

@@ -6,6 +6,8 @@ Knows nothing of bytes and pickles, of how a process is started or ended, nor of
 from __future__ import annotations
 
 import os
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
@@ -22,12 +24,12 @@ from .messages import (
     FailureSaved,
     FromSaver,
     Hello,
+    Idle,
     Opened,
     PassedOn,
     Ready,
     Received,
     Saved,
-    SavedLater,
     StartFailed,
     Unable,
 )
@@ -78,9 +80,11 @@ class Run:
         self._stop_requests = stop_requests
         self._progress = progress
         self._opened = False
-        self._dealer = Dealer()
+        self._dealer = Dealer(options.max_workers)
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
+        self._waiting_for_setup: list[int] = []
+        self._received: deque[str] = deque()  # values that have come, and are not saved yet
         self._finished: list[str] = []
         self._saver = Saver(options.context, saving, options.timeout)
         self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
@@ -152,25 +156,23 @@ class Run:
             case Opened(notes):
                 self._note_opened(notes)
             case PassedOn(serial, Hello()):
-                self._crew.set_up(serial)
+                self._note_hello(serial)
             case PassedOn(serial, Ready()):
                 self._crew[serial].note_ready()
             case PassedOn(_, StartFailed(message, traceback)):
                 if not self.stopping.stopped:  # or it failed of being told to end
                     self._note_failed_start(message, traceback)
-            case Saved(serial):
-                self._finished.append(self._finish(serial))
-                self._counts.completed += 1
+            case Received(serial, number):
+                self._received += self._finish(serial, number)
+            case Saved(number):
+                self._note_saved([self._received.popleft() for _ in range(number)])
             case FailureSaved(path):
                 self._finished.append(path)
-                self._verdicts.note_saved()
-            case Received(serial):
-                self._finish(serial)
-            case SavedLater(paths):
-                self._finished += paths
-                self._counts.completed += len(paths)
+                self._verdicts.note_saved(path)
             case Failed(serial):
                 self._note_failure(serial)
+            case Idle(serial):
+                self._note_idle(serial)
             case Ended(serial, clean):
                 self._note_end(serial, clean)
             case Unable(error):
@@ -186,7 +188,11 @@ class Run:
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
-        wanted = min(self._options.max_workers, self._dealer.to_do + self._dealer.in_work)
+        if self._opened:
+            paths = self._dealer.to_do + self._dealer.busy
+        else:  # they come into being while the saver does, and wait for it
+            paths = 0 if self.stopping.stopped else self._counts.total - self._counts.finished
+        wanted = min(self._options.max_workers, paths)
         while len(self._crew) < wanted and self._error is None:
             try:
                 self._crew.start()
@@ -197,16 +203,18 @@ class Run:
         if self._verdicts.perhaps_too_many:
             return
         now = self._clock.look()  # it may have taken long to start workers
+        options = self._options
         for worker in self._crew.are(State.READY):
             if self._dealer.is_busy(worker.serial):
                 continue
-            batch = self._dealer.deal(worker.serial, fresh=worker.dealt == 0)
+            # With a time limit it must be known when each file begins.
+            most = 1 if options.timeout is not None else sys.maxsize
+            if options.max_tasks_per_child is not None:
+                most = min(most, options.max_tasks_per_child - worker.finished)
+            batch = self._dealer.deal(worker.serial, now, most, fresh=worker.finished == 0)
             if batch:
                 worker.deal(batch, now)
-            # What it must not be dealt waits for another worker to take its place.
-            if worker.dealt == self._options.max_tasks_per_child or (
-                self._dealer.to_do and not batch
-            ):
+            elif self._dealer.to_do:  # what it may not be dealt waits for another in its place
                 worker.dismiss()
 
     def _dismiss_workers(self) -> None:
@@ -226,15 +234,32 @@ class Run:
         for note in [*notes, *plan.advice]:
             self._progress.announce(note)
         self._counts.skipped, self._counts.left = plan.done, plan.left
+        self._counts.standing = {*plan.failed}
         if plan.new < plan.total:
             self._progress.say(str(plan))
         self._dealer.add(plan.to_do)
         self._opened = True
+        for serial in self._waiting_for_setup:
+            self._note_hello(serial)
 
-    def _finish(self, serial: int) -> str:
+    def _note_hello(self, serial: int) -> None:
+        """A worker is there. Its initializer may be costly, and runs once the files are ours."""
+        if not self._opened:
+            self._waiting_for_setup.append(serial)
+        elif self._crew.get(serial) is not None:
+            self._crew.set_up(serial)
+
+    def _finish(self, serial: int, number: int) -> list[str]:
         self._lost_idle = 0
-        self._crew[serial].note_outcome(self._clock.now)
-        return self._dealer.finish(serial)
+        if (worker := self._crew.get(serial)) is not None:
+            worker.note_outcomes(number, self._clock.now)
+        return self._dealer.finish(serial, number, self._clock.now)
+
+    def _note_saved(self, paths: list[str]) -> None:
+        self._finished += paths
+        self._counts.completed += len(paths)
+        if self._counts.standing:
+            self._counts.standing.difference_update(paths)
 
     def _note_failure(self, serial: int) -> None:
         """The function failed. The saver holds the failure until it is judged."""
@@ -243,7 +268,13 @@ class Run:
             # It failed of being told to end, and its worker's end is near.
             self._saver.tell(DropFailure(path, self._dealer.attempt(path)))
             return
-        self._verdicts.note_failure(self._finish(serial), self._clock.now)
+        (path,) = self._finish(serial, 1)
+        self._verdicts.note_failure(path, self._clock.now)
+
+    def _note_idle(self, serial: int) -> None:
+        worker = self._crew.get(serial)
+        if worker is None or not worker.timed_out:  # or what it has is decided when it has ended
+            self._dealer.give_back(serial)
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
@@ -271,9 +302,10 @@ class Run:
         if self._error is None:
             self._error = error
             self._dealer.stop()
-            if self._dealer.in_work and not isinstance(error, SaverError):
+            self._crew.recall(self._dealer)
+            if self._dealer.busy and not isinstance(error, SaverError):
                 self._progress.announce(
-                    f"{type(error).__name__}: finishing {count_files(self._dealer.in_work)} first; "
+                    f"{type(error).__name__}: finishing {count_files(self._dealer.busy)} first; "
                     "press Ctrl-C twice to abandon them"
                 )
 
@@ -284,7 +316,7 @@ class Run:
         lost = self._saver.gone
         self._crew.kill()
         for report in self._saver.last_reports():
-            if isinstance(report, (Unable, SavedLater)):
+            if isinstance(report, (Unable, Received, Saved)):
                 self._note_report(report)
         how = self._saver.bury()
         if how or lost:

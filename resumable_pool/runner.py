@@ -40,12 +40,12 @@ from .checkpoints import Checkpoint
 from .display import progress_line
 from .errors import WorkerStartError
 from .files import Paths, check_pattern, list_files
-from .hooks import SAVER_HOOKS, Hooks, Result, ResultsElsewhere, overrides
+from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
 from .plan import Plan, make_plan
 from .processes import refuse_in_daemonic_process
 from .progress import Counts
-from .records import Failure, Outcome, Report, WorkerStatus
+from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .ring import Run
 from .saving import Saving
 from .signals import StopRequests
@@ -163,7 +163,7 @@ class ResumableRunner(Hooks[Result]):
                 raise interrupt.with_traceback(None) from None
         return self._report
 
-    def as_completed(self) -> Iterator[Outcome]:
+    def as_completed(self) -> Iterator[Outcome[Result]]:
         """The same as `run`, but each outcome is yielded once it is saved.
 
         A slow loop slows the run down: nothing new is dealt while it does not ask for more. Memory
@@ -215,7 +215,7 @@ class ResumableRunner(Hooks[Result]):
         elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
-    def _outcome(self, path: str) -> Outcome:
+    def _outcome(self, path: str) -> Outcome[Result]:
         if overrides(self, "read_result") and path not in self.failures:
             return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
         try:
@@ -241,13 +241,13 @@ class ResumableRunner(Hooks[Result]):
         begun = time.monotonic()
         files = self._files()
         plan = self._plan(files)
-        counts = Counts(plan.total, plan.done, left=plan.left)
+        counts = Counts(plan.total, plan.done, left=plan.left, standing={*plan.failed})
         stopped = False
         if plan.to_do:
             stopped = yield from self._go_round(files, counts, stop_requests)
         else:
             self._checkpoint.settle()
-        failed = self._plan(files).failed
+        failed = sorted(counts.standing)
         failures = [self.failures.get(path) for path in failed]
         self._report = Report(
             total=len(files),

@@ -6,6 +6,7 @@ Knows nothing of what becomes of a file; what runs in the process is in saver_pr
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
@@ -82,7 +83,7 @@ class Saver:
         try:
             while self.reports.poll():
                 heard = True
-                yield self.reports.recv()
+                yield from pickle.loads(self.reports.recv_bytes())
             # A dead saver's last words are read before it counts as gone.
             if not heard and self.process.has_ended() and not self.reports.poll():
                 self.gone = True

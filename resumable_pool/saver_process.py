@@ -18,42 +18,41 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from multiprocessing import reduction
-from multiprocessing.connection import Connection, wait
-from typing import NoReturn
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn, TypeGuard
 
 from . import forks, processes
 from .checkpoints import Checkpoint
 from .clock import NEVER
 from .errors import CheckpointError, ResumablePoolError, SaverError
 from .messages import (
+    BatchOver,
     Died,
     DropFailure,
     Ended,
     Failed,
     FailureSaved,
-    Finished,
     FromSaver,
     FromWorker,
     Hello,
+    Idle,
     KeepFailure,
     Opened,
     PassedOn,
     Ready,
-    Received,
     RecordCrash,
-    Saved,
-    SavedLater,
     StartFailed,
     ToSaver,
     Unable,
     Watch,
 )
 from .records import Outcome
+from .reporting import Reports
 from .saving import Saving
 from .streams import Streams
 from .values import name_script_main
+from .waiting import Waiter
 
 # How often to look whether workers still live when the runner is no more there to tell.
 ORPHAN_SECONDS = 1.0
@@ -65,24 +64,24 @@ def run_saver(
     """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
     processes.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
-    saver = _InSaver(orders, reports, saving, timeout)
+    saver = _InSaver(orders, Reports(reports), saving, timeout)
     checkpoint = saving.checkpoint
     try:
         notes = saving.open()
     except ResumablePoolError as error:
-        saver.report(Unable(error))
+        saver.say(Unable(error))
         os._exit(1)
     except Exception as error:
-        saver.report(Unable(_cannot_open(checkpoint, error)))
+        saver.say(Unable(_cannot_open(checkpoint, error)))
         os._exit(1)
     try:
-        saver.report(Opened(notes))
+        saver.say(Opened(notes))
         saver.run()
         saving.close()
     except Exception as error:
         with contextlib.suppress(Exception):  # the disk is full, say; what can be kept is kept
             saving.close()
-        saver.report(Unable(_cannot_save(saving, error)))
+        saver.say(Unable(_cannot_save(saving, error)))
         os._exit(1)
     os._exit(0)
 
@@ -115,17 +114,19 @@ class _InSaver:
     def __init__(
         self,
         orders: Connection,
-        reports: Connection,
+        reports: Reports,
         saving: Saving,
         timeout: float | None,
     ) -> None:
         self._orders: Connection | None = orders
-        self._reports: Connection | None = reports
+        self._reports = reports
         self._saving = saving
         self._timeout = timeout
-        self._streams = Streams()
+        self._waiter = Waiter()
+        self._waiter.add(orders)
+        self._streams = Streams(self._waiter)
         # Failures, by path and attempt: the next may be here before the order about this one.
-        self._held: dict[tuple[str, int], Outcome] = {}
+        self._held: dict[tuple[str, int], Outcome[Any]] = {}
         self._alone_since = 0.0
 
     def run(self) -> None:
@@ -136,36 +137,33 @@ class _InSaver:
             self._follow_orders(ready)
             if self._orders is None:
                 self._end_orphans()
-            self._save_and_report()
-            self._saving.sync_if_due(time.monotonic())
-        self._report_saved_later(self._saving.save_due(NEVER))
+            self._save_received(time.monotonic())
+            self._save_due(time.monotonic())
+            self._reports.send_if_due(time.monotonic())
+        self._save_due(NEVER)
+        self._reports.send_if_due(NEVER)
 
-    def report(self, message: FromSaver) -> None:
-        """Tell the runner, if there still is one; saving goes on without."""
-        if self._reports is None:
-            return
-        try:
-            self._reports.send(message)
-        except OSError:
-            self._reports = None
+    def say(self, message: FromSaver) -> None:
+        """Tell the runner."""
+        self._reports.add(message)
+        self._reports.send_if_due(NEVER)
 
-    def _wait_for_something(self) -> set[object]:
-        patience: float | None = max(0.0, self._saving.due - time.monotonic())
+    def _wait_for_something(self) -> list[Connection]:
+        due = min(self._saving.due, self._reports.due)
+        patience = None if due == NEVER else max(0.0, due - time.monotonic())
         if self._orders is None:
-            patience = min(ORPHAN_SECONDS, patience or 0.0)
-        elif patience == NEVER:
-            patience = None
-        orders = [] if self._orders is None else [self._orders]
-        return set(wait([*orders, *self._streams.ends()], patience))
+            patience = ORPHAN_SECONDS if patience is None else min(ORPHAN_SECONDS, patience)
+        return self._waiter.wait(patience)
 
     # Orders.
 
-    def _follow_orders(self, ready: set[object]) -> None:
+    def _follow_orders(self, ready: list[Connection]) -> None:
         if self._orders in ready:
             while self._orders is not None and self._orders.poll():
                 try:
                     order = self._orders.recv()
                 except (EOFError, OSError):  # closed, or the runner is dead
+                    self._waiter.remove(self._orders)
                     self._orders = None
                     self._alone_since = time.monotonic()
                 else:
@@ -210,40 +208,40 @@ class _InSaver:
 
     # Saving.
 
-    def _save_and_report(self) -> None:
+    def _save_received(self, now: float) -> None:
         """Save the values that have come, then report on everything that has come, in order."""
         received = self._streams.take_received()
-        now = time.monotonic()
-        for _, message in received:
-            if isinstance(message, Finished) and message.outcome.ok:
-                self._saving.add(message.outcome, now)
-        saved = {outcome.path: outcome for outcome in self._saving.save_due(now)}
+        values = [message for _, message in received if _is_value(message)]
+        saved = self._saving.save(values, now)
         for worker, message in received:
-            self._report_on(worker, message, saved)
-        self._report_saved_later(saved.values())
+            if _is_value(message):
+                self._reports.add_value(worker, now)
+            else:
+                self._report_on(worker, message)
+        self._reports.add_saved(saved, now)
 
-    def _report_on(
-        self, worker: int, message: FromWorker | Ended, saved: dict[str, Outcome]
-    ) -> None:
+    def _save_due(self, now: float) -> None:
+        self._reports.add_saved(self._saving.save_due(now), 0.0)
+        self._saving.sync_if_due(now)
+
+    def _report_on(self, worker: int, message: FromWorker | Ended) -> None:
         match message:
-            case Finished(outcome) if outcome.ok:
-                now = saved.pop(outcome.path, None) is not None
-                self.report(Saved(worker) if now else Received(worker))
-            case Finished(outcome):
-                self._held[outcome.path, outcome.attempts] = outcome
-                self.report(Failed(worker))
+            case Outcome():
+                self._held[message.path, message.attempts] = message
+                self._reports.add(Failed(worker))
+            case BatchOver():
+                self._reports.add(Idle(worker))
             case Hello() | Ready() | StartFailed():
-                self.report(PassedOn(worker, message))
+                self._reports.add(PassedOn(worker, message))
             case Ended():
-                self.report(message)
+                self._reports.add(message)
             case _:
                 raise TypeError(f"worker {worker} cannot say {message!r}")
 
-    def _save_failure(self, outcome: Outcome) -> None:
+    def _save_failure(self, outcome: Outcome[Any]) -> None:
         self._saving.save_failure(outcome)
-        self.report(FailureSaved(outcome.path))
+        self._reports.add(FailureSaved(outcome.path))
 
-    def _report_saved_later(self, outcomes: Iterable[Outcome]) -> None:
-        paths = [outcome.path for outcome in outcomes]
-        if paths:
-            self.report(SavedLater(paths))
+
+def _is_value(message: FromWorker | Ended) -> TypeGuard[Outcome[Any]]:
+    return type(message) is Outcome and message.failure is None

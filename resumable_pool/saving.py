@@ -5,9 +5,8 @@ Knows no process and no pipe; the clock is an argument.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from .checkpoints import Checkpoint
 from .clock import NEVER
@@ -18,8 +17,8 @@ class SaverHooks(Protocol):
     """What a runner that saves elsewhere brings along; hooks.py says what each is for."""
 
     def open_saver(self) -> None: ...  # noqa: D102
-    def save(self, outcomes: Sequence[Outcome]) -> None: ...  # noqa: D102
-    def save_failures(self, outcomes: Sequence[Outcome]) -> None: ...  # noqa: D102
+    def save(self, outcomes: Sequence[Outcome[Any]]) -> None: ...  # noqa: D102
+    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None: ...  # noqa: D102
     def close_saver(self) -> None: ...  # noqa: D102
 
 
@@ -44,7 +43,8 @@ class Saving:
         self._hooks = hooks
         self._every = every
         self._interval = interval
-        self._waiting: deque[tuple[float, Outcome]] = deque()
+        self._waiting: list[Outcome[Any]] = []
+        self._save_at = NEVER
         self._synced_at = 0.0
         self._sync_at = NEVER
 
@@ -58,26 +58,38 @@ class Saving:
     @property
     def due(self) -> float:
         """When there is something to do, if nothing comes."""
-        return min(self._sync_at, self._waiting[0][0] if self._waiting else NEVER)
+        return min(self._sync_at, self._save_at)
 
-    def add(self, value: Outcome, now: float) -> None:
-        """A value is to be saved."""
-        self._waiting.append((now + self._interval, value))
+    def save(self, values: list[Outcome[Any]], now: float) -> int:
+        """Save these after those that wait, as far as they are enough; the rest waits.
 
-    def save_due(self, now: float) -> list[Outcome]:
-        """Save what has waited long enough, or for enough others. Returns what has been saved."""
-        saved: list[Outcome] = []
-        while self._waiting and (len(self._waiting) >= self._every or now >= self._waiting[0][0]):
-            number = len(self._waiting)
-            if self._every > 1:
-                number = min(number, self._every)
-            batch = [self._waiting.popleft()[1] for _ in range(number)]
-            (self._hooks or self.checkpoint).save(batch)
+        Returns:
+            How many have been saved, in the order of coming.
+        """
+        self._waiting += values
+        enough = len(self._waiting) // self._every * self._every
+        self._save(enough)
+        if enough or self._save_at == NEVER:  # all that waits has just come
+            self._save_at = now + self._interval if self._waiting else NEVER
+        return enough
+
+    def save_due(self, now: float) -> int:
+        """Save those that have waited long enough for others. Returns how many."""
+        number = len(self._waiting) if now >= self._save_at else 0
+        if number:
+            self._save(number)
+            self._save_at = NEVER
+        return number
+
+    def _save(self, number: int) -> None:
+        """Save the first of those that wait: as many at a time as was asked for, or all."""
+        step = number if self._every == 1 else self._every
+        for _ in range(0, number, max(1, step)):
+            (self._hooks or self.checkpoint).save(self._waiting[:step])
             self._note_unsynced()
-            saved += batch
-        return saved
+            del self._waiting[:step]
 
-    def save_failure(self, outcome: Outcome) -> None:
+    def save_failure(self, outcome: Outcome[Any]) -> None:
         """Save a failure, at once."""
         (self._hooks or self.checkpoint).save_failures([outcome])
         self._note_unsynced()

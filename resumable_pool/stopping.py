@@ -64,8 +64,9 @@ class Stopping:
         if not self.stopped:
             self.stopped = True
             self._dealer.stop()
+            self._crew.recall(self._dealer)
             self._crew.terminate(now, State.STARTING)
-        in_work = self._dealer.in_work
+        in_work = self._dealer.busy
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
         self._progress.announce(f"{why}: {what}")
 
@@ -74,5 +75,5 @@ class Stopping:
         states = State.STARTING, State.READY, State.LEAVING
         more = bool(self._crew.are(*states))
         self._crew.terminate(now, *states)
-        if more and self._dealer.in_work:
-            self._progress.announce(f"abandoning {count_files(self._dealer.in_work)}")
+        if more and self._dealer.busy:
+            self._progress.announce(f"abandoning {count_files(self._dealer.busy)}")

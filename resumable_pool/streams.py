@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
 from . import forks
-from .frames import FrameReader, StreamBroken
-from .messages import Done, Ended, Finished, FromWorker, Hello
+from .frames import FrameReader
+from .messages import Done, Ended, FromWorker, Hello
 from .processes import signal_group
+from .records import Outcome
+from .waiting import Waiter
 
 
 class _Stream:
@@ -34,27 +36,28 @@ class _Stream:
 
 
 class Streams:
-    """All streams that are open, and what has come through them. Lives in the saver process."""
+    """All streams that are open, and what has come through them. Lives in the saver process.
 
-    def __init__(self) -> None:
+    Their pipes are among those that `waiter` waits for.
+    """
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
         self._streams: dict[Connection, _Stream] = {}
         self._received: list[tuple[int, FromWorker | Ended]] = []
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def ends(self) -> Collection[Connection]:
-        """What to wait for."""
-        return self._streams.keys()
-
     def add(self, worker: int, end: Connection) -> None:
         """Read this pipe, too."""
         self._streams[end] = _Stream(worker, end)
+        self._waiter.add(end)
 
-    def read(self, ready: Container[object]) -> None:
+    def read(self, ready: Iterable[Connection]) -> None:
         """Receive what is there in those of the pipes that are `ready`."""
-        for end, stream in list(self._streams.items()):
-            if end in ready:
+        for end in ready:
+            if (stream := self._streams.get(end)) is not None:
                 self._receive(stream, stream.reader.messages())
 
     def take_received(self) -> list[tuple[int, FromWorker | Ended]]:
@@ -85,26 +88,23 @@ class Streams:
         if stream.reader.end in self._streams:
             self._end(stream, clean=False)
 
-    def _receive(self, stream: _Stream, messages: Iterator[FromWorker]) -> None:
-        try:
-            for message in messages:
-                match message:
-                    case Hello(pid):
-                        stream.pid = pid
-                    case Finished():
-                        stream.outcomes += 1
-                    case Done(outcomes):
-                        self._end(stream, clean=outcomes == stream.outcomes)
-                        return
-                self._received.append((stream.worker, message))
-        except StreamBroken:
-            self._end(stream, clean=False)
-            return
+    def _receive(self, stream: _Stream, messages: list[FromWorker]) -> None:
+        for message in messages:
+            match message:
+                case Outcome():
+                    stream.outcomes += 1
+                case Hello(pid):
+                    stream.pid = pid
+                case Done(outcomes):
+                    self._end(stream, clean=outcomes == stream.outcomes)
+                    return
+            self._received.append((stream.worker, message))
         if stream.reader.at_end:
             self._end(stream, clean=False)
 
     def _end(self, stream: _Stream, clean: bool) -> None:
         del self._streams[stream.reader.end]
+        self._waiter.remove(stream.reader.end)
         forks.close(stream.reader.end)
         self._received.append((stream.worker, Ended(stream.worker, clean)))
 

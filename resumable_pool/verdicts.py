@@ -53,10 +53,11 @@ class Verdicts:
         """Whether one is still to be judged, or its verdict to be saved."""
         return bool(self._setbacks or self._unsaved)
 
-    def note_saved(self) -> None:
-        """A verdict has been saved."""
+    def note_saved(self, path: str) -> None:
+        """The verdict on this file has been saved."""
         self._unsaved -= 1
         self._counts.failed += 1
+        self._counts.standing.add(path)
 
     @property
     def due(self) -> float:

@@ -2,8 +2,9 @@
 
 It reads batches of paths from its own pipe, calls the user's function for one after the other,
 turns what it returns into bytes, as the checkpoint's format says, and writes each outcome to its
-own pipe to the saver at once. When its pipe of paths is closed it says `Done`, with the number of
-outcomes, and is gone.
+own pipe to the saver at once. It hands back the rest of a batch that takes longer than planned, or
+when it is told to. When its pipe of paths is closed it says `Done`, with the number of outcomes,
+and is gone.
 
 Knows nothing of the checkpoint, of other workers, or of what is done about a failure.
 """
@@ -21,12 +22,13 @@ import traceback
 from binascii import crc32
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import processes
+from .dealing import BATCH_SECONDS, Task
 from .files import fingerprint
 from .frames import FrameWriter
-from .messages import Done, Finished, FromWorker, Hello, Ready, Setup, StartFailed
+from .messages import Done, FromWorker, Hello, Ready, Setup, StartFailed
 from .records import Failure, Outcome
 from .values import UnstorableValue, name_script_main
 
@@ -43,6 +45,13 @@ _TIMERS = [
 
 # How long a worker that leaves may take to write what is in the buffers of stdout and stderr.
 FLUSHING_SECONDS = 3.0
+
+# A batch that takes so much longer than it was meant to ends early.
+_LONGEST_BATCH = 2 * BATCH_SECONDS
+
+# Between quick files there is a look around, for what the last of them may have left behind and for
+# word from the runner, only so often: each time it costs as much as several such files.
+_LOOK_SECONDS = 0.001
 
 # Enough for any text that a person reads; an exception can carry megabytes.
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
@@ -101,21 +110,52 @@ class _InWorker:
         self._ends = (tasks, results)
         self._writer = FrameWriter(results)
         self._folder = folder
+        self._here: int | str = folder
+        if os.chdir in os.supports_fd:  # which takes a third of the time
+            with contextlib.suppress(OSError):
+                self._here = os.open(folder, os.O_RDONLY)
         self._identity = self._what_pipes_are()
         self._pid = os.getpid()
         self._outcomes = 0
+        self._look_at = 0.0
 
     def run(self, inherited: Setup | None) -> NoReturn:
         self._send(Hello(self._pid))
         setup = self._set_up(inherited)
+        self._check_pipes()
         self._send(Ready())
         while (message := self._receive()) is not None:
-            for path, attempt in pickle.loads(message):
-                self._send(Finished(self._process(setup, path, attempt)))
-                self._outcomes += 1
+            self._process_batch(setup, pickle.loads(message))
         self._send(Done(self._outcomes))
         _flush()
         os._exit(0)
+
+    def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
+        due = time.perf_counter() + _LONGEST_BATCH
+        for number, (path, attempt) in enumerate(batch, 1):
+            outcome = self._process(setup, path, attempt)
+            now = time.perf_counter()
+            # After a failure the runner decides how to go on.
+            last = number == len(batch) or now >= due or not outcome.ok
+            if last or now >= self._look_at:
+                last = self._look_around(now) or last
+            self._send(outcome, batch_over=last)
+            self._outcomes += 1
+            if last:
+                return
+
+    def _look_around(self, now: float) -> bool:
+        """Make sure that nothing but its outcome is left of the last file. Returns whether the
+        runner has told us to begin no further one."""
+        self._look_at = now + _LOOK_SECONDS
+        self._end_if_copy()
+        self._check_pipes()
+        for timer in _TIMERS:  # one file's alarm must not go off in the next
+            signal.setitimer(timer, 0)
+        try:
+            return self._tasks.poll() and self._receive() is not None
+        except OSError:  # Windows says so when the runner has closed it
+            return False
 
     def _set_up(self, inherited: Setup | None) -> Setup:
         message = self._receive()
@@ -134,10 +174,12 @@ class _InWorker:
             os._exit(NOT_STARTED)
         return setup
 
-    def _process(self, setup: Setup, path: str, attempt: int) -> Outcome:
+    def _process(self, setup: Setup, path: str, attempt: int) -> Outcome[Any]:
         """Call the function for one file. What it raises becomes a value here, and only here."""
-        with contextlib.suppress(OSError):  # gone; only relative paths need it
-            os.chdir(self._folder)  # a function may have left it
+        try:
+            os.chdir(self._here)  # a function may have left it
+        except OSError:
+            self._go_back()
         found = fingerprint(path)
         begun = time.perf_counter()
         try:
@@ -145,9 +187,15 @@ class _InWorker:
         except BaseException as error:
             seconds = time.perf_counter() - begun
             failure = Failure(path, "error", *_describe(error), attempt, seconds)
-            return Outcome(path, None, 0, failure, seconds, attempt, found)
+            return Outcome(path, None, 0, failure, seconds, attempt, found, time.time())
         seconds = time.perf_counter() - begun
-        return Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found)
+        return Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found, time.time())
+
+    def _go_back(self) -> None:
+        """The descriptor of the folder was closed by the function, or it is gone."""
+        self._here = self._folder
+        with contextlib.suppress(OSError):  # only relative paths need it
+            os.chdir(self._folder)
 
     def _call(self, setup: Setup, path: str) -> bytes:
         if setup.watched and setup.timeout is not None:
@@ -159,11 +207,9 @@ class _InWorker:
         try:
             return setup.encode(setup.function(path))
         finally:
-            self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
             if setup.watched:
+                self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
                 faulthandler.cancel_dump_traceback_later()
-            for timer in _TIMERS:  # one file's alarm must not go off in the next
-                signal.setitimer(timer, 0)
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
@@ -174,13 +220,10 @@ class _InWorker:
         except OSError:
             os._exit(LOST_PIPE)
 
-    def _send(self, message: FromWorker) -> None:
+    def _send(self, message: FromWorker, batch_over: bool = False) -> None:
         self._end_if_copy()
-        # The function may have closed our pipes, and their numbers may be files of its own by now.
-        if self._what_pipes_are() != self._identity:
-            os._exit(LOST_PIPE)
         try:
-            self._writer.send(message)
+            self._writer.send(message, batch_over)
         except OSError:
             os._exit(LOST_SAVER)
 
@@ -188,6 +231,11 @@ class _InWorker:
         """The function may have forked, and this be the copy that returned, or raised, as well."""
         if os.getpid() != self._pid:
             os._exit(0)
+
+    def _check_pipes(self) -> None:
+        """The function may have closed them, and their numbers be files of its own by now."""
+        if self._what_pipes_are() != self._identity:
+            os._exit(LOST_PIPE)
 
     def _what_pipes_are(self) -> object:
         if sys.platform == "win32":

@@ -58,8 +58,7 @@ class Worker:
         process: the process.
         state: what is wanted of it.
         slot: its place among those that work at the same time; who replaces it takes it over.
-        dealt: how many files it has been given.
-        finished: for how many of them there was an outcome.
+        finished: for how many files it has sent an outcome.
         busy_since: when it was given the file that it is at, by the clock of the run.
         last_words: where it leaves a traceback if its file takes too long, or crashes it.
         late_at: when its file will have taken too long, or has just begun late.
@@ -89,7 +88,7 @@ class Worker:
         self._setup = setup
         self.state = State.STARTING
         self.slot = slot
-        self.dealt = self.finished = 0
+        self.finished = 0
         self.busy_since = 0.0
         self.timed_out = self.reported_dead = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
@@ -112,7 +111,6 @@ class Worker:
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
         """Give it its next batch. It waits for one, so this never blocks."""
-        self.dealt += len(batch)
         self.busy_since = now
         if self._setup.timeout is not None:
             self._read_last_words()  # those of the file before, which was done at the last moment
@@ -120,10 +118,14 @@ class Worker:
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
         self._send(pickle.dumps(batch))
 
-    def note_outcome(self, now: float) -> None:
-        """Its file is done, in time."""
+    def recall(self) -> None:
+        """Tell it to begin no further file of its batch."""
+        self._send(pickle.dumps([]))
+
+    def note_outcomes(self, number: int, now: float) -> None:
+        """So many more of its files are done, in time."""
         self.busy_since = now  # with the next one of its batch, if there is one
-        self.finished += 1
+        self.finished += number
         self.late_at = self.end_at = NEVER
 
     def end_if_overdue(self, now: float) -> None:

@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 
 import pytest
 
 from resumable_pool import forks
 from resumable_pool.frames import FrameWriter
-from resumable_pool.messages import Done, Ended, Finished, FromWorker, Hello, Ready
+from resumable_pool.messages import Done, Ended, FromWorker, Hello, Ready
 from resumable_pool.records import Outcome
 from resumable_pool.streams import Streams
+from resumable_pool.waiting import Waiter
 
-OUTCOME = Finished(Outcome("a", b"\x80\x03N.", 0, None, 0.5))
+Read = Callable[[], list[tuple[int, FromWorker | Ended]]]
+
+OUTCOME: Outcome[object] = Outcome("a", b"\x80\x03N.", 0, None, 0.5)
 
 
 class Worker:
     """The writing end of a stream that the saver reads."""
 
     def __init__(self, streams: Streams, serial: int) -> None:
-        reader, self.end = Pipe(duplex=False)
-        forks.enter(reader)
-        streams.add(serial, reader)
+        self.read_end, self.end = Pipe(duplex=False)
+        forks.enter(self.read_end)
+        streams.add(serial, self.read_end)
         self._writer = FrameWriter(self.end)
 
     def send(self, *messages: FromWorker) -> None:
@@ -35,8 +37,13 @@ class Worker:
 
 
 @pytest.fixture
-def streams() -> Iterator[Streams]:
-    streams = Streams()
+def waiter() -> Waiter:
+    return Waiter()
+
+
+@pytest.fixture
+def streams(waiter: Waiter) -> Iterator[Streams]:
+    streams = Streams(waiter)
     yield streams
     for serial in range(5):
         streams.end_dead(serial)
@@ -50,16 +57,22 @@ def worker(streams: Streams) -> Iterator[Worker]:
     worker.end.close()
 
 
-def _read(streams: Streams) -> list[tuple[int, FromWorker | Ended]]:
-    streams.read(list(streams.ends()))
-    return streams.take_received()
+@pytest.fixture
+def read(streams: Streams, waiter: Waiter) -> Read:
+    """Reads what has come."""
+
+    def read() -> list[tuple[int, FromWorker | Ended]]:
+        streams.read(waiter.wait(0))
+        return streams.take_received()
+
+    return read
 
 
-def test_messages_come_with_their_worker(streams: Streams, worker: Worker) -> None:
+def test_messages_come_with_their_worker(streams: Streams, worker: Worker, read: Read) -> None:
     """What a worker sends is received under its number, in order, and once."""
     worker.send(Hello(1), Ready(), OUTCOME)
-    assert _read(streams) == [(3, Hello(1)), (3, Ready()), (3, OUTCOME)]
-    assert _read(streams) == []
+    assert read() == [(3, Hello(1)), (3, Ready()), (3, OUTCOME)]
+    assert read() == []
     assert len(streams) == 1
 
 
@@ -70,54 +83,58 @@ def test_only_ready_pipes_are_read(streams: Streams, worker: Worker) -> None:
     assert streams.take_received() == []
 
 
-def test_done_with_the_right_count_is_a_clean_end(streams: Streams, worker: Worker) -> None:
+def test_done_with_the_right_count_is_a_clean_end(
+    streams: Streams, worker: Worker, read: Read
+) -> None:
     """The sentinel ends the stream at once, though the pipe is still open; it is no message."""
     worker.send(OUTCOME, OUTCOME, Done(2))
-    assert _read(streams) == [(3, OUTCOME), (3, OUTCOME), (3, Ended(3, clean=True))]
+    assert read() == [(3, OUTCOME), (3, OUTCOME), (3, Ended(3, clean=True))]
     assert len(streams) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_done_with_a_wrong_count_is_no_clean_end(
-    streams: Streams, worker: Worker, count: int
+    streams: Streams, worker: Worker, count: int, read: Read
 ) -> None:
     """A sentinel that does not count what has come ends the stream, but not cleanly."""
     worker.send(OUTCOME, OUTCOME, Done(count))
-    assert _read(streams)[-1] == (3, Ended(3, clean=False))
+    assert read()[-1] == (3, Ended(3, clean=False))
 
 
-def test_the_count_goes_over_several_reads(streams: Streams, worker: Worker) -> None:
+def test_the_count_goes_over_several_reads(streams: Streams, worker: Worker, read: Read) -> None:
     """Outcomes are counted from the beginning of the stream; other messages are not."""
     worker.send(Hello(1), Ready(), OUTCOME)
-    _read(streams)
+    read()
     worker.send(OUTCOME)
-    _read(streams)
+    read()
     worker.send(Done(2))
-    assert _read(streams) == [(3, Ended(3, clean=True))]
+    assert read() == [(3, Ended(3, clean=True))]
 
 
-def test_the_end_of_the_file_is_no_clean_end(streams: Streams, worker: Worker) -> None:
+def test_the_end_of_the_file_is_no_clean_end(streams: Streams, worker: Worker, read: Read) -> None:
     """A worker that closes its pipe without the sentinel has died; what it sent is received."""
     worker.send(OUTCOME)
     worker.end.close()
-    assert _read(streams) == [(3, OUTCOME)]
-    assert _read(streams) == [(3, Ended(3, clean=False))]
+    assert read() == [(3, OUTCOME)]
+    assert read() == [(3, Ended(3, clean=False))]
 
 
-def test_what_follows_the_sentinel_is_not_received(streams: Streams, worker: Worker) -> None:
+def test_what_follows_the_sentinel_is_not_received(
+    streams: Streams, worker: Worker, read: Read
+) -> None:
     """A stream ends once, and nothing comes after its end."""
     worker.send(Done(0), OUTCOME, Done(1))
     worker.end.close()
-    assert _read(streams) == [(3, Ended(3, clean=True))]
+    assert read() == [(3, Ended(3, clean=True))]
     streams.end_dead(3)
-    assert _read(streams) == []
+    assert read() == []
 
 
-def test_garbage_ends_the_stream(streams: Streams, worker: Worker) -> None:
+def test_garbage_ends_the_stream(streams: Streams, worker: Worker, read: Read) -> None:
     """Bytes that are no message end it, not cleanly, after what came before."""
     worker.send(OUTCOME)
     os.write(worker.end.fileno(), b"printed into the wrong descriptor")
-    assert _read(streams) == [(3, OUTCOME), (3, Ended(3, clean=False))]
+    assert read() == [(3, OUTCOME), (3, Ended(3, clean=False))]
     assert len(streams) == 0
 
 
@@ -140,13 +157,13 @@ def test_a_death_after_the_sentinel_is_a_clean_end(streams: Streams, worker: Wor
     assert streams.take_received() == [(3, OUTCOME), (3, Ended(3, clean=True))]
 
 
-def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker) -> None:
+def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker, read: Read) -> None:
     """The other workers' streams go on."""
     other = Worker(streams, 4)
     streams.end_dead(3)
     other.send(OUTCOME)
     other.end.close()
-    assert _read(streams) == [(3, Ended(3, clean=False)), (4, OUTCOME)]
+    assert read() == [(3, Ended(3, clean=False)), (4, OUTCOME)]
 
 
 def test_an_unknown_death_is_no_matter(streams: Streams, worker: Worker) -> None:
@@ -156,19 +173,19 @@ def test_an_unknown_death_is_no_matter(streams: Streams, worker: Worker) -> None
     assert len(streams) == 1
 
 
-def test_an_ended_pipe_is_closed(streams: Streams, worker: Worker) -> None:
+def test_an_ended_pipe_is_closed(streams: Streams, worker: Worker, read: Read) -> None:
     """The saver gives up its end, so a worker that lives on notices at its next message."""
     worker.send(Done(0))
-    (end,) = streams.ends()
-    _read(streams)
-    assert isinstance(end, Connection)
-    assert end.closed
+    read()
+    assert worker.read_end.closed
     with pytest.raises(BrokenPipeError):
         worker.send(Ready())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there nobody can tell")
-def test_orphaned_streams_end_with_their_processes(streams: Streams, worker: Worker) -> None:
+def test_orphaned_streams_end_with_their_processes(
+    streams: Streams, worker: Worker, read: Read
+) -> None:
     """Without a runner to tell who is dead, the streams of processes that are no more end; those
     of living ones, and of ones that have not said who they are, do not."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -176,7 +193,7 @@ def test_orphaned_streams_end_with_their_processes(streams: Streams, worker: Wor
     living, silent = Worker(streams, 1), Worker(streams, 2)
     worker.send(Hello(gone.pid), OUTCOME)
     living.send(Hello(os.getpid()))
-    _read(streams)
+    read()
     worker.send(OUTCOME)
     streams.end_orphaned()
     assert streams.take_received() == [(3, OUTCOME), (3, Ended(3, clean=False))]

@@ -19,7 +19,7 @@ import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import forks
 from ..errors import CheckpointLocked
@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
     """What a checkpoint is to consist of, and what has been done then, in words."""
 
     done: str
-    outcomes: Iterable[Outcome]
+    outcomes: Iterable[Outcome[Any]]
 
 
 class AppendFile(IndexedFile):
@@ -51,7 +51,7 @@ class AppendFile(IndexedFile):
         """What a new file consists of."""
 
     @abstractmethod
-    def _encode(self, outcome: Outcome) -> list[Bytes]:
+    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
         """A record of `outcome`, in parts: the first is small, and a large value is not copied."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class AppendFile(IndexedFile):
         write_at(fd, self._terminator, self._end)
         os.ftruncate(fd, self._end + len(self._terminator))
 
-    def save(self, outcomes: Sequence[Outcome]) -> None:
+    def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
         parts: list[Bytes] = [part for outcome in outcomes for part in self._encode(outcome)]
         length = sum(map(len, parts))
         parts.append(self._terminator)
@@ -125,7 +125,7 @@ class AppendFile(IndexedFile):
             raise
         self._end += length
 
-    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
         self.save(outcomes)
 
     def _keep_whole_records(self, fd: int) -> None:

@@ -100,7 +100,7 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     @abstractmethod
-    def save(self, outcomes: Sequence[Outcome]) -> None:
+    def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
         """Append values. When it returns, they survive the death of any process.
 
         Raises:
@@ -108,7 +108,7 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     @abstractmethod
-    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
         """The same for files that failed."""
 
     @abstractmethod
@@ -143,7 +143,7 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     @abstractmethod
-    def outcome(self, path: str) -> Outcome:
+    def outcome(self, path: str) -> Outcome[Any]:
         """What became of `path`, with the bytes of its value, unless it stands as failed.
 
         Raises:

@@ -120,7 +120,7 @@ class IndexedFile(Checkpoint):
         return seconds, attempts, size
 
     @abstractmethod
-    def _outcome_at(self, fd: int, start: int) -> Outcome | None:
+    def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         """What the record at `start` was made of; `None` if it is not sound."""
 
     # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
@@ -142,7 +142,7 @@ class IndexedFile(Checkpoint):
         with self._reading() as fd:
             return self._outcome(fd, path, self._index.results).fingerprint
 
-    def outcome(self, path: str) -> Outcome:
+    def outcome(self, path: str) -> Outcome[Any]:
         with self._reading() as fd:
             index = self._index
             return self._outcome(
@@ -173,7 +173,7 @@ class IndexedFile(Checkpoint):
         assert failure is not None
         return failure
 
-    def _outcome(self, fd: int, path: str, index: dict[str, int]) -> Outcome:
+    def _outcome(self, fd: int, path: str, index: dict[str, int]) -> Outcome[Any]:
         outcome = self._outcome_at(fd, index[path])
         if outcome is None or outcome.path != path or outcome.ok != (index is self._index.results):
             del index[path]  # damaged: as good as missing

@@ -71,10 +71,10 @@ class JsonLines(AppendFile):
     def _scan(self, fd: int, start: int) -> LineScan:
         return LineScan(fd, start)
 
-    def _encode(self, outcome: Outcome) -> list[Bytes]:
+    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
         return encode(outcome)
 
-    def _outcome_at(self, fd: int, start: int) -> Outcome | None:
+    def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         with open(fd, "rb", closefd=False) as file:
             file.seek(start)
             return decode(file.readline())
@@ -97,7 +97,7 @@ class JsonLines(AppendFile):
         super()._release()
 
 
-def encode(outcome: Outcome) -> list[Bytes]:
+def encode(outcome: Outcome[Any]) -> list[Bytes]:
     """The line of `outcome`, in parts."""
     kind, content = "value", outcome.pickled
     if outcome.failure is not None:
@@ -114,7 +114,7 @@ def encode(outcome: Outcome) -> list[Bytes]:
     return [start, content or b"", end, b', "crc32": "%08x"}\n' % checksum]
 
 
-def decode(line: bytes) -> Outcome | None:
+def decode(line: bytes) -> Outcome[Any] | None:
     """What a line was made of; `None` if it is none of ours, or not as it was written."""
     match = _sound(line)
     if match is None:

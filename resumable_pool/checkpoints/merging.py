@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..records import Outcome
 from .append_file import Chosen
@@ -71,7 +71,7 @@ def _take_newer(places: _Places, more: _Places) -> None:
             places[path] = place
 
 
-def _outcomes(sources: Sequence[PickleFile], chosen: _Places) -> Iterator[Outcome]:
+def _outcomes(sources: Sequence[PickleFile], chosen: _Places) -> Iterator[Outcome[Any]]:
     """One source after the other, in the order in which they stand there."""
     places = sorted((place.source, place.start, path) for path, place in chosen.items())
     for number, group in itertools.groupby(places, key=lambda place: place[0]):

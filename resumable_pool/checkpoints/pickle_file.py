@@ -93,7 +93,7 @@ class PickleFile(AppendFile):
                 raise CheckpointError(self.path, what, "Adopt it first: compact() does that.")
             yield from self._whole(self._scan(fd, self._first))
 
-    def outcomes_at(self, starts: Iterable[int]) -> Iterator[Outcome | None]:
+    def outcomes_at(self, starts: Iterable[int]) -> Iterator[Outcome[Any] | None]:
         """What the records at these places were made of; `None` for one that is not sound."""
         with self._opened() as fd:
             for start in starts:
@@ -122,10 +122,10 @@ class PickleFile(AppendFile):
     def _scan(self, fd: int, start: int) -> RecordScan:
         return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
-    def _encode(self, outcome: Outcome) -> list[Bytes]:
+    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
         return encode(self._header, outcome)
 
-    def _outcome_at(self, fd: int, start: int) -> Outcome | None:
+    def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         if self._plain is not None:
             return self._plain.outcome(fd, start)
         record = read_record(fd, self._header, start)

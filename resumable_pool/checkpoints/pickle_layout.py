@@ -30,7 +30,7 @@ import struct
 from binascii import crc32
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
@@ -177,7 +177,7 @@ def read_header(fd: int, path: str) -> Header:
     return Header(salt, pid)
 
 
-def encode(header: Header, outcome: Outcome) -> list[Bytes]:
+def encode(header: Header, outcome: Outcome[Any]) -> list[Bytes]:
     """The record of `outcome`, with the first byte of a committed one: its parts, of which a large
     value is one that is not copied."""
     value: Bytes
@@ -225,7 +225,7 @@ def _failure_payload(failure: Failure) -> bytes:
     return json.dumps(facts).encode("ascii")
 
 
-def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome:
+def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any]:
     """What the record was made of; `payload` as `read_payload` gives it."""
     facts = (metadata.seconds, metadata.attempts, metadata.fingerprint, metadata.finished_at)
     if not metadata.failed:

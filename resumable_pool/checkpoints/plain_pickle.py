@@ -73,7 +73,7 @@ class PlainPickle:
         ]
         return PlainScan(records, self._size - 1)
 
-    def outcome(self, fd: int, place: int) -> Outcome:
+    def outcome(self, fd: int, place: int) -> Outcome[Any]:
         """The result at this place of the dict.
 
         Raises:

@@ -10,6 +10,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterable
+from typing import Any
 
 from ..errors import CheckpointError
 from ..records import Outcome, count_files
@@ -18,7 +19,7 @@ from .disk import force_folder
 from .locked_file import new_name
 
 
-def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome]) -> str:
+def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> str:
     """A new checkpoint of the same class with these outcomes, forced to the disk: its name."""
     # Where the file itself is: what is put in place of a link would not be in place of the file.
     new = type(checkpoint)(new_name(os.path.realpath(checkpoint.path)))

@@ -146,13 +146,13 @@ class SqliteFile(SqliteReader):
     def _relax(self, db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
 
-    def save(self, outcomes: Sequence[Outcome]) -> None:
+    def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
         with self._transaction() as db:
             for outcome in outcomes:
                 db.execute(SAVE_RESULT, row_of_result(outcome))
                 db.execute("DELETE FROM failures WHERE path = ?", (stored(outcome.path),))
 
-    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
         with self._transaction() as db:
             for outcome in outcomes:
                 assert outcome.failure is not None

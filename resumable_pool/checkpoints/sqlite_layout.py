@@ -55,24 +55,24 @@ def value_of(value: object, checksum: int) -> bytes | None:
     return data if crc32(data) == checksum else None
 
 
-def row_of_result(outcome: Outcome) -> tuple[object, ...]:
+def row_of_result(outcome: Outcome[Any]) -> tuple[object, ...]:
     """The row of an outcome with a value, for `SAVE_RESULT`."""
     data = outcome.pickled or b""
     value = data if data.startswith(b"\x80") else data.decode("ascii")  # a pickle, or JSON
     return (stored(outcome.path), value, outcome.checksum, *_facts(outcome))
 
 
-def row_of_failure(failure: Failure, outcome: Outcome) -> tuple[object, ...]:
+def row_of_failure(failure: Failure, outcome: Outcome[Any]) -> tuple[object, ...]:
     """The row of an outcome with a failure, for `SAVE_FAILURE`."""
     texts = (failure.path, failure.kind, failure.message, failure.traceback)
     return (*map(stored, texts), *_facts(outcome))
 
 
-def _facts(outcome: Outcome) -> tuple[float, ...]:
+def _facts(outcome: Outcome[Any]) -> tuple[float, ...]:
     return outcome.seconds, outcome.attempts, *outcome.fingerprint, outcome.finished_at
 
 
-def outcome_of_result(row: Any) -> Outcome | None:
+def outcome_of_result(row: Any) -> Outcome[Any] | None:
     """What a row of results was made of; `None` if its value is not what was saved."""
     path, value, checksum, seconds, attempts, size, mtime_ns, finished_at = row
     data, found = value_of(value, checksum), Fingerprint(size, mtime_ns)
@@ -81,7 +81,7 @@ def outcome_of_result(row: Any) -> Outcome | None:
     return Outcome(text_of(path), data, checksum, None, seconds, attempts, found, finished_at)
 
 
-def outcome_of_failure(row: Any) -> Outcome:
+def outcome_of_failure(row: Any) -> Outcome[Any]:
     """What a row of failures was made of."""
     failure, (size, mtime_ns, finished_at) = failure_of(row), row[-3:]
     facts = (failure.seconds, failure.attempts, Fingerprint(size, mtime_ns), finished_at)

@@ -62,7 +62,7 @@ class SqliteReader(Checkpoint):
     def fingerprint(self, path: str) -> Fingerprint:
         return Fingerprint(*self._row("size, mtime_ns", "results", path))
 
-    def outcome(self, path: str) -> Outcome:
+    def outcome(self, path: str) -> Outcome[Any]:
         with contextlib.suppress(KeyError):
             return outcome_of_failure(self._row("*", "failures", path))
         outcome = outcome_of_result(self._row("*", "results", path))
@@ -159,7 +159,7 @@ class SqliteReader(Checkpoint):
             findings.append(f"{self.path!r} {error.reason}")
         return [finding for finding in findings if finding != "ok"]
 
-    def _sound(self, db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome]:
+    def _sound(self, db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome[Any]]:
         """All results and failures; notes which of them are damaged."""
         db.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
         for table, outcome_of in (("results", outcome_of_result), ("failures", outcome_of_failure)):

@@ -1,0 +1,75 @@
+"""What the saver tells the runner, and when.
+
+Each report wakes the runner, and takes a worker's processor for a moment. So values that come in
+the middle of a batch are only counted, and told together; everything else is told at once, since
+somebody waits for it.
+
+Reports are small, and bounded by what is in work, so that the runner never keeps the saver waiting.
+Knows nothing of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from multiprocessing.connection import Connection
+
+from .clock import NEVER
+from .messages import FromSaver, Received, Saved
+
+# Values in the middle of a batch are told at the latest after so long: the next file of the batch
+# may take its time.
+REPORT_SECONDS = 0.05
+
+
+class Reports:
+    """What has not been told yet. Lives in the saver process.
+
+    Attributes:
+        due: when it is to be told.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self.due = NEVER
+        self._pipe = pipe
+        self._messages: list[FromSaver] = []
+        self._worker, self._number = -1, 0  # the last values in a row, and whose they are
+        self._saved = 0
+
+    def add(self, message: FromSaver) -> None:
+        """To be told at once, after all that came before."""
+        self._end_row()
+        self._messages.append(message)
+        self.due = 0.0
+
+    def add_value(self, worker: int, now: float) -> None:
+        """One more value of this worker has come."""
+        if worker != self._worker:
+            self._end_row()
+            self._worker = worker
+        self._number += 1
+        if self.due == NEVER:
+            pass
+
+    def add_saved(self, number: int, now: float) -> None:
+        """So many more of those that have come are saved."""
+        self._saved += number
+        if number and self.due == NEVER:
+            pass
+
+    def send_if_due(self, now: float) -> None:
+        """Tell the runner, if there still is one; saving goes on without."""
+        if now < self.due:
+            return
+        self._end_row()
+        if self._saved:
+            self._messages.append(Saved(self._saved))
+        if self._messages:
+            with contextlib.suppress(OSError):
+                self._pipe.send_bytes(pickle.dumps(self._messages))
+        self._messages, self._saved, self.due = [], 0, NEVER
+
+    def _end_row(self) -> None:
+        if self._number:
+            self._messages.append(Received(self._worker, self._number))
+        self._worker, self._number = -1, 0

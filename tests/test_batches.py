@@ -1,0 +1,186 @@
+"""Quick files in batches: nothing that holds for single files is lost. The rules: dealing.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import ResumableRunner, open_checkpoint
+from resumable_pool.dealing import Dealer
+
+from .functions import CALLS, calls, note
+from .stage import FAIL, PATIENCE, Stage, act
+
+NUMBER = 600
+
+
+@pytest.fixture
+def many(folder: Path) -> list[str]:
+    """Files enough for long batches."""
+    (folder / "many").mkdir()
+    paths = [f"many/{number:03}.txt" for number in range(NUMBER)]
+    for path in paths:
+        Path(path).touch()
+    return paths
+
+
+@pytest.fixture
+def stage(folder: Path) -> Iterator[Stage]:
+    stage = Stage(folder)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long the rests of batches were that came back."""
+    lengths: list[int] = []
+    give_back = Dealer.give_back
+
+    def note_and_give_back(dealer: Dealer, worker: int) -> None:
+        lengths.append(len(dealer._batches[worker].paths))
+        give_back(dealer, worker)
+
+    monkeypatch.setattr(Dealer, "give_back", note_and_give_back)
+    return lengths
+
+
+def runner(function: Any, **options: Any) -> ResumableRunner[Any]:
+    options = {"max_workers": 2, "progress": False, **options}
+    return ResumableRunner(function, "many/*.txt", "result.pkl", **options)
+
+
+def quick(path: str) -> str:
+    note(path)
+    return path
+
+
+def directed(path: str) -> str:
+    """One in the middle does as it is told."""
+    return act(path) if path == "many/300.txt" else quick(path)
+
+
+def deadly(path: str) -> str:
+    """One in a hundred takes its worker along."""
+    note(path)
+    if path.endswith("50.txt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def failing(path: str) -> str:
+    note(path)
+    if path.endswith("50.txt"):
+        raise ValueError("fifty")
+    return path
+
+
+def slow_from_300_on(path: str) -> str:
+    note(path)
+    if path >= "many/300.txt":
+        time.sleep(0.02)
+    return path
+
+
+def test_quick_files_are_dealt_in_few_batches(many: list[str], rests: list[int]) -> None:
+    """Each is called once, and saved, with far fewer rounds than files."""
+    assert runner(quick).run().completed == NUMBER
+    assert calls() == many
+    assert dict(open_checkpoint("result.pkl")) == {path: path for path in many}
+    assert len(rests) < NUMBER / 4
+
+
+def test_who_dies_in_the_middle_of_a_batch_is_known(many: list[str], method: str) -> None:
+    """Exactly the files that kill have crashed, and every other one was called once."""
+    report = runner(deadly, mp_context=method).run()
+    fatal = [path for path in many if path.endswith("50.txt")]
+    assert [failure.path for failure in report.failures] == fatal
+    assert {failure.kind for failure in report.failures} == {"crashed"}
+    assert report.completed == NUMBER - len(fatal)
+    assert calls() == many
+
+
+def test_a_failure_in_the_middle_of_a_batch_costs_nothing_else(many: list[str]) -> None:
+    """It has its attempts, and every other file was called once."""
+    report = runner(failing, retries=1).run()
+    bad = [path for path in many if path.endswith("50.txt")]
+    assert [failure.path for failure in report.failures] == bad
+    assert Counter(calls()) == {path: 1 + (path in bad) for path in many}
+
+
+def test_max_failures_holds_within_a_batch(many: list[str]) -> None:
+    """No more files are recorded as failed than it takes to stop, in path order with one worker."""
+    report = runner(failing, max_failures=1, max_workers=1).run()
+    assert [failure.path for failure in report.failures] == ["many/050.txt", "many/150.txt"]
+    assert report.remaining == NUMBER - report.completed - 2
+    assert "many/250.txt" not in calls()
+
+
+def test_slow_files_come_back_from_a_batch(many: list[str], rests: list[int]) -> None:
+    """What was taken for quick, and is not, is handed back after a moment."""
+    assert runner(slow_from_300_on).run().completed == NUMBER
+    assert calls() == many
+    assert max(rests) > 5
+
+
+def test_a_stop_is_heard_in_the_middle_of_a_batch(
+    many: list[str], stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file in work is finished, and no further one of its batch is begun."""
+    heard = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: "asked to stop" in record.getMessage() and heard.set()  # type: ignore[assignment, func-returns-value]
+    caplog.set_level(logging.INFO, "resumable_pool")
+    logging.getLogger("resumable_pool").addHandler(handler)
+    stopped = runner(directed, max_workers=1)
+    reports: list[Any] = []
+    thread = threading.Thread(target=lambda: reports.append(stopped.run()))
+    thread.start()
+    try:
+        stage.wait_begun(1)
+        stopped.stop()
+        assert heard.wait(PATIENCE)
+    finally:
+        stage.cue()
+        thread.join()
+        logging.getLogger("resumable_pool").removeHandler(handler)
+    assert calls() == many[:301]
+    assert reports[0].completed == 301
+    assert reports[0].remaining == NUMBER - 301
+
+
+def test_what_is_done_is_seen_behind_a_slow_file(many: list[str], stage: Stage) -> None:
+    """The results before it in its batch are saved and reported while it takes its time."""
+    outcomes = runner(directed, max_workers=1).as_completed()
+    before = [next(outcomes).path for _ in range(300)]
+    assert before == many[:300]
+    assert [*open_checkpoint("result.pkl")] == many[:300]
+    stage.cue(1, FAIL)
+    after = [*outcomes]
+    assert [outcome.path for outcome in after if not outcome.ok] == ["many/300.txt"]
+    assert len(after) == NUMBER - 300
+
+
+def test_a_fresh_worker_comes_after_so_many_files(many: list[str]) -> None:
+    """However many files make a batch."""
+    assert runner(quick, max_tasks_per_child=40).run().completed == NUMBER
+    assert calls() == many
+    by_worker = Counter(line.split()[0] for line in CALLS.read_text().splitlines())
+    assert max(by_worker.values()) == 40
+    assert len(by_worker) <= NUMBER / 40 + 1  # the last two share what is left
+
+
+def test_with_a_time_limit_files_are_dealt_singly(many: list[str], rests: list[int]) -> None:
+    """So that it is known when each one begins."""
+    assert runner(quick, timeout=600).run().completed == NUMBER
+    assert len(rests) == NUMBER
+    assert max(rests) == 0
