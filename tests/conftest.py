@@ -22,7 +22,8 @@ if _ONE in METHODS and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
 
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
-    """Each start method that this system has."""
+    """Each start method that this system has: for what may depend on it, as starting, ending,
+    signals, descriptors and what is sent do. Every other test takes the default."""
     return str(request.param)
 
 
