@@ -19,7 +19,7 @@ _ONE = {(3, 11): "fork", (3, 12): "spawn"}.get(sys.version_info[:2])
 if _ONE in METHODS and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
     METHODS = [_ONE]
 
-# Where everything is said to be installed, a test that would be skipped for want of a package fails.
+# Where everything is said to be installed, a test that is skipped for want of a package fails.
 NO_SKIPS = "RESUMABLE_POOL_NO_SKIPS" in os.environ
 
 
