@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-# All start methods with the Pythons at both ends; those in between differ little, and take one
-# each, or the tests would take too long. (All of them: RESUMABLE_POOL_ALL_METHODS=1.)
+# The newest Pythons take all start methods. The others differ little from them, and share them, or
+# the tests would take too long. (All of them everywhere: RESUMABLE_POOL_ALL_METHODS=1.)
 METHODS = multiprocessing.get_all_start_methods()
-_ONE = {(3, 11): "fork", (3, 12): "spawn"}.get(sys.version_info[:2])
-if _ONE in METHODS and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
-    METHODS = [_ONE]
+_SHARES = {(3, 10): ["fork", "spawn"], (3, 11): ["forkserver"], (3, 12): ["fork"]}
+if sys.platform != "win32" and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
+    METHODS = _SHARES.get(sys.version_info[:2], METHODS)
 
 # Where everything is said to be installed, a test that is skipped for want of a package fails.
 NO_SKIPS = "RESUMABLE_POOL_NO_SKIPS" in os.environ
