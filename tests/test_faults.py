@@ -69,8 +69,8 @@ def test_others_go_on_while_one_hangs(folder: Path) -> None:
 
 
 def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
-    """What a file left that was done at the last moment is not taken for that of the next one, which
-    leaves nothing: it stops its process, and so its watchdog, which nobody awaits for ever."""
+    """What a file left that was done at the last moment is not taken for that of the next one. That
+    stops its process, and so its watchdog, for which nobody waits for ever."""
     files = ALL[:2]
     hanging = ResumableRunner(
         functions.hang_without_a_word, files, "result.pkl", timeout=0.5, max_workers=1,
