@@ -136,6 +136,7 @@ def test_the_checkpoint_can_be_kept_as_well(folder: Path) -> None:
     """By calling the original."""
     ToBoth(functions.number_in, "in/*.txt", "result.pkl", **options()).run()
     assert dict(open_checkpoint("result.pkl")) == NUMBERS
+    assert Path("sizes").exists()
 
 
 @pytest.mark.parametrize(
