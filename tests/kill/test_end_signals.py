@@ -103,6 +103,9 @@ def test_to_everybody_it_loses_nothing_and_blames_no_file(
     for pid in sorted(victims, key=lambda pid: pid == script.pid):  # the script as the last
         with contextlib.suppress(ProcessLookupError):  # it died of another's death
             os.kill(pid, signum)
+    if signum == signal.SIGINT:  # no grace period ends what was dealt between two of them
+        script.has_said("Ctrl-C: ", within_seconds=PATIENCE)
+        os.kill(script.pid, signum)
     status, _, errors = script.wait()
     assert status == -signum, errors
     script.wait_gone()
