@@ -285,7 +285,6 @@ HANGING: dict[str, Any] = {
     "waits for a subprocess": lambda: os.system("sleep 600"),
     "waits for a subprocess, which ignores SIGTERM": lambda: os.system("trap '' TERM; sleep 600"),
     "waits for a forked child": lambda: os.waitpid(_fork_and_sleep(), 0),
-    "stops itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
 }
 
 

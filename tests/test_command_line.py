@@ -354,10 +354,9 @@ def test_a_module_that_cannot_be_imported_says_where(folder: Path, code: str, me
     assert not done.stderr.endswith("\n\n")
 
 
-def test_an_error_of_the_run_is_told_without_our_traceback(method: str) -> None:
+def test_an_error_of_the_run_is_told_without_our_traceback() -> None:
     """Status 1, what happened and where in the user's code."""
-    done = command("run", "code/work.py:number", "in/*", "result.pkl", "--initializer", "no_model",
-                   "--mp-context", method)  # fmt: skip
+    done = command("run", "code/work.py:number", "in/*", "result.pkl", "--initializer", "no_model")
     assert done.returncode == 1
     assert "a worker cannot start: the initializer failed: OSError: no model" in done.stderr
     assert done.stderr.count("Traceback") == 1

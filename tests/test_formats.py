@@ -46,7 +46,7 @@ def test_a_run_is_saved_and_goes_on(folder: Path, method: str, name: str) -> Non
     Path("in/07.txt").write_text("7")
     Path("in/10.txt").write_text("10")
     functions.CALLS.unlink()
-    again = runner(functions.sabotage, name, mp_context=method)
+    again = runner(functions.sabotage, name)
     assert again.pending() == ["in/07.txt", "in/10.txt"]
     report = again.run()
     assert functions.calls() == ["in/07.txt", "in/10.txt"]
@@ -98,10 +98,10 @@ def test_in_a_database_what_is_not_json_is_pickled(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_it_is_read_and_locked_while_the_run_goes_on(folder: Path, method: str, name: str) -> None:
+def test_it_is_read_and_locked_while_the_run_goes_on(folder: Path, name: str) -> None:
     """Readers see what is saved; a second run is refused, and told by whom."""
     stage = Stage(folder)
-    running = runner(act, name, mp_context=method, max_workers=1)
+    running = runner(act, name, max_workers=1)
     thread = threading.Thread(target=running.run)
     thread.start()
     stage.wait_begun(1)
@@ -109,7 +109,7 @@ def test_it_is_read_and_locked_while_the_run_goes_on(folder: Path, method: str, 
     stage.wait_begun(1)  # the second begins only when the first is saved
     assert dict(running.results) == {"in/00.txt": "done in/00.txt"} == dict(open_checkpoint(name))
     with pytest.raises(CheckpointLocked, match=r"process \d+ is writing"):
-        runner(functions.number_in, name, mp_context=method).run()
+        runner(functions.number_in, name).run()
     if name.endswith(".sqlite"):
         with closing(sqlite3.connect(name)) as db:
             assert db.execute("SELECT value FROM results").fetchall() == [('"done in/00.txt"',)]

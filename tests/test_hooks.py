@@ -85,7 +85,7 @@ class ToBoth(ResumableRunner[int]):
             file.write(f"{len(outcomes)}\n")
 
 
-def options(method: str, **changed: Any) -> dict[str, Any]:
+def options(method: str | None = None, **changed: Any) -> dict[str, Any]:
     return {"max_workers": 2, "mp_context": method, "progress": False, **changed}
 
 
@@ -132,10 +132,11 @@ def test_a_connection_may_be_born_in_the_saver(folder: Path, method: str) -> Non
     assert database.run().skipped == 10
 
 
-def test_the_checkpoint_can_be_kept_as_well(folder: Path, method: str) -> None:
+def test_the_checkpoint_can_be_kept_as_well(folder: Path) -> None:
     """By calling the original."""
-    ToBoth(functions.number_in, "in/*.txt", "result.pkl", **options(method)).run()
+    ToBoth(functions.number_in, "in/*.txt", "result.pkl", **options()).run()
     assert dict(open_checkpoint("result.pkl")) == NUMBERS
+    assert Path("sizes").exists()
 
 
 @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ class Failing(ResumableRunner[int]):
         Path("closed").touch()
 
 
-def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path, method: str) -> None:
+def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path) -> None:
     """What was saved before is kept, and the rest is still to do."""
-    failing = Failing(functions.number_in, "in/*.txt", "result.pkl", **options(method))
+    failing = Failing(functions.number_in, "in/*.txt", "result.pkl", **options())
     with pytest.raises(SaverError, match="the database has gone") as caught:
         failing.run()
     assert "in save" in caught.value.traceback

@@ -201,13 +201,11 @@ def test_who_holds_a_process_of_a_run_can_still_join_it(folder: Path, method: st
 # Runs in places that are not meant for them.
 
 
-def test_a_function_cannot_run_on_the_checkpoint_that_it_is_saved_to(
-    folder: Path, method: str
-) -> None:
+def test_a_function_cannot_run_on_the_checkpoint_that_it_is_saved_to(folder: Path) -> None:
     """Its file fails and says why; one with a checkpoint of its own is well."""
     Path("in/00.txt").write_text("other.pkl")
     Path("in/01.txt").write_text("result.pkl")
-    options: Any = {"max_workers": 2, "mp_context": method, "progress": False}
+    options: Any = {"max_workers": 2, "progress": False}
     outer = ResumableRunner(hostile.run_on, ["in/00.txt", "in/01.txt"], "result.pkl", **options)
     (failure,) = outer.run().failures
     assert failure.path == "in/01.txt"

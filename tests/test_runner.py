@@ -25,6 +25,7 @@ from resumable_pool import (
 )
 
 from . import functions
+from .conftest import METHODS
 from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -47,14 +48,14 @@ def test_every_file_is_processed_once_and_saved(folder: Path, method: str) -> No
     assert (report.remaining, report.stopped, report.failures) == (0, False, [])
 
 
-def test_a_rerun_calls_the_function_only_for_what_is_not_saved(folder: Path, method: str) -> None:
+def test_a_rerun_calls_the_function_only_for_what_is_not_saved(folder: Path) -> None:
     """New files, sorted first, in between or last, change nothing for those that are done."""
-    runner(mp_context=method).run()
+    runner().run()
     functions.CALLS.unlink()
     Path("in/03.txt").unlink()
     for name in ("-1.txt", "05b.txt", "99.txt"):
         Path("in", name).write_text("42")
-    again = runner(mp_context=method)
+    again = runner()
     assert again.pending() == ["in/-1.txt", "in/05b.txt", "in/99.txt"]
     report = again.run()
     assert functions.calls() == ["in/-1.txt", "in/05b.txt", "in/99.txt"]
@@ -123,8 +124,10 @@ def test_the_initializer_runs_once_in_each_worker(folder: Path, method: str) -> 
     assert set(map(tuple, done.results.values())) == {("model",)}
 
 
-@pytest.mark.parametrize("in_thread", [False, True])
-def test_runs_from_any_thread(folder: Path, method: str, in_thread: bool) -> None:
+@pytest.mark.parametrize(
+    ("in_thread", "method"), [*((True, method) for method in METHODS), (False, None)]
+)
+def test_runs_from_any_thread(folder: Path, method: str | None, in_thread: bool) -> None:
     """A thread other than the main one can run, and two of them two runs at the same time."""
     reports: list[Report] = []
 
@@ -219,11 +222,11 @@ def test_a_crash_in_native_code_leaves_its_traceback(folder: Path, method: str) 
     assert "worker_process.py" not in failure.traceback
 
 
-def test_failed_files_are_tried_again(folder: Path, method: str) -> None:
+def test_failed_files_are_tried_again(folder: Path) -> None:
     """A failure is remembered until the file succeeds, in the run or in a later one."""
     Path("in/07.txt").write_text("!die:SIGKILL")
     Path("in/08.txt").write_text("!raise:ValueError")
-    first = runner(functions.sabotage, mp_context=method)
+    first = runner(functions.sabotage)
     assert first.run().failed == 2
     assert sorted(first.failures) == ["in/07.txt", "in/08.txt"]
     assert first.pending() == ["in/07.txt", "in/08.txt"]
@@ -235,11 +238,9 @@ def test_failed_files_are_tried_again(folder: Path, method: str) -> None:
     assert list(first.failures) == ["in/08.txt"]
 
 
-def test_a_function_that_kills_every_worker_ends_with_so_many_failures(
-    folder: Path, method: str
-) -> None:
+def test_a_function_that_kills_every_worker_ends_with_so_many_failures(folder: Path) -> None:
     """Each death costs one file, and nothing is tried for ever."""
-    report = runner(functions.die, mp_context=method).run()
+    report = runner(functions.die).run()
     assert (report.failed, report.completed) == (10, 0)
     assert functions.calls() == ALL
 
@@ -310,7 +311,7 @@ def test_workers_that_die_before_they_are_ready_end_the_run(
         failing.run()
     assert not functions.CALLS.exists()
     assert (len(failing.results), len(failing.failures)) == (0, 0)
-    assert runner(mp_context=method).run().completed == 10
+    assert runner().run().completed == 10
 
 
 def test_workers_that_die_as_soon_as_they_are_ready_end_the_run(folder: Path, method: str) -> None:
@@ -339,10 +340,10 @@ def test_a_second_run_on_the_same_checkpoint_is_refused(folder: Path, method: st
     assert len(first.results) == 10
 
 
-def test_results_can_be_read_while_the_run_goes_on(folder: Path, method: str) -> None:
+def test_results_can_be_read_while_the_run_goes_on(folder: Path) -> None:
     """By the runner and by any other reader; a plain `pickle.load` lags by a second at most."""
     stage = Stage(folder)
-    running = runner(act, mp_context=method, max_workers=1)
+    running = runner(act, max_workers=1)
     thread = threading.Thread(target=running.run)
     thread.start()
     stage.wait_begun(1)
@@ -363,20 +364,20 @@ def test_results_can_be_read_while_the_run_goes_on(folder: Path, method: str) ->
     assert len(pickle.loads(Path("result.pkl").read_bytes())) == 9
 
 
-def test_a_foreign_file_is_refused_untouched(folder: Path, method: str) -> None:
+def test_a_foreign_file_is_refused_untouched(folder: Path) -> None:
     """Before any process is started; the error names the file and what to do."""
     Path("result.pkl").write_bytes(pickle.dumps(["somebody's work"]))
     before = Path("result.pkl").read_bytes()
     with pytest.raises(CheckpointError, match=r"result\.pkl' is not a checkpoint.*another file"):
-        runner(mp_context=method).run()
+        runner().run()
     assert Path("result.pkl").read_bytes() == before
     assert not functions.CALLS.exists()
 
 
-def test_a_checkpoint_that_disappears_is_an_error(folder: Path, method: str) -> None:
+def test_a_checkpoint_that_disappears_is_an_error(folder: Path) -> None:
     """Results in a file that nobody can find are not saved, and the run does not say they were."""
     with pytest.raises(SaverError, match="removed, moved or replaced"):
-        runner(functions.remove_checkpoint, mp_context=method, max_workers=1).run()
+        runner(functions.remove_checkpoint, max_workers=1).run()
     assert runner().run().completed == 10
 
 
@@ -422,10 +423,10 @@ def test_a_torn_checkpoint_is_mended_and_the_lost_file_processed_again(
     assert capfd.readouterr().err == ""
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_error(folder: Path, method: str) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_an_error(folder: Path) -> None:
     """The system's reason is in it, no worker is started, and no process is left."""
     Path("loop").symlink_to("loop")  # root may write anything, but not through a loop
-    one = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", mp_context=method)
+    one = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl")
     Path("result.pkl").symlink_to("loop")
     with pytest.raises((CheckpointError, OSError), match="symbolic links"):
         one.run()
@@ -456,8 +457,11 @@ def _run_as_daemon() -> None:
 
 def test_a_function_may_run_a_runner_of_its_own(folder: Path, method: str) -> None:
     """A worker is a process like any other."""
-    assert runner(_run_nested, mp_context=method, max_workers=2).run().completed == 10
-    assert len(open_checkpoint("in/09.txt.pkl")) == 10
+    outer = ResumableRunner(
+        _run_nested, ALL[:2], "result.pkl", mp_context=method, max_workers=2, progress=False
+    )
+    assert outer.run().completed == 2
+    assert len(open_checkpoint("in/01.txt.pkl")) == 10
 
 
 def _run_nested(path: str) -> int:

@@ -34,13 +34,13 @@ def stage(folder: Path) -> Iterator[Stage]:
 # Outcomes as they are saved.
 
 
-def test_each_outcome_comes_once_when_it_is_saved(folder: Path, method: str) -> None:
+def test_each_outcome_comes_once_when_it_is_saved(folder: Path) -> None:
     """With its value or its failure, seconds and attempts; what was done before does not come."""
     runner().run()
     Path("in/10.txt").write_text("10")
     Path("in/11.txt").write_text("not a number")
     found = {}
-    for outcome in runner(retries=1, mp_context=method).as_completed():
+    for outcome in runner(retries=1).as_completed():
         checkpoint = open_checkpoint("result.pkl")
         assert outcome.path in (checkpoint if outcome.ok else checkpoint.failures())
         found[outcome.path] = outcome
@@ -73,11 +73,11 @@ def test_where_nothing_is_to_do_nothing_comes(folder: Path) -> None:
 
 
 def test_while_the_loop_pauses_what_is_in_work_is_saved_and_nothing_is_dealt(
-    folder: Path, stage: Stage, method: str
+    folder: Path, stage: Stage
 ) -> None:
     """A slow loop slows the run down, and never the saving."""
     few = ALL[:4]  # which are dealt singly
-    made = ResumableRunner(act, few, "result.pkl", max_workers=1, mp_context=method, progress=False)
+    made = ResumableRunner(act, few, "result.pkl", max_workers=1, progress=False)
     outcomes = made.as_completed()
     stage.cue()
     first = next(outcomes)
@@ -92,11 +92,9 @@ def test_while_the_loop_pauses_what_is_in_work_is_saved_and_nothing_is_dealt(
     assert [first.path, *(outcome.path for outcome in rest)] == few
 
 
-def test_leaving_the_loop_early_stops_the_run_cleanly(
-    folder: Path, stage: Stage, method: str
-) -> None:
+def test_leaving_the_loop_early_stops_the_run_cleanly(folder: Path, stage: Stage) -> None:
     """What is in work is finished and saved, and the runner can run again."""
-    stopped = runner(act, mp_context=method)
+    stopped = runner(act)
     stage.cue(10)
     for _ in stopped.as_completed():
         break
@@ -146,14 +144,14 @@ class Watching(ResumableRunner[int]):
             raise ZeroDivisionError
 
 
-def test_a_hook_sees_each_outcome(folder: Path, method: str) -> None:
+def test_a_hook_sees_each_outcome(folder: Path) -> None:
     """In this process; what it raises stops the run cleanly, and goes on from there."""
-    watching = Watching(functions.number_in, ALL[:5], "result.pkl", mp_context=method)
+    watching = Watching(functions.number_in, ALL[:5], "result.pkl")
     watching.run()
     assert sorted((outcome.path, outcome.value) for outcome in watching.seen) == [
         (path, number) for number, path in enumerate(ALL[:5])
     ]
-    raising = Watching(functions.number_in, ALL, "result.pkl", max_workers=1, mp_context=method)
+    raising = Watching(functions.number_in, ALL, "result.pkl", max_workers=1)
     with pytest.raises(ZeroDivisionError):
         raising.run()
     assert len(raising.results) == len(functions.calls()) < 10
@@ -218,9 +216,9 @@ def slot_of(path: str) -> int:
     return worker_slot()
 
 
-def test_workers_are_seen_before_their_first_file(folder: Path, method: str) -> None:
+def test_workers_are_seen_before_their_first_file(folder: Path) -> None:
     """As starting, until the initializer has returned."""
-    slow = runner(initializer=functions.take_a_second, max_workers=1, mp_context=method)
+    slow = runner(initializer=functions.take_a_second, max_workers=1)
     thread = threading.Thread(target=slow.run)
     thread.start()
     while not (seen := slow.workers()):  # no event tells of it

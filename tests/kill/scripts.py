@@ -13,11 +13,13 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints.pickle_layout import read_header
-from tests.stage import PATIENCE
+from tests.stage import PATIENCE, act
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,13 @@ if __name__ == "__main__":
     print("running", file=sys.stderr, flush=True)
     print(runner.run())
 """
+
+
+def rerun(function: Callable[[str], Any] = act, checkpoint: str = "result.pkl") -> str:
+    """What a script prints that is run again. All that it takes over is the checkpoint, so it need
+    not be a process of its own, and its workers may be forked, which is the cheapest."""
+    again = ResumableRunner(function, "in/*.txt", checkpoint, max_workers=3, progress=False)
+    return str(again.run())
 
 
 class Script:

@@ -30,7 +30,7 @@ from tests import functions
 from .scripts import Script
 
 WORKERS = 3  # of the script
-STARTS = 6  # before the last one, which nobody disturbs
+STARTS = 6  # in a round, before the last one, which nobody disturbs
 LONGEST_SECONDS = 0.8  # until a signal comes
 
 OPTIONS = ["", "retries=1", "timeout=30", "max_tasks_per_child=20", "grace_period=0.1"]
@@ -56,19 +56,21 @@ class Tally:
         )
 
 
-def soak(seconds: float, methods: Sequence[str], seed: int, say: bool = False) -> Tally:
-    """Round after round, until so many seconds have passed. Raises `AssertionError` at once if
-    anything is wrong, and leaves the folder of that round as it is."""
+def soak(
+    seconds: float, methods: Sequence[str], seed: int, starts: int = STARTS, say: bool = False
+) -> Tally:
+    """Round after round, at least one, until so many seconds have passed. Raises `AssertionError`
+    at once if anything is wrong, and leaves the folder of that round as it is."""
     choice = random.Random(seed)
     tally = Tally()
     end = time.monotonic() + seconds
     home = os.getcwd()
-    while time.monotonic() < end:
+    while not tally.rounds or time.monotonic() < end:
         folder = Path(tempfile.mkdtemp(prefix="soak-"))
         os.chdir(folder)
         try:
             method = methods[tally.rounds % len(methods)]
-            _one_round(folder, method, choice, tally)
+            _one_round(folder, method, choice, starts, tally)
         finally:
             os.chdir(home)
         shutil.rmtree(folder)
@@ -77,7 +79,7 @@ def soak(seconds: float, methods: Sequence[str], seed: int, say: bool = False) -
     return tally
 
 
-def _one_round(folder: Path, method: str, choice: random.Random, tally: Tally) -> None:
+def _one_round(folder: Path, method: str, choice: random.Random, starts: int, tally: Tally) -> None:
     files = choice.choice([50, 200, 400])
     (folder / "in").mkdir()
     for number in range(files):
@@ -85,7 +87,7 @@ def _one_round(folder: Path, method: str, choice: random.Random, tally: Tally) -
     script = Script(folder, method, "number_slowly", options=choice.choice(OPTIONS))
     done: dict[str, int] = {}
     signals = 0
-    for _ in range(STARTS):
+    for _ in range(starts):
         script.start()
         select.select([], [], [], choice.uniform(0, LONGEST_SECONDS))  # it is moments that we test
         signals += _disturb(script, choice)
@@ -101,7 +103,7 @@ def _one_round(folder: Path, method: str, choice: random.Random, tally: Tally) -
     assert set(Counter(functions.calls())) == done.keys()
     assert repeated <= WORKERS * signals, f"{repeated} calls repeated after {signals} signals"
     tally.rounds += 1
-    tally.starts += STARTS
+    tally.starts += starts
     tally.signals += signals
     tally.files += files
     tally.repeated += repeated

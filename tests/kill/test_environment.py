@@ -20,7 +20,7 @@ from resumable_pool import open_checkpoint
 from tests import functions
 from tests.stage import PATIENCE, Stage
 
-from .scripts import Script
+from .scripts import Script, rerun
 
 IN_SCRIPT = """
 import resource
@@ -66,7 +66,7 @@ def test_a_limit_on_the_size_of_files(folder: Path, method: str) -> None:
         assert list(plain().values()) == [bytes(10_000)] * 4
     assert len(open_checkpoint("result.pkl")) == 4
     functions.CALLS.unlink()
-    assert "10 files: 6 done, 4 done before" in Script(folder, method, "large", LARGE).run()
+    assert "10 files: 6 done, 4 done before" in rerun(functions.number_in)
     assert len(functions.calls()) == 6
     assert len(plain()) == 10
 
@@ -85,7 +85,7 @@ def mount(*options):
 
 def run(checkpoint="disk/result.pkl"):
     runner = ResumableRunner(
-        large, "in/*.txt", checkpoint, max_workers=3, mp_context=sys.argv[1], progress=False
+        large, "in/*.txt", checkpoint, max_workers=3, progress=False
     )
     try:
         return runner.run()
@@ -158,12 +158,12 @@ def run_alone(script: Script, *command: str) -> subprocess.CompletedProcess[str]
 
 
 @with_mounts
-def test_a_full_disk_and_a_read_only_one(folder: Path, method: str) -> None:
+def test_a_full_disk_and_a_read_only_one(folder: Path) -> None:
     """Each is an error with the system's reason, nothing is left beside the checkpoint, and when
     there is room again the run goes on."""
-    script = Script(folder, method)
+    script = Script(folder, None)
     script.path.write_text(SMALL_DISK)
-    done = run_alone(script, sys.executable, script.path.name, method)
+    done = run_alone(script, sys.executable, script.path.name)
     assert (done.returncode, done.stderr) == (0, "")
     results, expected = done.stdout.splitlines(), SMALL_DISK_RESULTS.split("\n")[1:-1]
     assert len(results) == len(expected)
@@ -340,4 +340,4 @@ def test_a_dead_fork_server_ends_the_run(folder: Path, stage: Stage) -> None:
     script.wait_gone()
     assert len(open_checkpoint("result.pkl")) == 1
     stage.cue(9)
-    assert "10 files: 9 done, 1 done before" in script.run()
+    assert "10 files: 9 done, 1 done before" in rerun()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import functions
+from tests.conftest import METHODS
 from tests.stage import Stage
 
 from .scripts import Script
@@ -52,9 +53,12 @@ def saved() -> set[str]:
         database.close()
 
 
-@pytest.mark.parametrize("victim", ["everybody", "the script", "the saver"])
+@pytest.mark.parametrize(
+    ("victim", "method"),
+    [*(("everybody", method) for method in METHODS), ("the script", None), ("the saver", None)],
+)
 def test_what_was_saved_elsewhere_is_not_done_again(
-    folder: Path, stage: Stage, method: str, victim: str
+    folder: Path, stage: Stage, method: str | None, victim: str
 ) -> None:
     """And the next run does the rest; nothing is inserted twice, which would raise."""
     script = Script(folder, method, definitions=TO_DATABASE)

@@ -6,21 +6,25 @@ import os
 import pickle
 import select
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from resumable_pool import CheckpointLocked, ResumableRunner, open_checkpoint
+from resumable_pool import CheckpointLocked, open_checkpoint
 from tests import functions
+from tests.conftest import METHODS
 from tests.stage import PATIENCE, Stage
 
-from .scripts import Script
+from .scripts import Script, rerun
 from .soak import soak
 
 
-@pytest.mark.parametrize("options", ["", "timeout=600"])
+@pytest.mark.parametrize(
+    ("options", "method"), [*(("", method) for method in METHODS), ("timeout=600", None)]
+)
 def test_of_the_script_alone_lets_running_files_finish(
-    folder: Path, stage: Stage, method: str, options: str
+    folder: Path, stage: Stage, method: str | None, options: str
 ) -> None:
     """They are saved, then all leave; a rerun meanwhile says who still has the checkpoint. A
     time-out that has not passed changes nothing."""
@@ -29,15 +33,15 @@ def test_of_the_script_alone_lets_running_files_finish(
     begun = stage.wait_begun(3)
     saver = script.saver()
     script.kill()
-    rerun = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False)
     with pytest.raises(CheckpointLocked, match=f"process {saver} is writing"):
-        rerun.run()
+        rerun()
     stage.cue(3)
     script.wait_gone()
     script.wait()
     assert pickle.loads(Path("result.pkl").read_bytes()) == {p: f"done {p}" for p in begun}
     assert functions.calls() == sorted(begun)
-    assert rerun.run().completed == 7
+    stage.cue(7)
+    assert "10 files: 7 done, 3 done before" in rerun()
 
 
 def test_of_the_saver_is_an_error_that_the_next_run_goes_on_from(
@@ -57,7 +61,7 @@ def test_of_the_saver_is_an_error_that_the_next_run_goes_on_from(
     script.wait_gone()
     assert len(open_checkpoint("result.pkl")) == 1
     stage.cue(9)
-    assert "10 files: 9 done, 1 done before" in script.run()
+    assert "10 files: 9 done, 1 done before" in rerun()
 
 
 ORPHANING = """
@@ -128,7 +132,7 @@ def test_of_a_worker_costs_its_file(folder: Path, stage: Stage, method: str) -> 
     assert f"{path}: its worker was killed by SIGKILL" in out
     script.wait_gone()
     stage.cue()
-    assert "10 files: 1 done, 9 done before" in script.run()
+    assert "10 files: 1 done, 9 done before" in rerun()
 
 
 def test_of_everything_loses_nothing_that_was_saved(
@@ -146,7 +150,7 @@ def test_of_everything_loses_nothing_that_was_saved(
     assert len(open_checkpoint("result.pkl")) == 4
     for path in set(Path("in").iterdir()) - {Path(path) for path in open_checkpoint("result.pkl")}:
         path.rename(path.name)  # now there is nothing to do, but to bring the saving to its end
-    assert "4 files: 0 done, 4 done before" in script.run()
+    assert "4 files: 0 done, 4 done before" in rerun()
     assert len(pickle.loads(Path("result.pkl").read_bytes())) == 4
     for path in Path().glob("0?.txt"):
         path.rename(Path("in", path.name))
@@ -157,6 +161,6 @@ def test_of_everything_loses_nothing_that_was_saved(
 
 
 def test_of_anything_at_random_moments(folder: Path, method: str) -> None:
-    """Rerun until all is done: every result is right, and no file was called too often. (As long
-    as you like: `python -m tests.kill.soak`.)"""
-    assert soak(4, [method], seed=len(method)).files > 0
+    """Rerun until all is done: every result is right, and no file was called too often. (Here one
+    short round; as many as you like: `python -m tests.kill.soak`.)"""
+    assert soak(0, [method], seed=sys.version_info[1] + len(method), starts=3).rounds == 1
