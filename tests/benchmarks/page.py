@@ -1,0 +1,49 @@
+"""docs/benchmarks.md: which of it is written here, and what was measured on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from datetime import date
+from multiprocessing import get_start_method
+from pathlib import Path
+
+from .measuring import ROOT
+from .plot import draw
+from .roster import Contender
+from .rounds import Result
+from .workloads import NO_OP
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+PLOT = ROOT / "docs" / "benchmarks.svg"
+
+
+def write(result: Result, text: str, page: Path = PAGE) -> None:
+    """Put `text` between the two comments that name the workload, and draw the picture anew."""
+    key = re.escape(result.workload.key)
+    between = re.compile(rf"(<!-- {key} begins -->\n).*?(<!-- {key} ends -->)", re.S)
+    old = page.read_text()
+    new, found = between.subn(lambda match: f"{match[1]}{text}{match[2]}", old)
+    if found != 1:
+        raise ValueError(f"{page} has not exactly one place for {result.workload.key}")
+    page.write_text(new)
+    if result.workload.key == NO_OP.key:
+        PLOT.write_text(draw(result, "Time per file of a function that does nothing (* saves)"))
+
+
+def conditions(contenders: Sequence[Contender], workers: int, rounds: int) -> str:
+    """What has to be known of the numbers that follow, in a paragraph."""
+    versions = sorted({version for peer in contenders if (version := peer.version())})
+    return (
+        f"{date.today():%d %B %Y}: Python {platform.python_version()}, start method "
+        f"{get_start_method()}, {workers} workers on {len(os.sched_getaffinity(0))} processors "
+        f"({_processor()}), Linux {platform.release().split('-')[0]}; "
+        f"medians of {rounds} rounds. {', '.join(versions)}."
+    )
+
+
+def _processor() -> str:
+    match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return match[1] if match else platform.machine()
