@@ -23,7 +23,10 @@ def main() -> int:
     if sys.platform != "linux":
         print("the benchmarks read what processes cost from /proc, and so need Linux")
         return 2
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.write and (options.quick or options.peers):
+        parser.error("--write is for what was measured with everybody and all files")
     keys = options.only or [key for key, workload in WORKLOADS.items() if not workload.optional]
     workloads = [WORKLOADS[key].quickly() if options.quick else WORKLOADS[key] for key in keys]
     process_tree.adopt_orphans()

@@ -88,10 +88,13 @@ def measure(arguments: list[str], folder: Path, files: int, looks: Looks, limit:
             stderr=output,
             start_new_session=True,
         )
-    seen, ended = _watch(process, looks, limit)
-    seconds = time.perf_counter() - begun
-    if not ended:
-        process_tree.kill_all()
+    ended = False
+    try:
+        seen, ended = _watch(process, looks, limit)
+    finally:
+        seconds = time.perf_counter() - begun
+        if not ended:
+            process_tree.kill_all()
     status = process.wait()
     process_tree.wait_for_orphans(PATIENCE)
     said = log.read_text().split("\n")

@@ -83,6 +83,6 @@ CONTENDERS = [
         program="parallel",
         at_most=200,
     ),
-    Contender("pickle-load", "pickle.load, nothing else", "pickle_load", "–"),
+    Contender("pickle-load", "pickle.load, nothing else", "pickle_load", "-"),
 ]
 BY_KEY = {contender.key: contender for contender in CONTENDERS}

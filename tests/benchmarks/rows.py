@@ -44,14 +44,14 @@ def values(result: Result, entry: Entry, measure: str) -> list[float]:
         runs = [] if result.workload.done_before else entry.runs
         return [run.written / run.kept for run in runs if run.kept and run.written]
     if measure == "memory":
-        return [] if entry.memory.memory is None else [entry.memory.memory]
+        return [entry.memory.memory] if entry.memory.memory else []  # it was over too soon
     return _exponent(result, entry)
 
 
 def ratio(result: Result, entry: Entry, other: Entry, measure: str) -> float | None:
     """The median of the ratios of runs that stood side by side."""
-    pairs = zip(values(result, entry, measure), values(result, other, measure))
-    ratios = [one / two for one, two in pairs if two]
+    own, others = values(result, entry, measure), values(result, other, measure)
+    ratios = [one / two for one, two in zip(own, others, strict=False) if two]
     return median(ratios) if ratios else None
 
 
@@ -82,8 +82,9 @@ def compare(result: Result, ours: Entry, measure: str, of: str | None) -> Ratio 
     else:
         same = of_size(result, ours.size)
         other = next((entry for entry in same if entry.contender.key == of), None)
-    value = other and ratio(result, ours, other, measure)
-    return Ratio(value, other.contender.title) if other and value is not None else None
+    if other is None or (value := ratio(result, ours, other, measure)) is None:
+        return None
+    return Ratio(value, other.contender.title)
 
 
 def _exponent(result: Result, entry: Entry) -> list[float]:

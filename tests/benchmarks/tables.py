@@ -54,7 +54,7 @@ def _table(result: Result) -> list[str]:
 
 def _line(cells: list[str], widths: list[int]) -> str:
     sides = [str.ljust, str.ljust, *[str.rjust] * (len(cells) - 2)]
-    padded = [side(cell, width) for side, cell, width in zip(sides, cells, widths)]
+    padded = [side(cell, width) for side, cell, width in zip(sides, cells, widths, strict=True)]
     return f"| {' | '.join(padded)} |"
 
 
@@ -100,4 +100,5 @@ def _verdict(result: Result, entry: Entry, target: Target) -> str | None:
     if target.of is None:
         form = FORMATS[target.measure]
         return f"{measure}: at most {form(target.at_most)}; is {form(found.value)}, {outcome}"
-    return f"{measure}: at most {target.at_most} x that of {found.of}; is {found.value:.2f} x, {outcome}"
+    aim = f"{target.at_most} x that of {found.of}"
+    return f"{measure}: at most {aim}; is {found.value:.2f} x, {outcome}"

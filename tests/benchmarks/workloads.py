@@ -164,7 +164,7 @@ GROWTH_MILLION = replace(
 )
 IDLE = Workload(
     "idle",
-    "As many files as workers, and each waits 20 s: the CPU of all processes in the 18 s in the "
+    "Two files, each of which waits 20 s: the CPU of all processes in the 18 s in the "
     "middle, in which nothing happens.",
     function="sleeps",
     sizes=(2,),
@@ -183,7 +183,6 @@ START = [
         contenders="ours pool",
         method=method,
         targets=(Target(1.2),),
-        quick={},
     )
     for method in ("fork", "spawn", "forkserver")
 ]

@@ -10,5 +10,6 @@ from . import Work, list_files
 def run(function: Work, pattern: str, folder: str, workers: int, chunk: int = 1) -> int:
     paths = list_files(pattern)
     with pebble.ProcessPool(workers) as pool:
-        results = dict(zip(paths, pool.map(function, paths, chunksize=chunk).result()))
+        future = pool.map(function, paths, chunksize=chunk)
+        results = dict(zip(paths, future.result(), strict=True))
     return len(results)
