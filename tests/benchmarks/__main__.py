@@ -39,7 +39,7 @@ def main() -> int:
             result = harness.compare(workload, here)
             text = section(result, absent)
             print(f"\n## {workload.key}\n\n{text}", flush=True)
-            conditions = page.conditions(here, options.workers, options.rounds)
+            conditions = page.conditions(here, workload.method, options.workers, options.rounds)
             print(conditions, flush=True)
             if options.write:
                 page.write(result, f"{text}\n{conditions}\n")

@@ -23,7 +23,7 @@ from . import process_tree
 ROOT = Path(__file__).parents[2]
 
 LOOK_EVERY = 0.05  # s between two looks at memory: a look at a large process takes about 1 ms
-SETTLED = 1.5  # s after which every contender has started all its processes
+SETTLED = 1.0  # s after which every contender has started all its processes
 PATIENCE = 30.0  # s for processes that are left behind; nobody needs it who stops properly
 
 
@@ -65,7 +65,7 @@ class Looks:
 
 def idle_window(seconds: float) -> float:
     """How much of a call that waits so long is certainly neither beginning nor end of the run."""
-    return seconds - SETTLED - 0.5
+    return seconds - SETTLED - 0.4
 
 
 def measure(arguments: list[str], folder: Path, files: int, looks: Looks, limit: float) -> Measured:

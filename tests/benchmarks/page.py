@@ -17,11 +17,14 @@ from .rounds import Result
 from .workloads import NO_OP
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-PLOT = ROOT / "docs" / "benchmarks.svg"
 
 
 def write(result: Result, text: str, page: Path = PAGE) -> None:
-    """Put `text` between the two comments that name the workload, and draw the picture anew."""
+    """Put `text` between the two comments that name the workload; with the no-op comes the picture.
+
+    Raises:
+        ValueError: the page has no such comments, or several.
+    """
     key = re.escape(result.workload.key)
     between = re.compile(rf"(<!-- {key} begins -->\n).*?(<!-- {key} ends -->)", re.S)
     old = page.read_text()
@@ -30,17 +33,23 @@ def write(result: Result, text: str, page: Path = PAGE) -> None:
         raise ValueError(f"{page} has not exactly one place for {result.workload.key}")
     page.write_text(new)
     if result.workload.key == NO_OP.key:
-        PLOT.write_text(draw(result, "Time per file of a function that does nothing (* saves)"))
+        page.with_suffix(".svg").write_text(
+            draw(result, "Time per file of a function that does nothing (* saves)")
+        )
 
 
-def conditions(contenders: Sequence[Contender], workers: int, rounds: int) -> str:
+def conditions(
+    contenders: Sequence[Contender], method: str | None, workers: int, rounds: int
+) -> str:
     """What has to be known of the numbers that follow, in a paragraph."""
-    versions = sorted({version for peer in contenders if (version := peer.version())})
+    versions = {version for contender in contenders if (version := contender.version())}
+    counted = f"medians of {rounds} rounds" if rounds > 1 else "one round"
+    which = f" With {', '.join(sorted(versions, key=str.lower))}." if versions else ""
+    processors = len(os.sched_getaffinity(0))
     return (
         f"{date.today():%d %B %Y}: Python {platform.python_version()}, start method "
-        f"{get_start_method()}, {workers} workers on {len(os.sched_getaffinity(0))} processors "
-        f"({_processor()}), Linux {platform.release().split('-')[0]}; "
-        f"medians of {rounds} rounds. {', '.join(versions)}."
+        f"{method or get_start_method()}, {workers} workers on {processors} processors "
+        f"({_processor()}), Linux {platform.release().split('-')[0]}; {counted}.{which}"
     )
 
 

@@ -21,6 +21,9 @@ MEASURES = {
 }
 
 
+MATTERS = 1_000_000  # bytes kept: of less, the disk's blocks and the file system's own are most
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times another's number one of ours is, or how large it is where `of` is empty."""
@@ -42,7 +45,7 @@ def values(result: Result, entry: Entry, measure: str) -> list[float]:
         return [run.idle_cpu for run in entry.runs if run.idle_cpu is not None]
     if measure == "written_ratio":
         runs = [] if result.workload.done_before else entry.runs
-        return [run.written / run.kept for run in runs if run.kept and run.written]
+        return [run.written / run.kept for run in runs if run.kept > MATTERS and run.written]
     if measure == "memory":
         return [entry.memory.memory] if entry.memory.memory else []  # it was over too soon
     return _exponent(result, entry)

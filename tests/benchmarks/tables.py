@@ -65,13 +65,13 @@ def _cells(result: Result, entry: Entry) -> list[str]:
     against = None if peer is None else ratio(result, entry, peer, "seconds")
     seconds = median(run.seconds for run in entry.runs)
     numbers = [_cell(result, entry, measure) for measure in MEASURES]
-    shown = MISSING if against is None else f"{against:.2f}"
+    shown = MISSING if against is None else units.plain(against)
     return [title, contender.keeps, f"{entry.files:,}", units.seconds(seconds), *numbers, shown]
 
 
 def _cell(result: Result, entry: Entry, measure: str) -> str:
     found = values(result, entry, measure)
-    if not found or (measure == "seconds" and entry.files < 10):
+    if not found or (measure == "seconds" and entry.files < 100):
         return MISSING
     if measure == "written_ratio" and entry.contender.keeps == "nothing":
         return MISSING
@@ -94,11 +94,12 @@ def _verdict(result: Result, entry: Entry, target: Target) -> str | None:
     found = compare(result, entry, target.measure, target.of)
     if found is None:
         return None
-    many = len(result.workload.sizes) > 1
-    measure = MEASURES[target.measure] + (f" with {entry.files:,} files" if many else "")
+    measure = "time" if target.measure == "seconds" else MEASURES[target.measure]
+    if len(result.workload.sizes) > 1:
+        measure += f" with {entry.files:,} files"
     outcome = "reached" if found.value <= target.at_most else "missed"
     if target.of is None:
         form = FORMATS[target.measure]
         return f"{measure}: at most {form(target.at_most)}; is {form(found.value)}, {outcome}"
     aim = f"{target.at_most} x that of {found.of}"
-    return f"{measure}: at most {aim}; is {found.value:.2f} x, {outcome}"
+    return f"{measure}: at most {aim}; is {units.plain(found.value)} x, {outcome}"

@@ -18,7 +18,7 @@ def megabytes(size: float) -> str:
 
 def plain(value: float) -> str:
     """A ratio."""
-    return f"{value:.2f}"
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def _three_digits(value: float) -> str:

@@ -116,7 +116,7 @@ SKEWED = [
         chunk=16,
         ideal=True,
         targets=(Target(1.03, of=IDEAL), Target(0.3, "cpu", None)),
-        quick={"sizes": (100,)},
+        quick={"sizes": (200,)},
     )
     for where, how, contents in [
         ("random", "lie anywhere", _slow_at_random),
@@ -172,7 +172,7 @@ IDLE = Workload(
     contents=lambda number, count: "20",
     idle_for=20.0,
     targets=(Target(0.05, "idle_cpu", None),),
-    quick={"contents": lambda number, count: "3", "idle_for": 3.0},
+    quick={"contents": lambda number, count: "2", "idle_for": 2.0},
 )
 START = [
     Workload(
