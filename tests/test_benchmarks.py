@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-
 from xml.etree import ElementTree
 
 import pytest
+
+if sys.platform != "linux":
+    pytest.skip("they read from /proc what processes cost", allow_module_level=True)
 
 from .benchmarks.measuring import Measured
 from .benchmarks.page import PAGE, write
@@ -20,8 +22,6 @@ from .benchmarks.workloads import NO_OP, WORKLOADS
 from .stage import PATIENCE
 
 ROOT = Path(__file__).parents[1]
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they read /proc")
 
 
 def benchmarks(tmp_path: Path, *options: str) -> str:

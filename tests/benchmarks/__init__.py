@@ -7,3 +7,8 @@ every run in a fresh interpreter (`one_run.py`) and takes turns, `measuring.py` 
 
 Linux only: what a whole tree of processes costs is read from /proc.
 """
+
+import sys
+
+if sys.platform != "linux":
+    raise SystemExit("the benchmarks read from /proc what processes cost, and so need Linux")

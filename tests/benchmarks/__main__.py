@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,9 +21,6 @@ from .workloads import WORKLOADS, Workload
 
 def main() -> int:
     """The command line."""
-    if sys.platform != "linux":
-        print("the benchmarks read what processes cost from /proc, and so need Linux")
-        return 2
     parser = _parser()
     options = parser.parse_args()
     if options.write and (options.quick or options.peers):
@@ -30,6 +28,7 @@ def main() -> int:
     keys = options.only or [key for key, workload in WORKLOADS.items() if not workload.optional]
     workloads = [WORKLOADS[key].quickly() if options.quick else WORKLOADS[key] for key in keys]
     process_tree.adopt_orphans()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.scratch) as scratch:
         harness = Harness(Path(scratch), options.workers, options.rounds, _say)
         for workload in workloads:
@@ -55,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     peers = [key for key in BY_KEY if key != OURS.key]
     parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help=", ".join(peers))
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
-    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    processors = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=processors, help="default: one a processor")
     parser.add_argument("--quick", action="store_true", help="a few files, to see that it works")
     parser.add_argument("--write", action="store_true", help=f"into {page.PAGE.name}, and the plot")

@@ -19,8 +19,6 @@ class Contender:
     tuned: bool = False  # it is told the chunk size that suits the work best
     package: str | None = None  # what has to be installed for it
     program: str | None = None
-    # What it costs grows so fast, or is so much, that on many quick files it gets fewer of them.
-    at_most: int | None = None
 
     def missing(self) -> bool:
         """Whether what it needs is not here."""
@@ -55,7 +53,7 @@ CONTENDERS = [
     Contender("mpire", "mpire", "mpire_pool", package="mpire"),
     Contender("pebble", "Pebble, tuned", "pebble_pool", tuned=True, package="Pebble"),
     Contender("pool", "Pool.imap_unordered", "pool"),
-    Contender("executor", "ProcessPoolExecutor.map", "executor", at_most=20_000),
+    Contender("executor", "ProcessPoolExecutor.map", "executor"),
     Contender("pool-sqlite", "Pool, tuned, + sqlite3", "pool_sqlite", "every result", tuned=True),
     Contender(
         "pool-diskcache",
@@ -64,25 +62,12 @@ CONTENDERS = [
         "every result",
         tuned=True,
         package="diskcache",
-        at_most=5_000,
     ),
     Contender(
-        "joblib-memory",
-        "joblib + Memory",
-        "joblib_memory",
-        "every result",
-        package="joblib",
-        at_most=5_000,
+        "joblib-memory", "joblib + Memory", "joblib_memory", "every result", package="joblib"
     ),
-    Contender("template", "written by hand", "template", "all but the last 9", at_most=10_000),
-    Contender(
-        "parallel",
-        "GNU parallel --resume",
-        "parallel",
-        "every result",
-        program="parallel",
-        at_most=200,
-    ),
+    Contender("template", "written by hand", "template", "all but the last 9"),
+    Contender("parallel", "GNU parallel --resume", "parallel", "every result", program="parallel"),
     Contender("pickle-load", "pickle.load, nothing else", "pickle_load", "-"),
 ]
 BY_KEY = {contender.key: contender for contender in CONTENDERS}

@@ -132,9 +132,10 @@ class Harness:
 
 def _files_for(contender: Contender, workload: Workload, size: int) -> int | None:
     """How many files, or None if this size is not for it."""
-    if not workload.capped or contender.at_most is None or size <= contender.at_most:
+    cap = workload.caps.get(contender.key, size)
+    if size <= cap:
         return size
-    return None if workload.grows else contender.at_most
+    return None if workload.grows else cap
 
 
 def _oversleeping() -> float:

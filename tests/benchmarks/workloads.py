@@ -45,7 +45,7 @@ class Workload:
     method: str | None = None  # a start method, or the platform's
     done_before: bool = False  # every file has its result already
     grows: bool = False  # the sizes are there for the exponent
-    capped: bool = False  # who is slow gets fewer files
+    caps: Mapping[str, int] = field(default_factory=dict)  # files for contenders that are too slow
     optional: bool = False  # takes so long that one has to ask for it
 
     def quickly(self) -> Workload:
@@ -73,7 +73,13 @@ NO_OP = Workload(
     function="small_result",
     sizes=(100_000,),
     chunk=256,
-    capped=True,
+    caps={
+        "executor": 20_000,
+        "pool-diskcache": 5_000,
+        "joblib-memory": 5_000,
+        "template": 10_000,
+        "parallel": 200,
+    },
     targets=(
         Target(0.75),
         Target(1.0, "cpu", "executor-tuned"),
@@ -89,7 +95,7 @@ RESULTS_50_KB = Workload(
     contenders="ours pool-tuned executor-tuned joblib mpire pebble pool pool-sqlite pool-diskcache "
     "joblib-memory template",
     chunk=16,
-    capped=True,
+    caps={"pool-diskcache": 5_000, "joblib-memory": 5_000, "template": 1_000},
     targets=(Target(0.6), Target(100e6, "memory", None), Target(1.1, "written_ratio", None)),
     quick={"sizes": (200,)},
 )
@@ -150,7 +156,7 @@ GROWTH = Workload(
     sizes=(10, 1_000, 10_000, 100_000),
     contenders="ours pool-tuned executor-tuned template",
     chunk=256,
-    capped=True,
+    caps={"template": 10_000},
     grows=True,
     targets=(Target(1.05, "exponent", None),),
     quick={"sizes": (10, 100, 1_000)},
