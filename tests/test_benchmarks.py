@@ -54,7 +54,7 @@ def result(**seconds: float) -> Result:
     for key, taken in seconds.items():
         run = Measured(taken, cpu=taken, memory=1e7, written=1, kept=1, idle_cpu=None)
         entries.append(Entry(BY_KEY[key.replace("_", "-")], 100, 100, run, [run]))
-    return Result(NO_OP, 2, entries, ideal=None)
+    return Result(NO_OP, workers=2, rounds=1, entries=entries, ideal=None)
 
 
 def test_the_picture_has_a_bar_for_everybody_the_quickest_on_top() -> None:

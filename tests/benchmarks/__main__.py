@@ -38,7 +38,7 @@ def main() -> int:
             result = harness.compare(workload, here)
             text = section(result, absent)
             print(f"\n## {workload.key}\n\n{text}", flush=True)
-            conditions = page.conditions(here, workload.method, options.workers, options.rounds)
+            conditions = page.conditions(result)
             print(conditions, flush=True)
             if options.write:
                 page.write(result, f"{text}\n{conditions}\n")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Sequence
 from datetime import date
 from multiprocessing import get_start_method
 from pathlib import Path
 
 from .measuring import ROOT
 from .plot import draw
-from .roster import Contender
 from .rounds import Result
 from .workloads import NO_OP
 
@@ -38,17 +36,16 @@ def write(result: Result, text: str, page: Path = PAGE) -> None:
         )
 
 
-def conditions(
-    contenders: Sequence[Contender], method: str | None, workers: int, rounds: int
-) -> str:
+def conditions(result: Result) -> str:
     """What has to be known of the numbers that follow, in a paragraph."""
-    versions = {version for contender in contenders if (version := contender.version())}
-    counted = f"medians of {rounds} rounds" if rounds > 1 else "one round"
+    versions = {version for entry in result.entries if (version := entry.contender.version())}
+    counted = f"medians of {result.rounds} rounds" if result.rounds > 1 else "one round"
     which = f" With {', '.join(sorted(versions, key=str.lower))}." if versions else ""
+    method = result.workload.method or get_start_method()
     processors = len(os.sched_getaffinity(0))
     return (
         f"{date.today():%d %B %Y}: Python {platform.python_version()}, start method "
-        f"{method or get_start_method()}, {workers} workers on {processors} processors "
+        f"{method}, {result.workers} workers on {processors} processors "
         f"({_processor()}), Linux {platform.release().split('-')[0]}; {counted}.{which}"
     )
 

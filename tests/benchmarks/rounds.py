@@ -38,6 +38,7 @@ class Result:
 
     workload: Workload
     workers: int
+    rounds: int
     entries: list[Entry]
     ideal: float | None  # seconds
 
@@ -62,11 +63,12 @@ class Harness:
         if workload.done_before:
             for size in workload.sizes:
                 self._finish_before(workload, size)
-        for number in range(self.rounds + 1):
+        rounds = min(self.rounds, workload.most_rounds)
+        for number in range(rounds + 1):
             for entry in entries:
                 if entry.failure is None:
                     self._take_turn(workload, entry, number)
-        return Result(workload, self.workers, entries, self._ideal(workload))
+        return Result(workload, self.workers, rounds, entries, self._ideal(workload))
 
     def _take_turn(self, workload: Workload, entry: Entry, number: int) -> None:
         looks = Looks(idle_for=workload.idle_for) if number else Looks(memory=True)
@@ -89,9 +91,7 @@ class Harness:
             entry.runs.append(measured)
         else:
             entry.memory = measured
-        self.say(
-            f"{number}/{self.rounds} {title}: {measured.seconds:.3f} s, {measured.cpu:.3f} s CPU"
-        )
+        self.say(f"round {number}, {title}: {measured.seconds:.3f} s, {measured.cpu:.3f} s CPU")
 
     def _run(self, workload: Workload, entry: Entry, folder: Path, looks: Looks) -> Measured:
         options = []

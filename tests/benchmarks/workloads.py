@@ -46,6 +46,7 @@ class Workload:
     done_before: bool = False  # every file has its result already
     grows: bool = False  # the sizes are there for the exponent
     caps: Mapping[str, int] = field(default_factory=dict)  # files for contenders that are too slow
+    most_rounds: int = 99  # it takes long, and differs little from one time to the next
     optional: bool = False  # takes so long that one has to ask for it
 
     def quickly(self) -> Workload:
@@ -89,7 +90,8 @@ NO_OP = Workload(
 )
 RESULTS_50_KB = Workload(
     "50-kB",
-    "Results of 50 kB, 1 GB in all: whether they stream to the disk, or pile up in memory.",
+    "Results of 50 kB, 1 GB in all: whether they stream to the disk, or pile up in memory. Who "
+    "takes long gets fewer files.",
     function="medium_result",
     sizes=(20_000,),
     contenders="ours pool-tuned executor-tuned joblib mpire pebble pool pool-sqlite pool-diskcache "
@@ -122,6 +124,7 @@ SKEWED = [
         chunk=16,
         ideal=True,
         targets=(Target(1.03, of=IDEAL), Target(0.3, "cpu", None)),
+        most_rounds=3,
         quick={"sizes": (200,)},
     )
     for where, how, contents in [
@@ -177,6 +180,7 @@ IDLE = Workload(
     contenders="ours pool executor joblib mpire pebble template",
     contents=lambda number, count: "20",
     idle_for=20.0,
+    most_rounds=1,
     targets=(Target(0.05, "idle_cpu", None),),
     quick={"contents": lambda number, count: "2", "idle_for": 2.0},
 )
