@@ -20,19 +20,17 @@ TOP = 60
 BAR = 18
 PITCH = 26  # from one bar to the next
 
+# What no page tells to be light or dark is in tones that can be read on both.
 STYLE = """
-  text { font: 13px system-ui, sans-serif; fill: #1f2328 }
+  text { font: 13px system-ui, sans-serif; fill: #6e7781 }
   .heading { font-size: 15px; font-weight: 600 }
-  .note { font-size: 11px; fill: #59636e }
+  .note { font-size: 11px }
   .grid { stroke: #8c959f; stroke-opacity: 0.35 }
   .peer { fill: #8c959f }
-  .ours { fill: #1a7f37 }
-  text.ours { fill: #1a7f37; font-weight: 600 }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3 }
-    .note { fill: #9198a1 }
-    .ours, text.ours { fill: #3fb950 }
-  }
+  .ours, text.ours { fill: #2da44e }
+  text.ours { font-weight: 600 }
+  @media (prefers-color-scheme: light) { text { fill: #1f2328 } .ours, text.ours { fill: #1a7f37 } }
+  @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .ours, text.ours { fill: #3fb950 } }
 """
 
 
