@@ -1,6 +1,6 @@
 """python -m tests.benchmarks: measure, print, and write it down if asked to.
 
-Without options it takes about half an hour and wants a machine that does nothing else.
+Without options it takes over half an hour and wants a machine that does nothing else.
 """
 
 from __future__ import annotations

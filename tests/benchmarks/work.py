@@ -9,9 +9,17 @@ import os
 import time
 
 
-def small_result(path: str) -> bytes:
-    """Nothing at all, and 100 bytes of result: what is left is the cost of the pool."""
-    return path.encode()[-100:].rjust(100)
+def small_result(path: str) -> dict[str, object]:
+    """Does nothing; a dict of a few fields, as most results are, of some 90 bytes when it is pickled.
+    (100 bytes in one piece are read back five times as fast, but who has such results?)"""
+    number = int(path[-10:-4])
+    return {
+        "name": path[-10:],
+        "words": number,
+        "mean": number / 7,
+        "odd": [number % 2],
+        "in": "en",
+    }
 
 
 def medium_result(path: str) -> bytes:
