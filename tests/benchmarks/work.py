@@ -10,7 +10,7 @@ import time
 
 
 def small_result(path: str) -> dict[str, object]:
-    """Does nothing; a dict of a few fields, as most results are, of some 90 bytes when it is pickled.
+    """Does nothing; a dict of a few fields, as most results are, and some 90 bytes when pickled.
     (100 bytes in one piece are read back five times as fast, but who has such results?)"""
     number = int(path[-10:-4])
     return {
