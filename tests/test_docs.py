@@ -27,14 +27,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 # What comes of a block whose output the page does not show: outcomes and a report, or tests passed.
 NORMAL = re.compile(
-    r"(texts/\S+ \d+\n)*(\d+ words in all\n)?(\d files?: \d done, in .*\n)?(\.+ .*\n.* passed in .*\n)?"
+    r"(texts/\S+ \d+\n)*(\d+ words in all\n)?(\d files?: \d done, in .*\n)?"
+    r"(\.+ .*\n.* passed in .*\n)?"
 )
 OURS = {"resumable_pool", *sys.stdlib_module_names}
 
 
 class Block(NamedTuple):
-    """A script, and what comes on the terminal, if the page shows that in a `text` block right after
-    it. Durations may be others."""
+    """A script, and what comes on the terminal, if a `text` block right after it shows that."""
 
     script: str
     output: str | None
