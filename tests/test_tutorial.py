@@ -19,6 +19,11 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 STEP = re.compile(r"as\s`(?P<name>\w+\.py)`[^`]*(?:`\w+`[^`]*)?```python\n(?P<script>.*?)```"
                   r"|```console\n(?P<session>.*?)```", re.S)  # fmt: skip
 
+ANY_LINES = r"(?:.*\n)*?"
+
+# They hang on how fast the machine is, and when the run was stopped.
+COUNTS = re.compile(r"\d s\b|\bdone\b|\bbytes\b|\bfinishing\b")
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 
 
@@ -51,8 +56,16 @@ def _type(terminal: Terminal, session: str, folder: str) -> None:
 
 
 def _pattern(expected: str) -> str:
-    """What matches `expected`, where `...` is any lines, or any text, and a number any number."""
-    kinds = {"...\n": r"(?:.*\n)*?", "...": r".*", "files": "files?"}
-    tokens = re.split(r"(\.\.\.\n?|files|\b\d[\d,]*(?:\.\d+)?\b)", expected)
-    patterns = [kinds.get(token, r"\d[\d,.]*") for token in tokens[1::2]]
-    return "".join(map("".join, zip(map(re.escape, tokens[::2]), [*patterns, ""], strict=True)))
+    """What matches `expected`, where `...` stands for any lines, or any text, and numbers may be
+    others in a line of counts."""
+    return "\n".join(map(_line_pattern, expected.split("\n"))).replace(f"{ANY_LINES}\n", ANY_LINES)
+
+
+def _line_pattern(line: str) -> str:
+    if line == "...":
+        return ANY_LINES
+    number = r"\d[\d,.]*" if COUNTS.search(line) else None
+    tokens = re.split(r"(files|\b\d[\d,]*(?:\.\d+)?\b)", line)
+    tokens[::2] = map(re.escape, tokens[::2])
+    tokens[1::2] = ["files?" if token == "files" else number or token for token in tokens[1::2]]
+    return "".join(tokens)
