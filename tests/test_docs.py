@@ -17,7 +17,8 @@ from typing import NamedTuple
 import pytest
 
 import resumable_pool
-from resumable_pool import checkpoints
+from resumable_pool import __main__ as command_line
+from resumable_pool import checkpoints, runner
 from resumable_pool.hooks import Hooks
 
 from .stage import PATIENCE
@@ -145,7 +146,29 @@ def test_the_reference_has_the_defaults_that_the_options_have() -> None:
 
 
 def test_the_reference_describes_no_option_that_is_gone() -> None:
-    """Nor any attribute: a name at the head of a row is the name of something."""
-    section = REFERENCE.partition("## ")[2].partition("### Members")[0]
-    rows = set(re.findall(r"^\| `(\w+)` \|", section, re.M))
-    assert rows <= set(described()), rows - set(described())
+    """A name at the head of a row of its table is one of the constructor's."""
+    table = REFERENCE.partition("### Options")[2].partition("### ")[0]
+    rows = set(re.findall(r"^\| `(\w+)` \|", table, re.M))
+    assert rows <= inspect.signature(resumable_pool.ResumableRunner).parameters.keys()
+
+
+def test_every_command_is_in_the_reference() -> None:
+    """With what it takes."""
+    for command in command_line._COMMANDS:
+        assert re.search(rf"^\| `{command.name} [A-Z]", REFERENCE, re.M), command.name
+
+
+def test_every_module_is_in_the_tour() -> None:
+    """Of the package; of the checkpoints those to begin with."""
+    tour = (ROOT / "docs" / "design.md").read_text().partition("## A tour")[2]
+    for module in (ROOT / "resumable_pool").glob("*.py"):
+        assert f"`{module.name}`" in tour or module.name == "__init__.py"
+
+
+def test_the_ring_looks_the_same_everywhere() -> None:
+    """In README, in the page on design, and in the module that owns the picture."""
+    assert runner.__doc__
+    pages = [runner.__doc__, PAGES[0].read_text(), (ROOT / "docs" / "design.md").read_text()]
+    pictures = [re.findall(r"^ *(?:paths .*|[ ▲]*[┌│└].*)$", page, re.M) for page in pages]
+    assert len(pictures[0]) == 5
+    assert pictures[0] == pictures[1] == pictures[2]
