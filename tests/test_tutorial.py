@@ -8,8 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
 from .terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +21,6 @@ ANY_LINES = r"(?:.*\n)*?"
 
 # They hang on how fast the machine is, and when the run was stopped.
 COUNTS = re.compile(r"\d s\b|\bdone\b|\bbytes\b|\bfinishing\b")
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
 
 
 def test_every_step_of_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
