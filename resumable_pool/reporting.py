@@ -49,13 +49,13 @@ class Reports:
             self._worker = worker
         self._number += 1
         if self.due == NEVER:
-            pass
+            self.due = now + REPORT_SECONDS
 
     def add_saved(self, number: int, now: float) -> None:
         """So many more of those that have come are saved."""
         self._saved += number
         if number and self.due == NEVER:
-            pass
+            self.due = now + REPORT_SECONDS
 
     def send_if_due(self, now: float) -> None:
         """Tell the runner, if there still is one; saving goes on without."""

@@ -66,7 +66,11 @@ def quick(path: str) -> str:
 
 def directed(path: str) -> str:
     """One in the middle does as it is told."""
-    return act(path) if path == "many/300.txt" else quick(path)
+    if path != "many/300.txt":
+        return quick(path)
+    done = act(path)
+    time.sleep(0.002)  # so long that the worker looks around
+    return done
 
 
 def deadly(path: str) -> str:
