@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from .records import Fingerprint
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -59,9 +62,18 @@ def _of_list(paths: list[str]) -> set[str]:
         warnings.warn(
             f"no such file, and so left out: {missing[0]!r} ({len(missing)} of the "
             f"{len(paths)} paths listed; a glob in a list is not expanded)",
-            stacklevel=6,  # where `run` is called
+            stacklevel=_levels_to_the_caller(),
         )
     return {*map(os.path.normpath, files)}
+
+
+def _levels_to_the_caller() -> int:
+    """How many frames up from who asks the first one is that is not of this package."""
+    levels, frame = 1, inspect.currentframe()
+    frame = frame and frame.f_back
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        levels, frame = levels + 1, frame.f_back
+    return levels
 
 
 def _matches(pattern: str) -> Iterable[str]:

@@ -183,7 +183,7 @@ class Report:
     def _summary(self) -> str:
         if self.total == 0:
             return "no files: nothing to do"
-        counts = [f"{self.completed:,} done"]
+        counts = [f"{self.completed:,} done"] if self.completed or not self.skipped else []
         if self.skipped:
             counts.append(f"{self.skipped:,} done before")
         if self.failed:

@@ -223,6 +223,8 @@ class Run:
         self._crew.hurry(self._dealer, self._clock.now)
 
     def _show_progress(self) -> None:
+        if not self._opened:  # who is refused has not begun
+            return
         now = self._clock.now
         self._progress.draw(self._counts, now, lambda: self._crew.longest(self._dealer, now))
 

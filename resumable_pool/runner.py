@@ -38,7 +38,7 @@ from typing import Any
 
 from .checkpoints import Checkpoint
 from .display import progress_line
-from .errors import WorkerStartError
+from .errors import ResumablePoolError, WorkerStartError
 from .files import Paths, check_pattern, list_files
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
@@ -50,6 +50,9 @@ from .ring import Run
 from .saving import Saving
 from .signals import StopRequests
 from .values import pickle_value
+
+# What says all that there is to say, so that our part of its traceback would only hide it.
+_SHORT = (KeyboardInterrupt, ResumablePoolError)
 
 
 class ResumableRunner(Hooks[Result]):
@@ -159,8 +162,8 @@ class ResumableRunner(Hooks[Result]):
             try:
                 for _ in steps:
                     pass
-            except KeyboardInterrupt as interrupt:  # how it came here is of no interest
-                raise interrupt.with_traceback(None) from None
+            except _SHORT as error:  # how it came here is of no interest
+                raise error.with_traceback(None) from error.__cause__
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:
@@ -178,8 +181,11 @@ class ResumableRunner(Hooks[Result]):
             The same as `run`, at the first step or later.
         """
         with contextlib.closing(self._steps()) as steps:
-            for path in steps:
-                yield self._outcome(path)
+            try:
+                for path in steps:
+                    yield self._outcome(path)
+            except _SHORT as error:
+                raise error.with_traceback(None) from error.__cause__
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now, by slots; nothing while no run goes on. From any thread."""

@@ -308,7 +308,7 @@ def test_a_bar_that_raises_ends_the_run(
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="no more bars"):
         runner.run()
-    assert [bar.calls[1:] for bar in made] == [[1, 1, 1]]
+    assert [len(bar.calls[1:]) for bar in made] == [3]  # and none after the one that raised
     saved = len(open_checkpoint("result.pkl"))
     assert 3 <= saved < 10
     rest = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False).run()

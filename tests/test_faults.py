@@ -343,7 +343,8 @@ def test_a_stop_from_another_thread_ends_the_run_cleanly(folder: Path, stage: St
 def test_a_stop_while_an_attempt_waits_leaves_the_file_to_do(folder: Path, stage: Stage) -> None:
     """It has not failed for good."""
     Path("in/09.txt").unlink()
-    running = runner(act, retries=1, max_workers=1, mp_context="fork")
+    # With a time limit they are dealt singly, or one that is over in a moment might not hear of it.
+    running = runner(act, retries=1, max_workers=1, timeout=600, mp_context="fork")
     reports = []
     thread = threading.Thread(target=lambda: reports.append(running.run()))
     thread.start()

@@ -33,7 +33,7 @@ def _report(**changed: Any) -> Report:
         ({"total": 0, "completed": 0, "seconds": 0.01}, "no files: nothing to do"),
         ({"total": 1296, "completed": 93, "skipped": 1203, "seconds": 200},
          "1,296 files: 93 done, 1,203 done before, in 3 min 20 s"),
-        ({"completed": 0, "skipped": 3}, "3 files: 0 done, 3 done before, in 2.0 s"),
+        ({"completed": 0, "skipped": 3}, "3 files: 3 done before, in 2.0 s"),
         ({"completed": 1, "remaining": 2, "stopped": True},
          "3 files: 1 done, 2 still to do (run again to go on), in 2.0 s"),
         ({"completed": 2, "failed": 1, "failures": [_failure()]},
