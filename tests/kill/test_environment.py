@@ -124,7 +124,7 @@ CheckpointError: .*new.pkl' cannot be opened for writing: No space left on devic
 CheckpointError: .*result.pkl' cannot be opened for writing: Read-only file system\.
 CheckpointError: .*new.pkl' cannot be opened for writing: Read-only file system\.
 10 files: 4 done, 6 done before, in
-10 files: 0 done, 10 done before, in
+10 files: 10 done before, in
 \['result.pkl'\]
 """
 
