@@ -114,11 +114,20 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="seconds for which a result may wait for others (default: 1)")
     add("--grace-period", metavar="S", type=float,
         help="seconds for the files in work after SIGTERM or SIGHUP")
+    add("--shard", metavar="K/N", type=_shard,
+        help="only part K of N, from 0: for array jobs, each with a checkpoint of its own")
     add("--progress", action="store_true", help="log progress also where stderr is no terminal")
     add("-q", "--quiet", action="store_true",
         help="no progress, and nothing at all unless something failed or is still to do")
     add("--json", dest="as_json", action="store_true", help="print the report as JSON")
     # fmt: on
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part of N parts, such as 0/16")
+    return int(number), int(count)
 
 
 def _add_show(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import hashlib
 import inspect
 import os
 import warnings
@@ -115,6 +116,16 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()  # asks the disk only where it is a link
     except OSError:  # links in a circle
         return False
+
+
+def is_in_shard(path: str, shard: tuple[int, int]) -> bool:
+    """Whether the file belongs to shard `k` of `n`, `shard` being `(k, n)`: a hash of its path says
+    so, and nothing else, so that it stays in its shard whatever other files come and go, and every
+    machine knows which one that is. (Python's own `hash` is another in each process.)"""
+    number, count = shard
+    text = path.replace(os.sep, "/").encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return int.from_bytes(digest, "little") % count == number
 
 
 def fingerprint(path: str) -> Fingerprint:

@@ -45,6 +45,7 @@ class Options:
     save_interval: float
     grace_period: float
     progress: bool | Callable[..., Any] | None
+    shard: tuple[int, int] | None
 
 
 def check_options(
@@ -67,6 +68,7 @@ def check_options(
     save_interval: float,
     grace_period: float,
     progress: bool | Callable[..., Any] | None,
+    shard: tuple[int, int] | None,
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
     checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
@@ -95,6 +97,7 @@ def check_options(
         save_interval=_check_seconds("save_interval", save_interval),
         grace_period=_check_seconds("grace_period", grace_period),
         progress=_check_progress(progress),
+        shard=_check_shard(shard),
     )
 
 
@@ -181,6 +184,24 @@ def _check_progress(progress: Any) -> bool | Callable[..., Any] | None:
         )
     checked: bool | Callable[..., Any] | None = progress
     return checked
+
+
+def _check_shard(shard: Any) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise TypeError(f"shard must be a tuple (k, n), for part k of n, not {shard!r}")
+    for number in shard:
+        if isinstance(number, bool) or not isinstance(number, int):
+            hint = "what is in the environment is text: int() it"
+            raise TypeError(f"shard must be two ints, not {shard!r}; {hint}")
+    number, count = shard
+    if not 0 <= number < count:
+        raise ValueError(
+            f"shard must be (k, n) with k from 0 to n - 1, not {shard!r}; an array job may count "
+            "from 1: then subtract that"
+        )
+    return number, count
 
 
 def _check_context(mp_context: Any, setup: Setup) -> BaseContext:

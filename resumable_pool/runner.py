@@ -39,7 +39,7 @@ from typing import Any
 from .checkpoints import Checkpoint
 from .display import progress_line
 from .errors import ResumablePoolError, WorkerStartError
-from .files import Paths, check_pattern, list_files
+from .files import Paths, check_pattern, is_in_shard, list_files
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
 from .plan import Plan, make_plan
@@ -100,6 +100,9 @@ class ResumableRunner(Hooks[Result]):
             `initial=` (files done before), `desc=` and `unit=`, then `.update(n)` of what it
             returned, at most five times a second, and `.close()`. The logger `resumable_pool` is
             told what is said in any case.
+        shard: `(k, n)`: only the files of part `k` of `n`, from 0, for jobs of which each has its
+            own number and its own checkpoint. A hash of its path says in which part a file is, so
+            the parts are about as large as each other, and stay the same when files are added.
 
     Raises:
         TypeError, ValueError: an argument is not as described above, or the function cannot be sent
@@ -129,6 +132,7 @@ class ResumableRunner(Hooks[Result]):
         save_interval: float = 1.0,
         grace_period: float = 10.0,
         progress: bool | Callable[..., Any] | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         self._function = function
@@ -215,7 +219,9 @@ class ResumableRunner(Hooks[Result]):
         return self._checkpoint.failures()
 
     def _files(self) -> list[str]:
-        return list_files(check_pattern(self.collect_files()), self._checkpoint.owns)
+        files = list_files(check_pattern(self.collect_files()), self._checkpoint.owns)
+        shard = self._options.shard
+        return files if shard is None else [path for path in files if is_in_shard(path, shard)]
 
     def _plan(self, files: list[str]) -> Plan:
         elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None

@@ -249,7 +249,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
     line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
     line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
     line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
-    line += ["--save-every", "7", "--save-interval", "0.5"]
+    line += ["--save-every", "7", "--save-interval", "0.5", "--shard", "2/16"]
     assert main([*line, "--progress"]) == 2
     nothing, given = seen
     assert nothing == {}
@@ -268,6 +268,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         "save_every": 7,
         "save_interval": 0.5,
         "progress": True,
+        "shard": (2, 16),
     }
     unnamed = {"function", "pattern", "checkpoint", "initargs"}
     assert {*given} == {*inspect.signature(ResumableRunner).parameters} - unnamed

@@ -8,9 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import resumable_pool
+
 from .terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(resumable_pool.__file__).parent  # the installed one, if that is tested
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 
 # What the reader is told to save under which name, and what to type.
@@ -27,7 +30,7 @@ def test_every_step_of_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
     """In a copy of the repository. `...` stands for any lines; numbers may be others, since they
     hang on how fast the machine is, and so may the folder."""
     (tmp_path / "repository").mkdir()
-    shutil.copytree(ROOT / "resumable_pool", tmp_path / "repository" / "resumable_pool")
+    shutil.copytree(PACKAGE, tmp_path / "repository" / "resumable_pool")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").symlink_to(sys.executable)
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
