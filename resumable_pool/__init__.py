@@ -7,6 +7,7 @@ from .checkpoints import Checkpoint, open_checkpoint
 from .errors import (
     CheckpointError,
     CheckpointLocked,
+    ExecutorError,
     ResumablePoolError,
     SaverError,
     WorkerStartError,
@@ -19,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CheckpointLocked",
+    "ExecutorError",
     "Failure",
     "Outcome",
     "Report",

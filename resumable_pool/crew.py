@@ -1,208 +1,177 @@
-"""All the workers of a run: started, looked after, and ended.
+"""What a run asks of those who process its files: the one contract that both of them keep.
 
-Knows no path and no outcome: whom to deal what is dealing.py's, what an end means the runner's.
+    worker_crew.py  our own worker processes
+    executors.py    somebody else's, behind an `Executor`: Dask, MPI, a pool of threads
+
+Knows no process, no future, and of files only how many.
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import sys
-import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
-from multiprocessing.connection import Connection
-from typing import Any
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
-from . import forks
 from .clock import NEVER
-from .dealing import Dealer
-from .frames import PIPE_SIZE
-from .messages import Died
-from .options import Options
-from .processes import cannot_start
+from .dealing import Dealer, Task
 from .records import WorkerStatus
-from .saver import Saver
-from .worker_process import watchdog_works
-from .workers import State, Worker
-
-if sys.platform == "linux":
-    import fcntl
-
-# How often to ask the processes themselves whether they live.
-ASK_SECONDS = 1.0
 
 
-@dataclass
-class _Slot:
-    """What the workers in one place have done before the present one, and how many there were."""
+class State(enum.Enum):
+    """What the runner wants of a worker.
 
-    starts: int = 0
-    finished: int = 0
+    STARTING ──Ready──▶ READY ──dismiss──▶ LEAVING
+        │                 │                   │
+        └─────────────────┴──terminate────────┴──▶ CONDEMNED
+    """
+
+    STARTING = enum.auto()
+    READY = enum.auto()  # files may be dealt to it
+    LEAVING = enum.auto()  # it is told to go when it has finished what it has
+    CONDEMNED = enum.auto()  # it is told to end at once, and killed if it does not
 
 
-class Crew:
-    """The living workers of one run, by their serial numbers. Lives in the runner's process."""
+class Worker(Protocol):
+    """Who has one batch at a time, and a stream of its own to the saver.
 
-    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
-        self._context = context = options.context
-        self._saver = saver
-        setup = options.setup
-        if setup.timeout is not None:
-            setup = replace(setup, watched=watchdog_works(context))
-        self._setup = setup
-        # Who is forked inherits it, and so it may be what cannot be pickled.
-        self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)
-        self._folder = folder
-        self._workers: dict[int, Worker] = {}
+    Attributes:
+        serial: its number; no other worker of the run has it.
+        state: what is wanted of it.
+        finished: how many outcomes its process is known to have sent: none, and it is fresh.
+        busy_since: when it was given the file that it is at, by the clock of the run.
+        timed_out: whether it is condemned because that took too long.
+        was_killed: once it is buried, whether it did not end by itself.
+        to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
+    """
+
+    serial: int
+    state: State
+    finished: int
+    busy_since: float
+    timed_out: bool
+    was_killed: bool
+    to_blame: bool
+
+    def note_ready(self) -> None:
+        """Its initializer has returned."""
+
+    def deal(self, batch: Sequence[Task], now: float) -> None:
+        """Give it its next batch. Never blocks."""
+
+    def note_outcomes(self, number: int, now: float) -> None:
+        """So many more of its files are done, in time."""
+
+    def dismiss(self) -> None:
+        """Let it leave when it has finished its batch."""
+
+    def bury(self, in_peace: bool) -> tuple[str, str]:
+        """Its stream has ended: forget it. Returns how it ended, in words, and the traceback that
+        it has left, or `""`."""
+
+
+AnyWorker = TypeVar("AnyWorker", bound=Worker, covariant=True)
+
+
+class Crew(ABC, Generic[AnyWorker]):
+    """The workers of one run, by their serial numbers. Lives in the runner's process.
+
+    Attributes:
+        batch_seconds: how long a batch of quick files is to take.
+    """
+
+    batch_seconds: float
+
+    def __init__(self) -> None:
+        self._workers: dict[int, AnyWorker] = {}
         self._started = 0
-        self._slots = [_Slot() for _ in range(options.max_workers)]
-        self._ask_at = 0.0
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[AnyWorker]:
         return iter(list(self._workers.values()))
 
-    def __getitem__(self, serial: int) -> Worker:
+    def __getitem__(self, serial: int) -> AnyWorker:
         return self._workers[serial]
 
-    def get(self, serial: int) -> Worker | None:
+    def get(self, serial: int) -> AnyWorker | None:
         """The same, if it is still of the crew."""
         return self._workers.get(serial)
 
+    def are(self, *states: State) -> list[AnyWorker]:
+        """The workers in one of these states."""
+        return [worker for worker in self._workers.values() if worker.state in states]
+
+    @abstractmethod
     def start(self) -> None:
-        """Start one more worker, whose outcomes the saver reads.
+        """One more worker, whose outcomes the saver reads.
 
         Raises:
             WorkerStartError: the system would not start it.
         """
-        serial = self._started
-        self._started += 1
-        taken = {worker.slot for worker in self}
-        slot = next(slot for slot in range(len(self._slots)) if slot not in taken)
-        try:
-            # In this order no child ever holds the read end, and a worker notices a dead saver.
-            results, writer = forks.pipe(self._context, duplex=False)
-            _enlarge(writer)
-            try:
-                self._saver.watch(serial, results)
-                worker = Worker(self._context, serial, slot, writer, self._setup, self._folder)
-            finally:
-                forks.close(writer)
-        except OSError as error:
-            raise cannot_start("worker", error) from None
-        self._workers[serial] = worker
-        self._slots[slot].starts += 1
 
+    @abstractmethod
     def set_up(self, serial: int) -> None:
-        """The worker reads its pipe now: tell it what to do with its files."""
-        self._workers[serial].set_up(self._pickled_setup)
+        """The worker has said `Hello`: tell it what to do with its files."""
 
-    def remove(self, serial: int) -> Worker | None:
+    def remove(self, serial: int) -> AnyWorker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
-        worker = self._workers.pop(serial, None)
-        if worker is not None:
-            self._slots[worker.slot].finished += worker.finished
-        return worker
-
-    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
-        """What each does now, by slots. From any thread."""
-        return sorted(self._status(worker, dealer, now) for worker in self)
-
-    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
-        """The file that has been in work longest, and for how many seconds."""
-        files = [(dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
-        in_work = [(path, seconds) for path, seconds in files if path is not None]
-        return max(in_work, key=lambda file: file[1], default=None)
-
-    def _status(self, worker: Worker, dealer: Dealer, now: float) -> WorkerStatus:
-        slot = self._slots[worker.slot]
-        path = dealer.path_of(worker.serial)
-        busy = path is not None
-        return WorkerStatus(
-            slot=worker.slot,
-            pid=worker.process.pid,
-            state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
-            path=path,
-            seconds=max(0.0, now - worker.busy_since) if busy else None,
-            files_done=slot.finished + worker.finished,
-            restarts=slot.starts - 1,
-        )
-
-    def are(self, *states: State) -> list[Worker]:
-        """The workers in one of these states."""
-        return [worker for worker in self._workers.values() if worker.state in states]
-
-    def events(self, now: float) -> list[Any]:
-        """What to wait for, to hear of deaths, and from those that are late."""
-        deaths = [worker.process.sentinel for worker in self if not worker.reported_dead]
-        return [*deaths, *(worker.last_words for worker in self if now >= worker.late_at)]
-
-    def report_deaths(self, ready: Collection[object]) -> None:
-        """Tell the saver who is dead, so that it does not wait for the end of that stream, which
-        something that the worker has forked may hold open.
-
-        Args:
-            ready: the sentinels that are. Something forked may keep a sentinel quiet, too, so now
-                and then the processes themselves are asked.
-        """
-        ask = time.monotonic() >= self._ask_at
-        if ask:
-            self._ask_at = time.monotonic() + ASK_SECONDS
-        for worker in self:
-            if worker.reported_dead:
-                continue
-            if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
-                worker.reported_dead = True
-                self._saver.tell(Died(worker.serial))
-
-    def recall(self, dealer: Dealer) -> None:
-        """Tell those who have a batch to begin no further file of it."""
-        for worker in self:
-            if dealer.is_busy(worker.serial):
-                worker.recall()
+        return self._workers.pop(serial, None)
 
     def dismiss(self) -> None:
         """Tell all to leave when they have finished what they have."""
         for worker in self.are(State.STARTING, State.READY):
             worker.dismiss()
 
-    def hurry(self, dealer: Dealer, now: float) -> None:
-        """Do not wait for ever for those that have nothing more to do, and should leave."""
-        for worker in self.are(State.LEAVING):
-            if not dealer.is_busy(worker.serial):
-                worker.hurry(now)
+    # What happens, and what is due.
 
-    def terminate(self, now: float, *states: State) -> None:
-        """Ask those in these states to end at once."""
-        for worker in self.are(*states):
-            worker.terminate(now)
+    @abstractmethod
+    def events(self, now: float) -> list[Any]:
+        """What to wait for, to hear of what `attend` is for."""
+
+    @abstractmethod
+    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+        """See to those of `events` that are `ready`, so that every stream comes to its end.
+
+        Raises:
+            ResumablePoolError: the run cannot go on.
+        """
 
     def due(self, now: float) -> float:
         """When `end_overdue` will have something to do, if nothing else happens."""
-        moments = chain.from_iterable((w.late_at, w.end_at, w.kill_at) for w in self)
-        return min((moment for moment in moments if moment > now), default=NEVER)
+        return NEVER
 
     def end_overdue(self, now: float) -> None:
-        """Terminate those whose files take too long, kill those that have not ended when asked."""
-        for worker in self:
-            worker.end_if_overdue(now)
+        """End those whose files take too long, or who do not leave."""
 
+    # How it is stopped.
+
+    def recall(self, dealer: Dealer) -> None:
+        """Tell those who have a batch to begin no further file of it, if they can be told."""
+
+    def hurry(self, dealer: Dealer, now: float) -> None:
+        """Do not wait for ever for those that have nothing more to do, and should leave."""
+
+    @abstractmethod
+    def terminate(self, now: float, *states: State) -> None:
+        """Ask those in these states to end at once; do not wait for what they have."""
+
+    @abstractmethod
     def kill(self) -> None:
-        """Kill all, and what they have started. Nobody is left."""
-        for worker in self:
-            worker.kill()
-        for worker in self:
-            self._saver.tell(Died(worker.serial))
-            del self._workers[worker.serial]
-            worker.bury(in_peace=False)
+        """Nobody is left, and nothing of theirs is open."""
 
+    # What a person sees.
 
-def _enlarge(pipe: Connection) -> None:
-    """Let a worker go on with its next file while the saver has not read the last result yet."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # more than this user may have
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    @abstractmethod
+    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+        """What each does now, by slots. From any thread.
+
+        Raises:
+            RuntimeError: nobody can tell.
+        """
+
+    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
+        """The file that has been in work longest, and for how many seconds; `None` if there is
+        none, or nobody can tell."""
+        return None

@@ -31,11 +31,18 @@ Task = tuple[str, int]
 # millisecond; and nobody notices that a stop takes so much longer.
 BATCH_SECONDS = 0.05
 
+# And what one that is given to an executor is to take. The way there takes some milliseconds; and
+# since it cannot be recalled, a stop waits for it.
+FAR_BATCH_SECONDS = 0.5
+
 # More paths than this gain nothing: they take the ring a hundredth of a microsecond each.
 MOST_PATHS = 256
 
 # Nor may their text fill a pipe, or a worker that is stopped would keep the runner waiting.
 MOST_TEXT = 1 << 14
+
+# No file takes less, nor does any clock show that it did.
+_SHORTEST = 1e-7
 
 # Of what is left to do, each worker gets a quarter of its share at the most: towards the end
 # batches become small, so that nobody is left with a long one when the others have finished.
@@ -55,10 +62,12 @@ class Dealer:
 
     Args:
         workers: how many there may be at a time.
+        batch_seconds: what a batch of quick files is to take; 0 for one file at a time.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, batch_seconds: float = BATCH_SECONDS) -> None:
         self._workers = workers
+        self._batch_seconds = batch_seconds
         self._to_do: deque[str] = deque()
         # Those that took their worker along, and so may be dealt to a fresh one only.
         self._dangerous: deque[str] = deque()
@@ -131,9 +140,15 @@ class Dealer:
         return [(path, self.attempt(path)) for path in batch]
 
     def _batch_length(self) -> int:
-        quick = BATCH_SECONDS / max(self._seconds, BATCH_SECONDS / MOST_PATHS)
+        quick = min(MOST_PATHS, self._batch_seconds / max(self._seconds, _SHORTEST))
         fair = len(self._to_do) / (SHARES * self._workers)
         return max(1, int(min(quick, fair)))
+
+    def note_begun(self, worker: int, moment: float) -> None:
+        """The worker began its batch only then: before, that was on its way, or in a queue."""
+        if not self.is_busy(worker):
+            raise ValueError(f"worker {worker} has begun its batch, but has none")
+        self._batches[worker].since = moment
 
     def finish(self, worker: int, number: int, now: float) -> list[str]:
         """The worker has sent the outcomes of so many more of its paths: these."""
@@ -151,11 +166,19 @@ class Dealer:
             raise ValueError(f"worker {worker} gives back its batch, but has none")
         self._to_do.extendleft(reversed(self._batches.pop(worker).paths))
 
-    def lose(self, worker: int) -> str | None:
-        """The worker is gone: the path that it died with, or `None` if it had none."""
+    def lose(self, worker: int, certain: bool = True) -> str | None:
+        """The worker is gone: the path that it died with, or `None` if it had none.
+
+        Args:
+            certain: whether that was the first one left. If not, nobody is to blame, and each of
+                them is dealt alone.
+        """
         if not self.is_busy(worker):
             return None
         paths = self._batches[worker].paths
+        if not certain:
+            self._dangerous.extend(self._batches.pop(worker).paths)
+            return None
         culprit = paths.popleft() if paths else None
         self.give_back(worker)
         return culprit

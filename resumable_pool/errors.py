@@ -7,6 +7,9 @@ Knows nothing of processes or files.
 
 from __future__ import annotations
 
+# Of the files that an executor had.
+_SHOWN_FILES = 5
+
 
 class ResumablePoolError(Exception):
     """Base of all errors of this library: something about a run, not about one file of it."""
@@ -75,6 +78,50 @@ class SaverError(ResumablePoolError):
             f"the run was stopped, because results could not be saved to {self.path!r}: "
             f"{self.reason}. What was saved before is kept; put that right and run again to go on."
         )
+        return f"{text}\n\n{self.traceback}" if self.traceback else text
+
+
+class ExecutorError(ResumablePoolError):
+    """The executor that was to process the files is broken, or takes nothing: the run was stopped.
+
+    No file has failed for that, save one that was alone with the executor when it broke.
+
+    Attributes:
+        executor: the name of its class.
+        reason: what it said.
+        in_flight: the files that it had.
+        broken: whether it is of no more use; otherwise nothing that was sent has come back.
+        traceback: where that happened, or `""`.
+    """
+
+    def __init__(
+        self, executor: str, reason: str, in_flight: list[str], broken: bool, traceback: str = ""
+    ) -> None:
+        super().__init__(executor, reason, in_flight, broken, traceback)
+        self.executor = executor
+        self.reason = reason
+        self.in_flight = in_flight
+        self.broken = broken
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        files = ", ".join(map(repr, self.in_flight[:_SHOWN_FILES]))
+        more = len(self.in_flight) - _SHOWN_FILES
+        files += f" and {more} more" if more > 0 else ""
+        if self.broken:
+            what = "does not go on"
+            remedy = (
+                "What was saved is kept: make a new executor and run again to go on. If it breaks "
+                "again, one of these files may be the reason: with max_workers=1 it gets one file "
+                "at a time, and the one that breaks it is known"
+            )
+        else:
+            what = "has sent nothing back yet"
+            remedy = (
+                "Can its workers import the function's module and resumable_pool? Can the function "
+                "be pickled? Put that right and run again"
+            )
+        text = f"the {self.executor} {what}: {self.reason}. It had {files}. {remedy}."
         return f"{text}\n\n{self.traceback}" if self.traceback else text
 
 

@@ -65,9 +65,21 @@ class FrameWriter:
             self._end.send_bytes(b"".join(parts))
             return
         for part in parts:
-            written = os.write(self._fd, part)
-            while written < len(part):
-                written += os.write(self._fd, memoryview(part)[written:])
+            self._write(part)
+
+    def forward(self, frames: bytes, batch_over: bool = False) -> None:
+        """The same with messages that `encode` has made bytes of, in another process perhaps."""
+        parts = [frames, *(_BATCH_OVER if batch_over else ())]
+        if sys.platform == "win32":
+            self._end.send_bytes(b"".join(parts))
+            return
+        for part in parts:
+            self._write(part)
+
+    def _write(self, part: Encoded) -> None:
+        written = os.write(self._fd, part)
+        while written < len(part):
+            written += os.write(self._fd, memoryview(part)[written:])
 
 
 class FrameReader:
@@ -185,6 +197,11 @@ class _LargeValue:
         """Whether it is, with so many bytes more."""
         self.unread = self.unread[count:]
         return not self.unread
+
+
+def encode(message: FromWorker) -> bytes:
+    """The bytes that `send` would write."""
+    return b"".join(_encode(message))
 
 
 def _encode(message: FromWorker) -> list[Encoded]:

@@ -11,7 +11,8 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -45,6 +46,7 @@ class Options:
     save_interval: float
     grace_period: float
     progress: bool | Callable[..., Any] | None
+    executor: Executor | None
     shard: tuple[int, int] | None
 
 
@@ -68,9 +70,11 @@ def check_options(
     save_interval: float,
     grace_period: float,
     progress: bool | Callable[..., Any] | None,
+    executor: Executor | None,
     shard: tuple[int, int] | None,
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
+    _check_executor(executor, timeout, max_tasks_per_child, mp_context)
     checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
     if checked_timeout == 0:
         raise ValueError("timeout must be more than 0 seconds; None is for no limit")
@@ -86,8 +90,14 @@ def check_options(
         setup=setup,
         pattern=check_pattern(pattern),
         checkpoint=checked_checkpoint,
-        max_workers=_check_max_workers(max_workers),
-        context=_check_context(mp_context, setup),
+        max_workers=_check_max_workers(max_workers, executor),
+        # With an executor only the saver is a process of ours, and it is not given the function.
+        context=_check_context(
+            mp_context,
+            setup
+            if executor is None
+            else replace(setup, function=len, initializer=None, initargs=()),
+        ),
         max_tasks_per_child=_check_limit("max_tasks_per_child", max_tasks_per_child, 1),
         timeout=checked_timeout,
         retries=_check_number("retries", retries, 0),
@@ -97,6 +107,7 @@ def check_options(
         save_interval=_check_seconds("save_interval", save_interval),
         grace_period=_check_seconds("grace_period", grace_period),
         progress=_check_progress(progress),
+        executor=executor,
         shard=_check_shard(shard),
     )
 
@@ -161,7 +172,26 @@ def _check_checkpoint(checkpoint: Any) -> Checkpoint:
     return checked
 
 
-def _check_max_workers(max_workers: Any) -> int:
+def _check_executor(executor: Any, timeout: Any, max_tasks: Any, mp_context: Any) -> None:
+    """Refuse what is none, and what only processes of our own can be made to do."""
+    if executor is None:
+        return
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
+    reasons = {
+        "timeout": (timeout, "nobody can end a call in a process of its"),
+        "max_tasks_per_child": (max_tasks, "its processes are its own to replace"),
+        "mp_context": (mp_context, "it starts its processes itself"),
+    }
+    for name, (value, reason) in reasons.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} cannot be had with an executor: {reason}")
+
+
+def _check_max_workers(max_workers: Any, executor: Any) -> int:
+    if max_workers is None and executor is not None:
+        size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
+        return size if isinstance(size, int) and size > 0 else 2 * usable_processors()
     if max_workers is None:
         return min(usable_processors(), _MOST_WORKERS or sys.maxsize)
     number = _check_number("max_workers", max_workers, 1)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 from .clock import Clock
-from .crew import Crew
+from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
+from .executors import FarCrew
 from .messages import (
     DropFailure,
     Ended,
@@ -43,7 +44,7 @@ from .saving import Saving
 from .signals import StopRequests, broken_pipes_raise
 from .stopping import Stopping
 from .verdicts import Verdicts
-from .workers import State
+from .worker_crew import WorkerCrew
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.
@@ -80,15 +81,16 @@ class Run:
         self._stop_requests = stop_requests
         self._progress = progress
         self._opened = False
-        self._dealer = Dealer(options.max_workers)
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
         self._waiting_for_setup: list[int] = []
         self._received: deque[str] = deque()  # values that have come, and are not saved yet
         self._finished: list[str] = []
         self._saver = Saver(options.context, saving, options.timeout)
+        crew = WorkerCrew if options.executor is None else FarCrew
+        self._crew: Crew[Any] = crew(options, self._saver, os.getcwd())
+        self._dealer = Dealer(options.max_workers, self._crew.batch_seconds)
         self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
-        self._crew = Crew(options, self._saver, os.getcwd())
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
     def go(self) -> Iterator[str]:
@@ -118,7 +120,7 @@ class Run:
         self._clock.look()
         self.stopping.follow_requests(self._clock.now)
         self._note_reports()
-        self._crew.report_deaths(ready)
+        self._attend_workers(ready)
         self._crew.end_overdue(self._clock.now)
         self._judge_failures()
         self._start_workers()
@@ -179,6 +181,12 @@ class Run:
                 self._fail(error)
             case _:
                 raise TypeError(f"the saver cannot report {report!r}")
+
+    def _attend_workers(self, ready: Sequence[object]) -> None:
+        try:
+            self._crew.attend(ready, self._dealer, self._clock.now)
+        except ResumablePoolError as error:
+            self._fail(error)
 
     def _judge_failures(self) -> None:
         while self._verdicts and (self.stopping.stopped or self._clock.now >= self._verdicts.due):
@@ -286,7 +294,7 @@ class Run:
             return
         how, last_words = worker.bury(in_peace=clean)
         now = self._clock.now
-        path = self._dealer.lose(serial)
+        path = self._dealer.lose(serial, certain=worker.to_blame)
         if path is not None:
             seconds = now - worker.busy_since
             self._verdicts.note_loss(path, worker.timed_out, how, last_words, seconds, now)

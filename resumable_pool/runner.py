@@ -33,12 +33,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from .checkpoints import Checkpoint
 from .display import progress_line
-from .errors import ResumablePoolError, WorkerStartError
+from .errors import ExecutorError, ResumablePoolError, WorkerStartError
 from .files import Paths, check_pattern, is_in_shard, list_files
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
@@ -100,6 +101,12 @@ class ResumableRunner(Hooks[Result]):
             `initial=` (files done before), `desc=` and `unit=`, then `.update(n)` of what it
             returned, at most five times a second, and `.close()`. The logger `resumable_pool` is
             told what is said in any case.
+        executor: a `concurrent.futures.Executor`, whose workers then call the function in place of
+            ours: Dask's, say, or MPI's. It is neither started nor shut down. `max_workers` is then
+            how many batches of files it is given at a time: by default as many as it says it has
+            workers, or twice as many as this process may use processors. `initializer` is called
+            once in each of its processes. `timeout`, `max_tasks_per_child`, `mp_context` and
+            `workers()` cannot be had with one.
         shard: `(k, n)`: only the files of part `k` of `n`, from 0, for jobs of which each has its
             own number and its own checkpoint. A hash of its path says in which part a file is, so
             the parts are about as large as each other, and stay the same when files are added.
@@ -132,6 +139,7 @@ class ResumableRunner(Hooks[Result]):
         save_interval: float = 1.0,
         grace_period: float = 10.0,
         progress: bool | Callable[..., Any] | None = None,
+        executor: Executor | None = None,
         shard: tuple[int, int] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -160,6 +168,7 @@ class ResumableRunner(Hooks[Result]):
             SaverError: results could not be saved.
             WorkerStartError: the function could not be loaded, the initializer raised, or the
                 system would not start a process.
+            ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
         with contextlib.closing(self._steps()) as steps:
@@ -302,7 +311,7 @@ class ResumableRunner(Hooks[Result]):
                 finally:
                     atexit.unregister(finish)
                 return ring.stopping.stopped
-        except WorkerStartError:
+        except (ExecutorError, WorkerStartError):
             if not stop_requests.signals:  # they also hit children, and the fork server, that start
                 raise
             return True

@@ -6,14 +6,15 @@ Knows no signal handler, and nothing of what becomes of a file.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .clock import NEVER
-from .crew import Crew
+from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
 from .options import Options
 from .records import count_files, in_words
 from .signals import BY_CALL, StopRequests
-from .workers import State
 
 
 class Stopping:
@@ -29,7 +30,7 @@ class Stopping:
         options: Options,
         requests: StopRequests,
         dealer: Dealer,
-        crew: Crew,
+        crew: Crew[Any],
         progress: ProgressLine,
     ) -> None:
         self.stopped = False

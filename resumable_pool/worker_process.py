@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import pickle
 import signal
 import sys
 import time
-import traceback
-from binascii import crc32
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn
 
 from . import processes
+from .calling import describe, process
 from .dealing import BATCH_SECONDS, Task
-from .files import fingerprint
 from .frames import FrameWriter
 from .messages import Done, FromWorker, Hello, Ready, Setup, StartFailed
-from .records import Failure, Outcome
-from .values import UnstorableValue, name_script_main
+from .records import Outcome
+from .values import name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
 
@@ -52,9 +51,6 @@ _LONGEST_BATCH = 2 * BATCH_SECONDS
 # Between quick files there is a look around, for what the last of them may have left behind and for
 # word from the runner, only so often: each time it costs as much as several such files.
 _LOOK_SECONDS = 0.001
-
-# Enough for any text that a person reads; an exception can carry megabytes.
-_MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
 
 
 _slot: int | None = None
@@ -168,28 +164,18 @@ class _InWorker:
                 what = "the initializer failed"
                 setup.initializer(*setup.initargs)
         except BaseException as error:
-            text, where = _describe(error)
+            text, where = describe(error)
             self._send(StartFailed(f"{what}: {text}", where))
             _flush()
             os._exit(NOT_STARTED)
         return setup
 
     def _process(self, setup: Setup, path: str, attempt: int) -> Outcome[Any]:
-        """Call the function for one file. What it raises becomes a value here, and only here."""
         try:
             os.chdir(self._here)  # a function may have left it
         except OSError:
             self._go_back()
-        found = fingerprint(path)
-        begun = time.perf_counter()
-        try:
-            pickled = self._call(setup, path)
-        except BaseException as error:
-            seconds = time.perf_counter() - begun
-            failure = Failure(path, "error", *_describe(error), attempt, seconds)
-            return Outcome(path, None, 0, failure, seconds, attempt, found, time.time())
-        seconds = time.perf_counter() - begun
-        return Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found, time.time())
+        return process(functools.partial(self._call, setup), path, attempt)
 
     def _go_back(self) -> None:
         """The descriptor of the folder was closed by the function, or it is gone."""
@@ -261,34 +247,6 @@ def _try_watchdog() -> NoReturn:
     processes.do_first_things()
     faulthandler.cancel_dump_traceback_later()
     os._exit(0)
-
-
-def _describe(error: BaseException) -> tuple[str, str]:
-    """A line and a traceback for `error`, whatever its own methods do."""
-    prefix = ""
-    if isinstance(error, UnstorableValue) and error.__cause__ is not None:
-        prefix, error = f"{error}: ", error.__cause__
-    try:
-        text = str(error)
-    except BaseException:
-        text = "<its text cannot be printed>"
-    name = type(error).__name__
-    message = f"{prefix}{name}: {text}" if text else f"{prefix}{name}"
-    entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_filename == OWN_FILE:
-        entry = entry.tb_next  # how the function came to be called helps nobody
-    try:
-        lines = traceback.format_exception(type(error), error, entry)
-    except BaseException:
-        lines = ["<the traceback cannot be printed>"]
-    return _shortened(message, _MESSAGE_LIMIT), _shortened("".join(lines), _TRACEBACK_LIMIT)
-
-
-def _shortened(text: str, limit: int) -> str:
-    """`text`, without its middle if it is very long."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]} ... [{len(text) - limit:,} characters] ... {text[-limit // 2 :]}"
 
 
 def _flush() -> None:

@@ -7,7 +7,6 @@ process is in worker_process.py.
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import pickle
 import sys
@@ -17,6 +16,7 @@ from multiprocessing.context import BaseContext
 
 from . import forks, processes
 from .clock import NEVER
+from .crew import State
 from .dealing import Task
 from .messages import Setup
 from .worker_process import BROKEN, LOST_PIPE, OWN_FILE, run_worker
@@ -36,38 +36,21 @@ _STATUS_IN_WORDS = {
 }
 
 
-class State(enum.Enum):
-    """What the runner wants of a worker.
-
-    STARTING ──Ready──▶ READY ──dismiss──▶ LEAVING
-        │                 │                   │
-        └─────────────────┴──terminate────────┴──▶ CONDEMNED
-    """
-
-    STARTING = enum.auto()
-    READY = enum.auto()  # files may be dealt to it
-    LEAVING = enum.auto()  # it is told to go when it has finished what it has
-    CONDEMNED = enum.auto()  # it is told to end at once, and killed if it does not
-
-
-class Worker:
+class WorkerProcess:
     """The runner's handle on one worker process. Lives in the runner's process.
 
     Attributes:
-        serial: its number; no other worker of the run has it.
         process: the process.
-        state: what is wanted of it.
         slot: its place among those that work at the same time; who replaces it takes it over.
-        finished: for how many files it has sent an outcome.
-        busy_since: when it was given the file that it is at, by the clock of the run.
         last_words: where it leaves a traceback if its file takes too long, or crashes it.
         late_at: when its file will have taken too long, or has just begun late.
         end_at: when to end it for that, or because it does not leave.
-        timed_out: whether it is condemned because of that.
         kill_at: when to kill it, if it has not ended by then.
         reported_dead: whether the saver has been told of its death.
-        was_killed: once it is buried, whether it did not end by itself.
+        And those of every `Worker` (crew.py).
     """
+
+    to_blame = True  # it sends every outcome before it begins the next file
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ NORMAL = re.compile(
     r"(texts/\S+ \d+\n)*(\d+ words in all\n)?(\d files?: \d done, in .*\n)?"
     r"(\.+ .*\n.* passed in .*\n)?"
 )
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # an environment's programs, as MPI's
 OURS = {"resumable_pool", *sys.stdlib_module_names}
 
 
@@ -63,7 +64,7 @@ def test_every_python_block_runs_as_a_script(tmp_path: Path, block: Block) -> No
     is_tests = "\ndef test_" in block.script
     done = subprocess.run(
         [sys.executable, *(["-m", "pytest", "-q"] if is_tests else ["-u"]), "script.py"],
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": PATH},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -11,6 +11,7 @@ from resumable_pool import errors
 from resumable_pool.errors import (
     CheckpointError,
     CheckpointLocked,
+    ExecutorError,
     ResumablePoolError,
     SaverError,
     WorkerStartError,
@@ -29,6 +30,14 @@ ERRORS: list[tuple[ResumablePoolError, list[str]]] = [
         ["'r.pkl': No space left on device.", "saved before is kept", "run again to go on"],
     ),
     (SaverError("r.pkl", "it died", "Traceback: there"), ["it died", "\n\nTraceback: there"]),
+    (
+        ExecutorError("Pool", "Broken: gone", [*"abcdefg"], True),
+        ["the Pool does not go on: Broken: gone", "'e' and 2 more", "make a new executor and run"],
+    ),
+    (
+        ExecutorError("Pool", "No module", ["a"], False, "Traceback: there"),
+        ["the Pool has sent nothing back yet: No module", "It had 'a'.", "Traceback: there"],
+    ),
     (WorkerStartError("It raised", "Put that right."), ["It raised. Put that right."]),
     (WorkerStartError("It raised", "Fix it.", "Traceback: there"), ["\n\nTraceback: there"]),
 ]

@@ -1,0 +1,304 @@
+"""Somebody else's workers, behind a `concurrent.futures.Executor`, in place of our own.
+
+            batch                  answer                 outcomes
+   slot  ──────────▶  executor  ──────────▶  its slot  ──────────▶  saver
+         (submit)                (a future)            (own pipe)
+
+No process is started, and none ended: the executor is its owner's. The runner's own process writes
+what came of a batch into the pipe that a worker of ours would write to, so all that comes after is
+the same: counting, saving, dealing, retries, verdicts.
+
+Whatever a future raises is the engine's own trouble (see far_process.py), and there is no telling
+by its type what has happened. Three rules decide whether a file is to blame:
+
+1. A file that was alone in its batch is, and its failure says what the engine said. The files of a
+   longer batch are dealt once more, each alone.
+2. Until the first batch has come back nobody is. Perhaps nothing can be sent there at all; after
+   `LOST_ATTEMPTS` batches the run ends, and says why.
+3. If the executor is broken (BrokenExecutor, or `submit` raises), or cancels what it was given, the
+   run ends. It may have lost all that it had, so a file is to blame only if it was the only one.
+
+Knows nothing of the checkpoint, nor of any engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from . import forks
+from .calling import describe
+from .crew import Crew, State
+from .dealing import FAR_BATCH_SECONDS, Dealer, Task
+from .errors import ExecutorError
+from .far_process import Answer, process_far
+from .frames import FrameWriter, encode
+from .messages import Died, Done
+from .options import Options
+from .processes import cannot_start
+from .records import WorkerStatus
+from .saver import Saver
+
+# So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
+LOST_ATTEMPTS = 3
+
+
+class FarCrew(Crew["Slot"]):
+    """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
+
+    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
+        super().__init__()
+        assert options.executor is not None
+        self._executor = options.executor
+        self._run = uuid.uuid4().hex
+        self._setup = options.setup
+        self._folder = folder
+        self._context = options.context
+        self._saver = saver
+        # With one slot no file is ever in flight with others, so that it is known who breaks what.
+        self.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
+        self._inbox: _Inbox | None = None
+        self._answered = False  # whether anything has come back
+        self._lost = 0
+        self._broken = False
+
+    def start(self) -> None:
+        serial = self._started
+        self._started += 1
+        try:
+            if self._inbox is None:
+                self._inbox = _Inbox(self._context)
+            results, writer = forks.pipe(self._context, duplex=False)
+            try:
+                self._saver.watch(serial, results)
+            except OSError:
+                forks.close(writer)
+                raise
+        except OSError as error:
+            raise cannot_start("worker", error) from None
+        self._workers[serial] = Slot(serial, writer, self._submit, self._inbox)
+
+    def _submit(self, batch: Sequence[Task]) -> Future[Answer]:
+        # By position, since some engines take arguments with a name for themselves.
+        return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
+
+    def set_up(self, serial: int) -> None:
+        raise ValueError(f"slot {serial} never says Hello")
+
+    def events(self, now: float) -> list[Any]:
+        return [] if self._inbox is None else [self._inbox.wakener]
+
+    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+        """Pass on what has come back. (All of it, and only then say what is wrong.)"""
+        trouble: ExecutorError | None = None
+        for slot, future in self._inbox.take() if self._inbox is not None else ():
+            if slot.future is not future:  # it was abandoned
+                continue
+            answer = _read(future, len(slot.batch))
+            if isinstance(answer, BaseException):
+                reason = self._note_lost(slot, answer)
+                trouble = trouble or reason
+                continue
+            self._answered = True
+            number, seconds, frames = answer
+            if number:
+                dealer.note_begun(slot.serial, now - seconds)
+            slot.pass_on(number, frames)
+        if trouble is not None:
+            raise trouble
+
+    def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
+        """Returns why the run has to end, if it has to."""
+        in_flight = [path for slot in self for path, _ in slot.batch]
+        broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
+        ends = broken
+        if broken:
+            certain = not (slot.refused or self._broken or isinstance(error, CancelledError))
+            slot.to_blame = certain and len(in_flight) == 1
+            self._broken = True
+        elif self._answered:
+            slot.to_blame = len(slot.batch) == 1
+        else:
+            self._lost += 1
+            ends = self._lost >= LOST_ATTEMPTS
+        text, traceback = describe(error)
+        slot.give_up(f"was lost: {text}")
+        self._saver.tell(Died(slot.serial))
+        if not ends:
+            return None
+        name = type(self._executor).__name__
+        return ExecutorError(name, text, in_flight, broken, traceback)
+
+    def terminate(self, now: float, *states: State) -> None:
+        for slot in self.are(*states):
+            slot.abandon()
+            self._saver.tell(Died(slot.serial))
+
+    def kill(self) -> None:
+        for slot in self:
+            slot.abandon()
+            self._saver.tell(Died(slot.serial))
+            del self._workers[slot.serial]
+        if self._inbox is not None:
+            self._inbox.close()
+
+    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+        raise RuntimeError(
+            "workers() tells of the runner's own worker processes; those of an executor are known "
+            "to nobody but itself: look at its own dashboard or logs"
+        )
+
+
+class Slot:
+    """Room for one batch in flight. Lives in the runner's process.
+
+    Attributes:
+        batch: what is in flight, with `future`; empty while nothing is.
+        future: what the executor has promised, or `None`.
+        refused: whether it has not even taken the batch.
+        And those of every `Worker` (crew.py).
+    """
+
+    timed_out = was_killed = False  # nobody can
+    finished = 0  # of its processes nothing is known, so a file may as well be given to any of them
+
+    def __init__(
+        self,
+        serial: int,
+        results: Connection,
+        submit: Callable[[Sequence[Task]], Future[Answer]],
+        inbox: _Inbox,
+    ) -> None:
+        """`results` is the write end of its pipe to the saver."""
+        self.serial = serial
+        self.state = State.READY  # it needs no initializer, and has nothing to be told
+        self.busy_since = 0.0
+        self.to_blame = self.refused = False
+        self.batch: Sequence[Task] = ()
+        self.future: Future[Answer] | None = None
+        self._results = results
+        self._writer = FrameWriter(results)
+        self._submit = submit
+        self._inbox = inbox
+        self._outcomes = 0
+        self._how = "was abandoned"
+
+    def note_ready(self) -> None:
+        pass
+
+    def note_outcomes(self, number: int, now: float) -> None:
+        pass
+
+    def deal(self, batch: Sequence[Task], now: float) -> None:
+        self.busy_since = now
+        self.batch = batch
+        try:
+            self.future = self._submit(batch)
+            self.future.add_done_callback(self._note_done)
+        except BaseException as error:  # an engine may raise anything; it is told like all the rest
+            self.refused = True
+            self.future = Future()
+            self.future.set_exception(error)
+            self._note_done(self.future)
+
+    def _note_done(self, future: Future[Answer]) -> None:
+        """In any thread."""
+        self._inbox.put(self, future)
+
+    def pass_on(self, number: int, frames: bytes) -> None:
+        """Write what has come back to the saver; what has not is to do again."""
+        self.batch, self.future = (), None
+        self._outcomes += number
+        self._write(frames, batch_over=True)
+        if self.state is State.LEAVING:
+            self._leave()
+
+    def dismiss(self) -> None:
+        if self.state is State.READY:
+            self.state = State.LEAVING
+            if self.future is None:
+                self._leave()
+
+    def _leave(self) -> None:
+        self._write(encode(Done(self._outcomes)))
+        forks.close(self._results)
+
+    def _write(self, frames: bytes, batch_over: bool = False) -> None:
+        # The saver never waits for the runner, so there will be room. Or it is dead, and says so.
+        with contextlib.suppress(OSError):
+            self._writer.forward(frames, batch_over)
+
+    def give_up(self, how: str) -> None:
+        """Nothing will come of its batch. Its stream ends without `Done`, as a dead worker's."""
+        self._how = how
+        self.state = State.CONDEMNED
+        self.batch, self.future = (), None
+        forks.close(self._results)
+
+    def abandon(self) -> None:
+        """Do not wait for its batch, and ignore what still comes of it."""
+        future = self.future
+        self.give_up("was abandoned")
+        if future is not None:
+            with contextlib.suppress(BaseException):  # some engines cannot, and raise something
+                future.cancel()
+
+    def bury(self, in_peace: bool) -> tuple[str, str]:
+        forks.close(self._results)
+        return self._how, ""
+
+
+class _Inbox:
+    """What has come back, from the threads in which executors say so, to the runner's loop.
+
+    Attributes:
+        wakener: ready for `multiprocessing.connection.wait` when there is something.
+    """
+
+    def __init__(self, context: BaseContext) -> None:
+        self._items: deque[tuple[Slot, Future[Answer]]] = deque()
+        self.wakener, self._writer = forks.pipe(context, duplex=False)
+        if sys.platform != "win32":
+            os.set_blocking(self._writer.fileno(), False)  # full is as good as written
+        # Or the pipe could be closed, and its number be another's, in the middle of `put`.
+        self._guard = threading.RLock()
+
+    def put(self, slot: Slot, future: Future[Answer]) -> None:
+        """From any thread, also long after the run."""
+        self._items.append((slot, future))
+        with self._guard, contextlib.suppress(OSError):  # full, or closed
+            self._writer.send_bytes(b"!")
+
+    def take(self) -> Iterator[tuple[Slot, Future[Answer]]]:
+        """All that is there. Nobody holds it afterwards: some engines do again what is still held
+        when a worker of theirs dies."""
+        while self.wakener.poll():
+            self.wakener.recv_bytes()
+        while self._items:
+            yield self._items.popleft()
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        with self._guard:
+            forks.close(self.wakener, self._writer)
+
+
+def _read(future: Future[Answer], most: int) -> Answer | BaseException:
+    """What has come of a batch of `most` files, or why nothing has."""
+    try:
+        answer: object = future.result(0)
+    except BaseException as error:
+        return error
+    match answer:
+        case (int(number), float(seconds), bytes(frames)) if 0 <= number <= most:
+            return number, seconds, frames
+    return TypeError(f"the executor made {answer!r:.200} of what was returned")

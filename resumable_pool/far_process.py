@@ -1,0 +1,111 @@
+"""What runs in a process of an executor: one batch, from its paths to the bytes of its outcomes.
+
+It never raises and takes and returns plain data only: engines differ in what they do with an
+exception, and some are broken by one that cannot be unpickled. So any exception that does come out
+of a future is the engine's own. Nothing here is kept from one batch to the next, save that the
+initializer has run.
+
+Knows nothing of the engine, nor of what becomes of a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+from .calling import describe, process
+from .dealing import FAR_BATCH_SECONDS, Task
+from .frames import encode
+from .messages import Setup, StartFailed
+from .values import Encoded, name_script_main
+
+# How many outcomes, how many seconds the batch took here, and the outcomes as bytes (frames.py).
+# A tuple, which every engine can carry.
+Answer = tuple[int, float, bytes]
+
+# A batch that takes so much longer than it was meant to ends early, since it cannot be recalled;
+# and one whose results come to so many bytes, since they travel, and are held, together.
+_LONGEST_BATCH = 2 * FAR_BATCH_SECONDS
+_MOST_BYTES = 1 << 22
+
+# The runs whose initializer has been called in this process, and what came of it. Some engines run
+# several batches in threads of one process.
+_set_up_runs: dict[str, StartFailed | None] = {}
+_guard = threading.Lock()
+
+
+def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> Answer:
+    """Process the batch, or the first part of it.
+
+    Args:
+        run: a name that no other run has.
+        setup: its function, and what that needs.
+        folder: where relative paths start, if it is there.
+        batch: the paths, and which attempt at each this is. It makes each call unlike any other, as
+            is needed with engines that remember calls.
+    """
+    failed = _set_up(run, setup)
+    if failed is not None:
+        return 0, 0.0, encode(failed)
+    begun = time.perf_counter()
+    call = functools.partial(_call, setup, os.getpid())
+    frames: list[bytes] = []
+    size = 0
+    for path, attempt in batch:
+        _go_to(folder)
+        outcome = process(call, path, attempt)
+        frames.append(encode(outcome))
+        size += len(frames[-1])
+        late = time.perf_counter() - begun >= _LONGEST_BATCH
+        if late or size >= _MOST_BYTES or not outcome.ok:
+            break  # after a failure the runner decides how to go on
+    return len(frames), time.perf_counter() - begun, b"".join(frames)
+
+
+def _set_up(run: str, setup: Setup) -> StartFailed | None:
+    """Once in each process, while others wait."""
+    with _guard:
+        if run not in _set_up_runs:
+            _set_up_runs[run] = _initialize(setup)
+        return _set_up_runs[run]
+
+
+def _initialize(setup: Setup) -> StartFailed | None:
+    name_script_main()
+    if setup.initializer is not None:
+        try:
+            setup.initializer(*setup.initargs)
+        except BaseException as error:
+            text, where = describe(error)
+            return StartFailed(f"the initializer failed: {text}", where)
+    return None
+
+
+def _call(setup: Setup, pid: int, path: str) -> Encoded:
+    try:
+        return setup.encode(setup.function(path))
+    finally:
+        if os.getpid() != pid:  # it has forked, and this is the copy that returned as well
+            os._exit(0)
+
+
+def _go_to(folder: str) -> None:
+    with contextlib.suppress(OSError):  # the process is elsewhere, or its folder is gone
+        if os.getcwd() == folder:
+            return
+    with contextlib.suppress(OSError):  # another machine may not have it
+        os.chdir(folder)
+
+
+def _renew_guard() -> None:
+    """In a process that was forked while another thread held it."""
+    global _guard
+    _guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guard)

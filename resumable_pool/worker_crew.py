@@ -1,0 +1,176 @@
+"""All our own workers of a run: started, looked after, and ended.
+
+Knows no path and no outcome: whom to deal what is dealing.py's, what an end means the runner's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import chain
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import forks
+from .clock import NEVER
+from .crew import Crew, State
+from .dealing import BATCH_SECONDS, Dealer
+from .frames import PIPE_SIZE
+from .messages import Died
+from .options import Options
+from .processes import cannot_start
+from .records import WorkerStatus
+from .saver import Saver
+from .worker_process import watchdog_works
+from .workers import WorkerProcess
+
+if sys.platform == "linux":
+    import fcntl
+
+# How often to ask the processes themselves whether they live.
+ASK_SECONDS = 1.0
+
+
+@dataclass
+class _Slot:
+    """What the workers in one place have done before the present one, and how many there were."""
+
+    starts: int = 0
+    finished: int = 0
+
+
+class WorkerCrew(Crew[WorkerProcess]):
+    """The living worker processes of one run, and those that are just dead."""
+
+    batch_seconds = BATCH_SECONDS
+
+    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
+        super().__init__()
+        self._context = context = options.context
+        self._saver = saver
+        setup = options.setup
+        if setup.timeout is not None:
+            setup = replace(setup, watched=watchdog_works(context))
+        self._setup = setup
+        # Who is forked inherits it, and so it may be what cannot be pickled.
+        self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)
+        self._folder = folder
+        self._slots = [_Slot() for _ in range(options.max_workers)]
+        self._ask_at = 0.0
+
+    def start(self) -> None:
+        serial = self._started
+        self._started += 1
+        taken = {worker.slot for worker in self}
+        slot = next(slot for slot in range(len(self._slots)) if slot not in taken)
+        try:
+            # In this order no child ever holds the read end, and a worker notices a dead saver.
+            results, writer = forks.pipe(self._context, duplex=False)
+            _enlarge(writer)
+            try:
+                self._saver.watch(serial, results)
+                worker = WorkerProcess(
+                    self._context, serial, slot, writer, self._setup, self._folder
+                )
+            finally:
+                forks.close(writer)
+        except OSError as error:
+            raise cannot_start("worker", error) from None
+        self._workers[serial] = worker
+        self._slots[slot].starts += 1
+
+    def set_up(self, serial: int) -> None:
+        self._workers[serial].set_up(self._pickled_setup)
+
+    def remove(self, serial: int) -> WorkerProcess | None:
+        worker = super().remove(serial)
+        if worker is not None:
+            self._slots[worker.slot].finished += worker.finished
+        return worker
+
+    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+        return sorted(self._status(worker, dealer, now) for worker in self)
+
+    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
+        files = [(dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
+        in_work = [(path, seconds) for path, seconds in files if path is not None]
+        return max(in_work, key=lambda file: file[1], default=None)
+
+    def _status(self, worker: WorkerProcess, dealer: Dealer, now: float) -> WorkerStatus:
+        slot = self._slots[worker.slot]
+        path = dealer.path_of(worker.serial)
+        busy = path is not None
+        return WorkerStatus(
+            slot=worker.slot,
+            pid=worker.process.pid,
+            state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
+            path=path,
+            seconds=max(0.0, now - worker.busy_since) if busy else None,
+            files_done=slot.finished + worker.finished,
+            restarts=slot.starts - 1,
+        )
+
+    def events(self, now: float) -> list[Any]:
+        deaths = [worker.process.sentinel for worker in self if not worker.reported_dead]
+        return [*deaths, *(worker.last_words for worker in self if now >= worker.late_at)]
+
+    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+        """Tell the saver who is dead, so that it does not wait for the end of that stream, which
+        something that the worker has forked may hold open.
+
+        Args:
+            ready: the sentinels that are. Something forked may keep a sentinel quiet, too, so now
+                and then the processes themselves are asked.
+        """
+        ask = time.monotonic() >= self._ask_at
+        if ask:
+            self._ask_at = time.monotonic() + ASK_SECONDS
+        for worker in self:
+            if worker.reported_dead:
+                continue
+            if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
+                worker.reported_dead = True
+                self._saver.tell(Died(worker.serial))
+
+    def recall(self, dealer: Dealer) -> None:
+        for worker in self:
+            if dealer.is_busy(worker.serial):
+                worker.recall()
+
+    def hurry(self, dealer: Dealer, now: float) -> None:
+        for worker in self.are(State.LEAVING):
+            if not dealer.is_busy(worker.serial):
+                worker.hurry(now)
+
+    def terminate(self, now: float, *states: State) -> None:
+        for worker in self.are(*states):
+            worker.terminate(now)
+
+    def due(self, now: float) -> float:
+        moments = chain.from_iterable((w.late_at, w.end_at, w.kill_at) for w in self)
+        return min((moment for moment in moments if moment > now), default=NEVER)
+
+    def end_overdue(self, now: float) -> None:
+        """Terminate those whose files take too long, kill those that have not ended when asked."""
+        for worker in self:
+            worker.end_if_overdue(now)
+
+    def kill(self) -> None:
+        """Kill all, and what they have started. Nobody is left."""
+        for worker in self:
+            worker.kill()
+        for worker in self:
+            self._saver.tell(Died(worker.serial))
+            del self._workers[worker.serial]
+            worker.bury(in_peace=False)
+
+
+def _enlarge(pipe: Connection) -> None:
+    """Let a worker go on with its next file while the saver has not read the last result yet."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # more than this user may have
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
