@@ -199,6 +199,40 @@ def test_who_loses_a_batch_changes_nothing_for_what_was_dealt() -> None:
     assert dealer.finish(0, 1, NOW) == ["a"]
 
 
+def test_the_way_to_a_worker_is_not_part_of_the_pace() -> None:
+    """Where it takes long, it is told when the batch began."""
+    dealer = Dealer(1)
+    dealer.add(map(str, range(10_000)))
+    _deal(dealer, 0)
+    dealer.note_begun(0, NOW + 10)
+    dealer.finish(0, 1, NOW + 10.01)
+    dealer.give_back(0)
+    assert len(_deal(dealer, 0)) == 5
+
+
+@pytest.mark.parametrize(("batch_seconds", "length"), [(0.5, 100), (0.05, 10), (0.0, 1)])
+def test_how_long_a_batch_is_to_take(batch_seconds: float, length: int) -> None:
+    """Longer where the way is longer, and one file at a time where that is asked for."""
+    dealer = _with_quick_files(Dealer(1, batch_seconds), 0.005)
+    dealer.add(map(str, range(10_000)))
+    assert len(_deal(dealer, 0)) == length
+
+
+def test_when_nobody_knows_who_is_to_blame_nobody_is() -> None:
+    """What was lost together is dealt once more, each alone, after all the rest."""
+    dealer = _with_quick_files(Dealer(1), 0.01)
+    dealer.add(map(str, range(20)))
+    assert _deal(dealer, 0) == ["0", "1", "2", "3", "4"]
+    assert dealer.lose(0, certain=False) is None
+    dealt = []
+    while batch := dealer.deal(0, NOW):
+        dealt.append(batch)
+        dealer.finish(0, len(batch), NOW + 0.01)
+        dealer.give_back(0)
+    assert dealt[-5:] == [[(str(number), 1)] for number in range(5)]
+    assert dealer.over
+
+
 def test_another_attempt_comes_after_all_first_ones() -> None:
     """And it knows which one it is."""
     dealer = Dealer(1)
@@ -243,6 +277,10 @@ ILLEGAL: dict[str, tuple[Callable[[Dealer], object], str]] = {
     "more outcomes than paths": (
         lambda dealer: dealer.finish(1, 2, NOW),
         "^worker 1 sent 2 outcomes, but has 1 paths$",
+    ),
+    "begun by an idle worker": (
+        lambda dealer: dealer.note_begun(2, NOW),
+        "^worker 2 has begun its batch, but has none$",
     ),
     "given back by an idle worker": (
         lambda dealer: dealer.give_back(2),

@@ -41,6 +41,7 @@ from resumable_pool.executors import _Inbox
 
 from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act
+from .test_scripts import python
 
 TEN = [f"in/{number:02}.txt" for number in range(10)]
 POOLS: dict[str, Callable[..., Executor]] = {
@@ -286,8 +287,52 @@ def test_with_one_slot_files_are_given_singly(many: list[str]) -> None:
     assert [len(batch) for batch in do_rest(hand, running)] == [1] * len(many)
 
 
+def test_the_pace_is_that_of_the_function(many: list[str]) -> None:
+    """What it took where it ran, and not the way there, or a queue: as told, whatever that is."""
+    hand = Hand()
+    running = Running(runner(quick, hand, max_workers=2))
+    while running._thread.is_alive():
+        try:
+            task = hand.given.get(timeout=0.05)
+        except queue.Empty:
+            continue
+        assert len(task.batch) == 1
+        number, _, frames = task.call()
+        task.future.set_result((number, 1000.0, frames))
+    assert running.report().completed == len(many)
+
+
 def quick(path: str) -> str:
     return path
+
+
+SCRIPT = """
+import multiprocessing, pickle
+from concurrent.futures import ProcessPoolExecutor
+from resumable_pool import ResumableRunner
+
+class Text:
+    def __init__(self, text):
+        self.text = text
+
+def work(path):
+    return Text(path)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+        print(ResumableRunner(work, "in/*.txt", "result.pkl", executor=executor).run())
+    print([text.text for text in pickle.load(open("result.pkl", "rb")).values()].count("in/03.txt"))
+"""
+
+
+def test_classes_of_the_script_are_read_back_by_it(folder: Path) -> None:
+    """They are named after the script, as everywhere."""
+    Path("script.py").write_text(SCRIPT)
+    done = python("script.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10 done" in done.stdout
+    assert done.stdout.endswith("\n1\n")
+    assert b"__mp_main__" not in Path("result.pkl").read_bytes()
 
 
 def test_a_function_that_cannot_be_sent_ends_the_run(folder: Path) -> None:
@@ -344,11 +389,11 @@ class Task:
     def __init__(self, hand: Hand, call: Callable[[], Any], batch: list[tuple[str, int]]) -> None:
         self.future = HandsFuture(hand)
         self.batch = batch
-        self._call = call
+        self.call = call
 
     def do(self) -> None:
         """In another thread, as any real engine."""
-        thread = threading.Thread(target=lambda: self.future.set_result(self._call()))
+        thread = threading.Thread(target=lambda: self.future.set_result(self.call()))
         thread.start()
         thread.join()
 
