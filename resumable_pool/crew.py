@@ -85,6 +85,7 @@ class Crew(ABC, Generic[AnyWorker]):
     def __init__(self) -> None:
         self._workers: dict[int, AnyWorker] = {}
         self._started = 0
+        self._waiting: list[int] | None = []  # for `begin`
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -111,9 +112,22 @@ class Crew(ABC, Generic[AnyWorker]):
             WorkerStartError: the system would not start it.
         """
 
+    def note_hello(self, serial: int) -> None:
+        """A worker is there. Its initializer may be costly: it waits until the files are ours."""
+        if self._waiting is not None:
+            self._waiting.append(serial)
+        elif serial in self._workers:
+            self._set_up(serial)
+
+    def begin(self) -> None:
+        """The checkpoint is locked."""
+        waiting, self._waiting = self._waiting, None
+        for serial in waiting or ():
+            self.note_hello(serial)
+
     @abstractmethod
-    def set_up(self, serial: int) -> None:
-        """The worker has said `Hello`: tell it what to do with its files."""
+    def _set_up(self, serial: int) -> None:
+        """Tell the worker what to do with its files."""
 
     def remove(self, serial: int) -> AnyWorker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""

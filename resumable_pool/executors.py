@@ -91,7 +91,7 @@ class FarCrew(Crew["Slot"]):
         # By position, since some engines take arguments with a name for themselves.
         return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
 
-    def set_up(self, serial: int) -> None:
+    def _set_up(self, serial: int) -> None:
         raise ValueError(f"slot {serial} never says Hello")
 
     def events(self, now: float) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .records import count_files, in_words, printable, tally
 
@@ -24,15 +24,13 @@ Longest = tuple[str, float] | None
 @dataclass
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
-    are left alone: they say nothing about its speed. `standing` are the paths that stand as failed,
-    whether it was this run or an earlier one that they failed in."""
+    are left alone: they say nothing about its speed."""
 
     total: int
     skipped: int
     completed: int = 0
     failed: int = 0
     left: int = 0
-    standing: set[str] = field(default_factory=set)
 
     @property
     def finished(self) -> int:

@@ -7,37 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
+from . import messages
 from .clock import Clock
 from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .executors import FarCrew
-from .messages import (
-    DropFailure,
-    Ended,
-    Failed,
-    FailureSaved,
-    FromSaver,
-    Hello,
-    Idle,
-    Opened,
-    PassedOn,
-    Ready,
-    Received,
-    Saved,
-    StartFailed,
-    Unable,
-)
+from .ledger import Ledger
 from .options import Options
 from .plan import Plan
 from .processes import MAIN_GUARD_REMEDY
-from .progress import Counts, describe_end
+from .progress import describe_end
 from .records import WorkerStatus, count_files
 from .saver import Saver
 from .saving import Saving
@@ -61,7 +46,7 @@ class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
 
     It is given what the saver saves with, and what says what is to do once the checkpoint is
-    locked. It keeps `counts` up to date; `stopping` says whether it was stopped.
+    locked. It keeps the `ledger`; `stopping` says whether it was stopped.
     """
 
     def __init__(
@@ -69,28 +54,26 @@ class Run:
         options: Options,
         saving: Saving,
         make_plan: Callable[[], Plan],
-        counts: Counts,
+        ledger: Ledger,
         stop_requests: StopRequests,
         progress: ProgressLine,
     ) -> None:
         self._options = options
         self._checkpoint = options.checkpoint
         self._make_plan = make_plan
-        self._counts = counts
+        self._ledger = ledger
+        self._counts = ledger.counts
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._progress = progress
         self._opened = False
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
-        self._waiting_for_setup: list[int] = []
-        self._received: deque[str] = deque()  # values that have come, and are not saved yet
-        self._finished: list[str] = []
         self._saver = Saver(options.context, saving, options.timeout)
         crew = WorkerCrew if options.executor is None else FarCrew
         self._crew: Crew[Any] = crew(options, self._saver, os.getcwd())
         self._dealer = Dealer(options.max_workers, self._crew.batch_seconds)
-        self._verdicts = Verdicts(options, self._dealer, self._saver, counts)
+        self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
     def go(self) -> Iterator[str]:
@@ -106,12 +89,11 @@ class Run:
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
-                finished, self._finished = self._finished, []
-                yield from finished
+                yield from self._ledger.take_finished()
         finally:
             with broken_pipes_raise():
                 self._end()
-        yield from self._finished
+        yield from self._ledger.take_finished()
         if self._error is not None:
             raise self._error
 
@@ -153,31 +135,31 @@ class Run:
         for report in self._saver.read_reports():
             self._note_report(report)
 
-    def _note_report(self, report: FromSaver) -> None:
+    def _note_report(self, report: messages.FromSaver) -> None:
         match report:
-            case Opened(notes):
+            case messages.Opened(notes):
                 self._note_opened(notes)
-            case PassedOn(serial, Hello()):
-                self._note_hello(serial)
-            case PassedOn(serial, Ready()):
+            case messages.PassedOn(serial, messages.Hello()):
+                self._crew.note_hello(serial)
+            case messages.PassedOn(serial, messages.Ready()):
                 self._crew[serial].note_ready()
-            case PassedOn(_, StartFailed(message, traceback)):
+            case messages.PassedOn(_, messages.StartFailed(message, traceback)):
                 if not self.stopping.stopped:  # or it failed of being told to end
                     self._note_failed_start(message, traceback)
-            case Received(serial, number):
-                self._received += self._finish(serial, number)
-            case Saved(number):
-                self._note_saved([self._received.popleft() for _ in range(number)])
-            case FailureSaved(path):
-                self._finished.append(path)
-                self._verdicts.note_saved(path)
-            case Failed(serial):
+            case messages.Received(serial, number):
+                self._ledger.note_received(self._finish(serial, number))
+            case messages.Saved(number):
+                self._ledger.note_saved(number)
+            case messages.FailureSaved(path):
+                self._ledger.note_failure_saved(path)
+                self._verdicts.note_saved()
+            case messages.Failed(serial):
                 self._note_failure(serial)
-            case Idle(serial):
+            case messages.Idle(serial):
                 self._note_idle(serial)
-            case Ended(serial, clean):
+            case messages.Ended(serial, clean):
                 self._note_end(serial, clean)
-            case Unable(error):
+            case messages.Unable(error):
                 self._fail(error)
             case _:
                 raise TypeError(f"the saver cannot report {report!r}")
@@ -243,21 +225,12 @@ class Run:
         plan = self._make_plan()
         for note in [*notes, *plan.advice]:
             self._progress.announce(note)
-        self._counts.skipped, self._counts.left = plan.done, plan.left
-        self._counts.standing = {*plan.failed}
+        self._ledger.begin(plan)
         if plan.new < plan.total:
             self._progress.say(str(plan))
         self._dealer.add(plan.to_do)
         self._opened = True
-        for serial in self._waiting_for_setup:
-            self._note_hello(serial)
-
-    def _note_hello(self, serial: int) -> None:
-        """A worker is there. Its initializer may be costly, and runs once the files are ours."""
-        if not self._opened:
-            self._waiting_for_setup.append(serial)
-        elif self._crew.get(serial) is not None:
-            self._crew.set_up(serial)
+        self._crew.begin()
 
     def _finish(self, serial: int, number: int) -> list[str]:
         self._lost_idle = 0
@@ -265,18 +238,12 @@ class Run:
             worker.note_outcomes(number, self._clock.now)
         return self._dealer.finish(serial, number, self._clock.now)
 
-    def _note_saved(self, paths: list[str]) -> None:
-        self._finished += paths
-        self._counts.completed += len(paths)
-        if self._counts.standing:
-            self._counts.standing.difference_update(paths)
-
     def _note_failure(self, serial: int) -> None:
         """The function failed. The saver holds the failure until it is judged."""
         path = self._dealer.path_of(serial)
         if path is not None and self._crew[serial].timed_out:
             # It failed of being told to end, and its worker's end is near.
-            self._saver.tell(DropFailure(path, self._dealer.attempt(path)))
+            self._saver.tell(messages.DropFailure(path, self._dealer.attempt(path)))
             return
         (path,) = self._finish(serial, 1)
         self._verdicts.note_failure(path, self._clock.now)
@@ -326,7 +293,7 @@ class Run:
         lost = self._saver.gone
         self._crew.kill()
         for report in self._saver.last_reports():
-            if isinstance(report, (Unable, Received, Saved)):
+            if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
                 self._note_report(report)
         how = self._saver.bury()
         if how or lost:

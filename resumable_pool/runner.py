@@ -42,10 +42,10 @@ from .display import progress_line
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
 from .files import Paths, check_pattern, is_in_shard, list_files
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
+from .ledger import Ledger
 from .options import check_options
 from .plan import Plan, make_plan
 from .processes import refuse_in_daemonic_process
-from .progress import Counts
 from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .ring import Run
 from .saving import Saving
@@ -98,18 +98,14 @@ class ResumableRunner(Hooks[Result]):
         progress: whether to show progress on stderr; by default a line is drawn if that is a
             terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
             nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
-            `initial=` (files done before), `desc=` and `unit=`, then `.update(n)` of what it
-            returned, at most five times a second, and `.close()`. The logger `resumable_pool` is
-            told what is said in any case.
-        executor: a `concurrent.futures.Executor`, whose workers then call the function in place of
-            ours: Dask's, say, or MPI's. It is neither started nor shut down. `max_workers` is then
-            how many batches of files it is given at a time: by default as many as it says it has
-            workers, or twice as many as this process may use processors. `initializer` is called
-            once in each of its processes. `timeout`, `max_tasks_per_child`, `mp_context` and
+            `initial=`, `desc=` and `unit=`, then `.update(n)` and `.close()` of what it returned.
+        executor: a `concurrent.futures.Executor` (Dask's, MPI's), whose workers call the function
+            in place of ours; it is not shut down. `max_workers` is then how many batches of files
+            it is given at a time: by default as many as it says it has workers, or twice as many as
+            this process may use processors. `timeout`, `max_tasks_per_child`, `mp_context` and
             `workers()` cannot be had with one.
-        shard: `(k, n)`: only the files of part `k` of `n`, from 0, for jobs of which each has its
-            own number and its own checkpoint. A hash of its path says in which part a file is, so
-            the parts are about as large as each other, and stay the same when files are added.
+        shard: `(k, n)`: only the files of part `k` of `n`, from 0: for array jobs, each with its
+            own checkpoint. A hash of its path says in which part a file is.
 
     Raises:
         TypeError, ValueError: an argument is not as described above, or the function cannot be sent
@@ -262,28 +258,18 @@ class ResumableRunner(Hooks[Result]):
         begun = time.monotonic()
         files = self._files()
         plan = self._plan(files)
-        counts = Counts(plan.total, plan.done, left=plan.left, standing={*plan.failed})
+        ledger = Ledger(plan)
         stopped = False
         if plan.to_do:
-            stopped = yield from self._go_round(files, counts, stop_requests)
+            stopped = yield from self._go_round(files, ledger, stop_requests)
         else:
             self._checkpoint.settle()
-        failed = sorted(counts.standing)
-        failures = [self.failures.get(path) for path in failed]
-        self._report = Report(
-            total=len(files),
-            completed=counts.completed,
-            skipped=counts.skipped,
-            failed=len(failed),
-            # Not what another run would do, since inputs may have changed meanwhile.
-            remaining=len(files) - counts.completed - counts.skipped - len(failed),
-            seconds=time.monotonic() - begun,
-            stopped=stopped,
-            failures=[failure for failure in failures if failure is not None],  # not damaged
-        )
+        failures = [self.failures.get(path) for path in sorted(ledger.standing)]
+        known = [failure for failure in failures if failure is not None]  # not damaged
+        self._report = ledger.report(known, time.monotonic() - begun, stopped)
 
     def _go_round(
-        self, files: list[str], counts: Counts, stop_requests: StopRequests
+        self, files: list[str], ledger: Ledger, stop_requests: StopRequests
     ) -> Generator[str, None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
@@ -296,7 +282,7 @@ class ResumableRunner(Hooks[Result]):
         plan = functools.partial(self._plan, files)
         try:
             with stop_requests:
-                ring = self._ring = Run(options, saving, plan, counts, stop_requests, progress)
+                ring = self._ring = Run(options, saving, plan, ledger, stop_requests, progress)
                 steps = ring.go()
                 finish = functools.partial(stop_requests.finish, steps)
                 atexit.register(finish)

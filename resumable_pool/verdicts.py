@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from .clock import NEVER
 from .dealing import Dealer
+from .ledger import Ledger
 from .messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from .options import Options
-from .progress import Counts
 from .records import Failure, Outcome, count_files, in_words
 from .saver import Saver
 
@@ -37,11 +37,11 @@ class _Setback:
 class Verdicts:
     """The failed attempts of one run that are not settled yet. Lives in the runner's process."""
 
-    def __init__(self, options: Options, dealer: Dealer, saver: Saver, counts: Counts) -> None:
+    def __init__(self, options: Options, dealer: Dealer, saver: Saver, ledger: Ledger) -> None:
         self._options = options
         self._dealer = dealer
         self._saver = saver
-        self._counts = counts
+        self._counts = ledger.counts
         self._setbacks: deque[_Setback] = deque()
         self._unsaved = 0
 
@@ -53,11 +53,9 @@ class Verdicts:
         """Whether one is still to be judged, or its verdict to be saved."""
         return bool(self._setbacks or self._unsaved)
 
-    def note_saved(self, path: str) -> None:
-        """The verdict on this file has been saved."""
+    def note_saved(self) -> None:
+        """A verdict has been saved."""
         self._unsaved -= 1
-        self._counts.failed += 1
-        self._counts.standing.add(path)
 
     @property
     def due(self) -> float:

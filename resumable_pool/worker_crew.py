@@ -83,7 +83,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         self._workers[serial] = worker
         self._slots[slot].starts += 1
 
-    def set_up(self, serial: int) -> None:
+    def _set_up(self, serial: int) -> None:
         self._workers[serial].set_up(self._pickled_setup)
 
     def remove(self, serial: int) -> WorkerProcess | None:

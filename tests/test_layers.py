@@ -36,6 +36,7 @@ LAYERS = [
     "resumable_pool.far_process",
     "resumable_pool.calling",
     "resumable_pool.options",
+    "resumable_pool.ledger",
     "resumable_pool.plan",
     "resumable_pool.checkpoints",
     "resumable_pool.checkpoints.sqlite",

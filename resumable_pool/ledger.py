@@ -1,0 +1,75 @@
+"""What has become of the files of one run: received, saved, failed; and the report in the end.
+
+    Received ──▶ received ──Saved──▶ finished        (in the same order)
+                 FailureSaved ─────▶ finished
+
+Pure: no process, no clock, no file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from .plan import Plan
+from .progress import Counts
+from .records import Failure, Report
+
+
+class Ledger:
+    """The books of one run; they begin with what was to do before the checkpoint was locked.
+
+    Attributes:
+        counts: where the run stands.
+        standing: the paths that stand as failed, whether in this run or in an earlier one.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._total = plan.total
+        self._received: deque[str] = deque()
+        self._finished: list[str] = []
+        self.counts = Counts(plan.total, plan.done, left=plan.left)
+        self.standing = {*plan.failed}
+
+    def begin(self, plan: Plan) -> None:
+        """The checkpoint is locked: what it has now, nobody else will add to."""
+        self.counts.skipped, self.counts.left = plan.done, plan.left
+        self.standing = {*plan.failed}
+
+    def note_received(self, paths: Sequence[str]) -> None:
+        """The saver has the values of these."""
+        self._received.extend(paths)
+
+    def note_saved(self, number: int) -> None:
+        """The next so many of those are saved."""
+        paths = [self._received.popleft() for _ in range(number)]
+        self._finished += paths
+        self.counts.completed += number
+        if self.standing:
+            self.standing.difference_update(paths)
+
+    def note_failure_saved(self, path: str) -> None:
+        """The failure of this one is saved."""
+        self._finished.append(path)
+        self.counts.failed += 1
+        self.standing.add(path)
+
+    def take_finished(self) -> list[str]:
+        """The paths whose outcomes have been saved since the last time."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def report(self, failures: Sequence[Failure], seconds: float, stopped: bool) -> Report:
+        """How the run has ended; `failures` are those of `standing`."""
+        counts = self.counts
+        return Report(
+            total=self._total,
+            completed=counts.completed,
+            skipped=counts.skipped,
+            failed=len(self.standing),
+            # Not what another run would do, since inputs may have changed meanwhile.
+            remaining=self._total - counts.completed - counts.skipped - len(self.standing),
+            seconds=seconds,
+            stopped=stopped,
+            failures=failures,
+        )
