@@ -117,13 +117,12 @@ class FarCrew(Crew["Slot"]):
             raise trouble
 
     def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
-        """Returns why the run has to end, if it has to."""
+        """Decide who is to blame. Returns why the run has to end, if it has to."""
         in_flight = [path for slot in self for path, _ in slot.batch]
-        broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
-        ends = broken
+        ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
         if broken:
-            certain = not (slot.refused or self._broken or isinstance(error, CancelledError))
-            slot.to_blame = certain and len(in_flight) == 1
+            just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self._broken)
+            slot.to_blame = just_now and len(in_flight) == 1
             self._broken = True
         elif self._answered:
             slot.to_blame = len(slot.batch) == 1
@@ -135,8 +134,7 @@ class FarCrew(Crew["Slot"]):
         self._saver.tell(Died(slot.serial))
         if not ends:
             return None
-        name = type(self._executor).__name__
-        return ExecutorError(name, text, in_flight, broken, traceback)
+        return ExecutorError(type(self._executor).__name__, text, in_flight, broken, traceback)
 
     def terminate(self, now: float, *states: State) -> None:
         for slot in self.are(*states):
@@ -192,11 +190,9 @@ class Slot:
         self._outcomes = 0
         self._how = "was abandoned"
 
-    def note_ready(self) -> None:
-        pass
+    def note_ready(self) -> None: ...
 
-    def note_outcomes(self, number: int, now: float) -> None:
-        pass
+    def note_outcomes(self, number: int, now: float) -> None: ...
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
         self.busy_since = now

@@ -37,7 +37,7 @@ from resumable_pool import (
     open_checkpoint,
     worker_slot,
 )
-from resumable_pool.executors import _Inbox
+from resumable_pool.executors import FarCrew, _Inbox
 
 from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act
@@ -549,8 +549,12 @@ def test_a_batch_that_is_lost_first_may_still_be_done(folder: Path) -> None:
     assert running.report().completed == 10
 
 
-def test_a_future_that_says_twice_that_it_is_done_is_read_once(folder: Path) -> None:
-    """By then its slot may have another batch."""
+def test_a_future_that_says_twice_that_it_is_done_is_read_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then its slot may have another batch, and that is not lost."""
+    lost: list[object] = []
+    monkeypatch.setattr(FarCrew, "_note_lost", lambda crew, *loss: lost.append(loss))
     hand = Hand()
     running = Running(runner(number_in, hand, max_workers=2))
     for _ in range(10):
@@ -558,6 +562,7 @@ def test_a_future_that_says_twice_that_it_is_done_is_read_once(folder: Path) -> 
         task.do()
         task.future._invoke_callbacks()  # type: ignore[attr-defined]
     assert running.report().completed == 10
+    assert lost == []
     assert calls() == TEN
 
 
