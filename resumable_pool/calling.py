@@ -16,7 +16,8 @@ from .records import Failure, Outcome
 from .values import Encoded, UnstorableValue
 
 # How the function came to be called helps nobody, so these modules are left out of tracebacks.
-_OURS = {f"{__package__}.{name}" for name in ("calling", "worker_process", "far_process")}
+_MODULES = ("calling", "worker_process", "far_process", "executors")
+_OURS = {f"{__package__}.{name}" for name in _MODULES}
 
 # Enough for any text that a person reads; an exception can carry megabytes.
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
