@@ -270,7 +270,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         "progress": True,
         "shard": (2, 16),
     }
-    unnamed = {"function", "pattern", "checkpoint", "initargs"}
+    unnamed = {"function", "pattern", "checkpoint", "initargs", "executor"}
     assert {*given} == {*inspect.signature(ResumableRunner).parameters} - unnamed
 
 
