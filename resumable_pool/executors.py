@@ -27,7 +27,6 @@ import contextlib
 import os
 import sys
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
@@ -59,7 +58,7 @@ class FarCrew(Crew["Slot"]):
         super().__init__()
         assert options.executor is not None
         self._executor = options.executor
-        self._run = uuid.uuid4().hex
+        self._run = os.urandom(16).hex()
         self._setup = options.setup
         self._folder = folder
         self._context = options.context

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
-import hashlib
 import inspect
 import os
 import warnings
@@ -122,9 +121,11 @@ def is_in_shard(path: str, shard: tuple[int, int]) -> bool:
     """Whether the file belongs to shard `k` of `n`, `shard` being `(k, n)`: a hash of its path says
     so, and nothing else, so that it stays in its shard whatever other files come and go, and every
     machine knows which one that is. (Python's own `hash` is another in each process.)"""
+    from hashlib import blake2b  # for those who have shards: it takes longer than all else here
+
     number, count = shard
     text = path.replace(os.sep, "/").encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(text, digest_size=8).digest()
+    digest = blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "little") % count == number
 
 

@@ -11,15 +11,17 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import Paths, check_pattern
 from .messages import Setup
 from .plan import Choices
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # The system call that waits for processes on Windows takes 63 handles.
 _MOST_WORKERS = 60 if sys.platform == "win32" else None

@@ -17,7 +17,6 @@ from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
-from .executors import FarCrew
 from .ledger import Ledger
 from .options import Options
 from .plan import Plan
@@ -70,8 +69,7 @@ class Run:
         self._error: ResumablePoolError | None = None
         self._lost_idle = 0
         self._saver = Saver(options.context, saving, options.timeout)
-        crew = WorkerCrew if options.executor is None else FarCrew
-        self._crew: Crew[Any] = crew(options, self._saver, os.getcwd())
+        self._crew = _crew_for(options)(options, self._saver, os.getcwd())
         self._dealer = Dealer(options.max_workers, self._crew.batch_seconds)
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
@@ -307,3 +305,11 @@ class Run:
         if self._opened:
             return SaverError(self._checkpoint.path, f"the saver process {how}")
         return WorkerStartError(f"the saver process {how} before it was ready", MAIN_GUARD_REMEDY)
+
+
+def _crew_for(options: Options) -> Callable[[Options, Saver, str], Crew[Any]]:
+    if options.executor is None:
+        return WorkerCrew
+    from .executors import FarCrew  # for the few who have one; spawned processes import all of this
+
+    return FarCrew

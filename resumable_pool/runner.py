@@ -33,9 +33,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoints import Checkpoint
 from .display import progress_line
@@ -51,6 +50,9 @@ from .ring import Run
 from .saving import Saving
 from .signals import StopRequests
 from .values import pickle_value
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # What says all that there is to say, so that our part of its traceback would only hide it.
 _SHORT = (KeyboardInterrupt, ResumablePoolError)
