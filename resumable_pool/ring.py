@@ -26,6 +26,7 @@ from .records import WorkerStatus, count_files
 from .saver import Saver
 from .saving import Saving
 from .signals import StopRequests, broken_pipes_raise
+from .starts import Starts, start_error
 from .stopping import Stopping
 from .verdicts import Verdicts
 from .worker_crew import WorkerCrew
@@ -33,12 +34,6 @@ from .worker_crew import WorkerCrew
 # The loop waits for events. This is how soon it notices what makes none: a death that something
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.
 TICK_SECONDS = 1.0
-
-# A worker that is killed before it has a file may have had bad luck, when memory is short; so many
-# in a row, with no file done in between, have a reason that will not go away.
-START_ATTEMPTS = 3
-
-START_REMEDY = "Put that right and run again; what was saved is kept."
 
 
 class Run:
@@ -67,7 +62,7 @@ class Run:
         self._progress = progress
         self._opened = False
         self._error: ResumablePoolError | None = None
-        self._lost_idle = 0
+        self._starts = Starts()
         self._saver = Saver(options.context, saving, options.timeout)
         self._crew = _crew_for(options)(options, self._saver, os.getcwd())
         self._dealer = Dealer(options.max_workers, self._crew.batch_seconds)
@@ -143,7 +138,7 @@ class Run:
                 self._crew[serial].note_ready()
             case messages.PassedOn(_, messages.StartFailed(message, traceback)):
                 if not self.stopping.stopped:  # or it failed of being told to end
-                    self._note_failed_start(message, traceback)
+                    self._fail(start_error(message, traceback))
             case messages.Received(serial, number):
                 self._ledger.note_received(self._finish(serial, number))
             case messages.Saved(number):
@@ -231,7 +226,7 @@ class Run:
         self._crew.begin()
 
     def _finish(self, serial: int, number: int) -> list[str]:
-        self._lost_idle = 0
+        self._starts.note_file()
         if (worker := self._crew.get(serial)) is not None:
             worker.note_outcomes(number, self._clock.now)
         return self._dealer.finish(serial, number, self._clock.now)
@@ -264,13 +259,9 @@ class Run:
             seconds = now - worker.busy_since
             self._verdicts.note_loss(path, worker.timed_out, how, last_words, seconds, now)
         elif worker.state in (State.STARTING, State.READY) and self._dealer.to_do:
-            self._lost_idle += 1
-            by_itself = worker.state is State.STARTING and not worker.was_killed
-            if by_itself or self._lost_idle >= START_ATTEMPTS:
-                self._note_failed_start(f"before its first file, a worker {how}", last_words)
-
-    def _note_failed_start(self, message: str, traceback: str) -> None:
-        self._fail(WorkerStartError(f"a worker cannot start: {message}", START_REMEDY, traceback))
+            error = self._starts.note_failed(worker, how, last_words)
+            if error is not None:
+                self._fail(error)
 
     def _fail(self, error: ResumablePoolError) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""

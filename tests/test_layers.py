@@ -31,6 +31,7 @@ LAYERS = [
     "resumable_pool.saving",
     "resumable_pool.reporting",
     "resumable_pool.workers",
+    "resumable_pool.starts",
     "resumable_pool.crew",
     "resumable_pool.worker_process",
     "resumable_pool.far_process",
