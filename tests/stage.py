@@ -5,8 +5,12 @@ Two named pipes in the folder of the run. No sleeps: everybody waits for bytes.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import select
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from .functions import note
@@ -27,6 +31,27 @@ def act(path: str) -> str:
     if cue == FAIL:
         raise ValueError("as directed")
     return f"done {path}"
+
+
+@contextlib.contextmanager
+def announcement(text: str) -> Iterator[threading.Event]:
+    """Set once the run says something with this text in it: then it has done as it says."""
+    said = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage():
+                said.set()
+
+    logger, listener = logging.getLogger("resumable_pool"), Listener()
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(listener)
 
 
 class Stage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -18,7 +17,7 @@ from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.dealing import Dealer
 
 from .functions import CALLS, calls, note
-from .stage import FAIL, PATIENCE, Stage, act
+from .stage import FAIL, PATIENCE, Stage, act, announcement
 
 NUMBER = 600
 
@@ -136,27 +135,18 @@ def test_slow_files_come_back_from_a_batch(many: list[str], rests: list[int]) ->
     assert max(rests) > 5
 
 
-def test_a_stop_is_heard_in_the_middle_of_a_batch(
-    many: list[str], stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stop_is_heard_in_the_middle_of_a_batch(many: list[str], stage: Stage) -> None:
     """The file in work is finished, and no further one of its batch is begun."""
-    heard = threading.Event()
-    handler = logging.Handler()
-    handler.emit = lambda record: "asked to stop" in record.getMessage() and heard.set()  # type: ignore[assignment, func-returns-value]
-    caplog.set_level(logging.INFO, "resumable_pool")
-    logging.getLogger("resumable_pool").addHandler(handler)
     stopped = runner(directed, max_workers=1)
     reports: list[Any] = []
     thread = threading.Thread(target=lambda: reports.append(stopped.run()))
-    thread.start()
-    try:
+    with announcement("asked to stop") as heard:
+        thread.start()
         stage.wait_begun(1)
         stopped.stop()
         assert heard.wait(PATIENCE)
-    finally:
         stage.cue()
         thread.join()
-        logging.getLogger("resumable_pool").removeHandler(handler)
     assert calls() == many[:301]
     assert reports[0].completed == 301
     assert reports[0].remaining == NUMBER - 301

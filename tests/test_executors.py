@@ -10,7 +10,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ from resumable_pool import (
 from resumable_pool.executors import FarCrew, _Inbox
 
 from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
-from .stage import PATIENCE, Stage, act
+from .stage import PATIENCE, Stage, act, announcement
 from .test_scripts import python
 
 TEN = [f"in/{number:02}.txt" for number in range(10)]
@@ -639,9 +638,10 @@ def test_what_never_comes_back_can_be_abandoned(folder: Path) -> None:
 
     def press() -> None:
         tasks.extend([hand.next(), hand.next()])
-        for _ in range(2):
+        with announcement("Ctrl-C: finishing 2 files") as heard:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)  # or the system makes one signal of them
+            assert heard.wait(PATIENCE)  # or the system would make one signal of two
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
