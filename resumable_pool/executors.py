@@ -40,7 +40,7 @@ from .crew import Crew, State
 from .dealing import FAR_BATCH_SECONDS, Dealer, Task
 from .errors import ExecutorError
 from .far_process import Answer, process_far
-from .frames import FrameWriter, encode
+from .frames import FrameWriter, plain_frame
 from .messages import Died, Done
 from .options import Options
 from .processes import cannot_start
@@ -224,13 +224,13 @@ class Slot:
                 self._leave()
 
     def _leave(self) -> None:
-        self._write(encode(Done(self._outcomes)))
+        self._write(plain_frame(Done(self._outcomes)))
         forks.close(self._results)
 
     def _write(self, frames: bytes, batch_over: bool = False) -> None:
         # The saver never waits for the runner, so there will be room. Or it is dead, and says so.
         with contextlib.suppress(OSError):
-            self._writer.forward(frames, batch_over)
+            self._writer.send([frames], batch_over)
 
     def give_up(self, how: str) -> None:
         """Nothing will come of its batch. Its stream ends without `Done`, as a dead worker's."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from .calling import describe, process
 from .dealing import FAR_BATCH_SECONDS, Task
-from .frames import encode
+from .frames import outcome_frame, plain_frame
 from .messages import Setup, StartFailed
 from .values import Encoded, name_script_main
 
@@ -50,7 +50,7 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     """
     failed = _set_up(run, setup)
     if failed is not None:
-        return 0, 0.0, encode(failed)
+        return 0, 0.0, plain_frame(failed)
     begun = time.perf_counter()
     call = functools.partial(_call, setup, os.getpid())
     frames: list[bytes] = []
@@ -58,7 +58,7 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     for path, attempt in batch:
         _go_to(folder)
         outcome = process(call, path, attempt)
-        frames.append(encode(outcome))
+        frames.append(b"".join(outcome_frame(outcome, setup.record)))
         size += len(frames[-1])
         late = time.perf_counter() - begun >= _LONGEST_BATCH
         if late or size >= _MOST_BYTES or not outcome.ok:

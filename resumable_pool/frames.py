@@ -5,15 +5,14 @@ stopped or swapped out in the middle of a large one would keep the saver from ev
 on POSIX the messages have frames of our own and the saver takes what is there; on Windows pipes
 carry whole messages, and the two differ only in `FrameWriter.send` and `FrameReader._read`.
 
-    frame   kind (1 byte), length of the body (8), body
-    VALUE   checksum, seconds, time, attempt, size, mtime, length of the path; path; the pickled
-            value, untouched
+    frame   kind (4 bytes, which nobody writes by chance), length of the body (8), body
+    VALUE   a record, as the checkpoint will hold it
     PLAIN   JSON: the message's class and its fields
 
 A large value is written from where it was pickled, and read into the place where it stays until it
 is saved: no copy of it is ever made.
 
-Knows the messages' classes, but not what anybody does with them.
+Knows the messages' classes, but not what is in a record, or what anybody does with them.
 """
 
 from __future__ import annotations
@@ -23,19 +22,18 @@ import json
 import os
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed
+from .messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Values
 from .records import Failure, Fingerprint, Outcome
-from .values import Encoded
+from .values import Bytes, Encoded
 
-_FRAME = struct.Struct("<BQ")
-_VALUE_START = struct.Struct("<BQ IddHqqI")  # a frame's start, and the facts of a VALUE
-_FACTS_SIZE = _VALUE_START.size - _FRAME.size
-_VALUE, _PLAIN = 0xA5, 0x5A
+_FRAME = struct.Struct("<4s Q")
+_VALUE, _PLAIN = b"\xa5rpv", b"\xa5rpp"
 
-# A value of this length or more gets a buffer of its own.
+# A body of this length or more gets a buffer of its own.
 _LARGE = 1 << 16
 
 # What a pipe of ours holds where the system lets us ask for it; more is never there at once.
@@ -53,30 +51,21 @@ class FrameWriter:
         self._end = end
         self._fd = end.fileno()
 
-    def send(self, message: FromWorker, batch_over: bool = False) -> None:
-        """Return once the pipe has all of it, and a `BatchOver` if that follows; raises `OSError`
-        when nobody reads it any more."""
-        parts = _encode(message)
+    def send(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
+        """Return once the pipe has all of a frame, or several, that consist of these parts, and a
+        `BatchOver` if that follows; raises `OSError` when nobody reads it any more."""
         if batch_over:
-            parts += _BATCH_OVER
-        if max(map(len, parts)) < _LARGE:
+            parts = [*parts, _BATCH_OVER]
+        length = sum(map(len, parts))
+        if length < _LARGE or sys.platform == "win32":
             parts = [b"".join(parts)]
         if sys.platform == "win32":
-            self._end.send_bytes(b"".join(parts))
+            self._end.send_bytes(parts[0])
             return
         for part in parts:
             self._write(part)
 
-    def forward(self, frames: bytes, batch_over: bool = False) -> None:
-        """The same with messages that `encode` has made bytes of, in another process perhaps."""
-        parts = [frames, *(_BATCH_OVER if batch_over else ())]
-        if sys.platform == "win32":
-            self._end.send_bytes(b"".join(parts))
-            return
-        for part in parts:
-            self._write(part)
-
-    def _write(self, part: Encoded) -> None:
+    def _write(self, part: Bytes) -> None:
         written = os.write(self._fd, part)
         while written < len(part):
             written += os.write(self._fd, memoryview(part)[written:])
@@ -98,7 +87,8 @@ class FrameReader:
         self.end = end
         self.at_end = False
         self._rest = b""  # the beginning of a frame
-        self._large: _LargeValue | None = None
+        self._large = bytearray()  # a large record that is on its way, in the place where it stays
+        self._unread = memoryview(self._large)  # where the rest of that goes
         if sys.platform != "win32":
             os.set_blocking(end.fileno(), False)
 
@@ -124,7 +114,7 @@ class FrameReader:
             return 0
         except (OSError, EOFError):
             self.at_end = True
-        except (ValueError, TypeError, KeyError, MemoryError, OverflowError, struct.error):
+        except (ValueError, TypeError, KeyError, MemoryError, OverflowError):
             self.at_end = True  # we have not written that
         return 0
 
@@ -134,118 +124,80 @@ class FrameReader:
             self._take_frames(memoryview(message), received)
             return len(message)
         known = len(self._rest)
-        count = os.readv(
-            self.end.fileno(), [self._large.unread if self._large else self._scratch[known:]]
-        )
+        count = os.readv(self.end.fileno(), [self._unread or self._scratch[known:]])
         if not count:
             raise EOFError
-        if self._large is None:
+        if self._unread:
+            self._unread = self._unread[count:]
+            if not self._unread:
+                received.append(Values([self._large]))
+        else:
             self._scratch[:known] = self._rest
             self._take_frames(self._scratch[: known + count], received)
-        elif self._large.is_whole_with(count):
-            received.append(self._large.outcome)
-            self._large = None
         return count
 
     def _take_frames(self, data: memoryview, received: list[FromWorker]) -> None:
-        used = 0
-        while len(data) - used >= _FRAME.size:
-            kind, length = _FRAME.unpack_from(data, used)
-            end = used + _FRAME.size + length
+        """The messages in `data`; what it has of one more waits for the rest of that."""
+        records: list[Encoded] = []  # that came in a row
+        begin = 0
+        while begin + _FRAME.size <= len(data):
+            kind, length = _FRAME.unpack_from(data, begin)
+            start = begin + _FRAME.size
+            end = start + length
             if kind not in (_VALUE, _PLAIN):
-                raise ValueError(f"no frame starts with byte {kind}")
+                raise ValueError(f"no frame starts with {kind}")
             if end > len(data):
                 if kind == _VALUE and length >= _LARGE:
-                    self._large = _LargeValue.begun_in(data[used:])
+                    self._begin_large(length, data[start:])
+                    begin = len(data)
                 break
             if kind == _VALUE:
-                outcome, start = _decode_value(data[used:end])
-                outcome.pickled = bytes(data[used + start : end])
-                received.append(outcome)
+                if not records:
+                    received.append(Values(records))
+                records.append(bytes(data[start:end]))
             else:
-                received.append(_decode_plain(*json.loads(bytes(data[used + _FRAME.size : end]))))
-            used = end
-        self._rest = bytes(data[used:]) if self._large is None else b""
+                records = []
+                received.append(_decode(*json.loads(bytes(data[start:end]))))
+            begin = end
+        self._rest = bytes(data[begin:])
 
-
-class _LargeValue:
-    """A value that is on its way, in the buffer that it will stay in.
-
-    Attributes:
-        outcome: whose it is.
-        unread: where the rest of it goes.
-    """
-
-    def __init__(self, outcome: Outcome[Any], length: int, begun: memoryview) -> None:
-        outcome.pickled = bytearray(length)
-        self.outcome = outcome
-        view = memoryview(outcome.pickled)
+    def _begin_large(self, length: int, begun: memoryview) -> None:
+        self._large = bytearray(length)
+        view = memoryview(self._large)
         view[: len(begun)] = begun
-        self.unread = view[len(begun) :]
-
-    @classmethod
-    def begun_in(cls, frame: memoryview) -> _LargeValue | None:
-        """That of a frame that begins so; `None` if not even all of its path is there."""
-        try:
-            outcome, start = _decode_value(frame)
-        except (ValueError, struct.error):
-            return None
-        _, length = _FRAME.unpack_from(frame)
-        return cls(outcome, _FRAME.size + length - start, frame[start:])
-
-    def is_whole_with(self, count: int) -> bool:
-        """Whether it is, with so many bytes more."""
-        self.unread = self.unread[count:]
-        return not self.unread
+        self._unread = view[len(begun) :]
 
 
-def encode(message: FromWorker) -> bytes:
-    """The bytes that `send` would write."""
-    return b"".join(_encode(message))
+def outcome_frame(
+    outcome: Outcome[Any], record: Callable[[Outcome[Any]], Sequence[Bytes]]
+) -> list[Bytes]:
+    """An outcome's frame, in parts; what is in it of a value, the checkpoint's `record` says."""
+    if outcome.failure is not None:
+        return [plain_frame(outcome)]
+    body = record(outcome)
+    return [_FRAME.pack(_VALUE, sum(map(len, body))), *body]
 
 
-def _encode(message: FromWorker) -> list[Encoded]:
+def plain_frame(message: FromWorker) -> bytes:
+    """The frame of a message that is no value."""
     if isinstance(message, Outcome):
-        if message.pickled is not None:
-            path = message.path.encode("utf-8", "surrogatepass")
-            length = _FACTS_SIZE + len(path) + len(message.pickled)
-            start = _VALUE_START.pack(
-                _VALUE, length, message.checksum, message.seconds, message.finished_at,
-                message.attempts, *message.fingerprint, len(path),
-            )  # fmt: skip
-            return [start, path, message.pickled]
         assert message.failure is not None
         facts = dataclasses.astuple(message.failure)
         body = _json("Outcome", facts, message.fingerprint, message.finished_at)
     else:
         body = _json(type(message).__name__, *dataclasses.astuple(message))
-    return [_FRAME.pack(_PLAIN, len(body)), body]
+    return _FRAME.pack(_PLAIN, len(body)) + body
 
 
 def _json(*fields: object) -> bytes:
     return json.dumps(fields).encode("ascii")
 
 
-_BATCH_OVER = _encode(BatchOver())
+_BATCH_OVER = plain_frame(BatchOver())
 
 
-def _decode_value(frame: memoryview) -> tuple[Outcome[Any], int]:
-    """The outcome in a frame, still without its value, and where that begins.
-
-    Raises:
-        ValueError, struct.error: the frame does not have all of the path.
-    """
-    (_, _, checksum, seconds, finished_at, attempts, size, mtime_ns,
-     path_length) = _VALUE_START.unpack_from(frame)  # fmt: skip
-    start = _VALUE_START.size + path_length
-    if start > len(frame):
-        raise ValueError("it is shorter than its path")
-    path = str(frame[_VALUE_START.size : start], "utf-8", "surrogatepass")
-    found = Fingerprint(size, mtime_ns)
-    return Outcome(path, None, checksum, None, seconds, attempts, found, finished_at), start
-
-
-def _decode_plain(name: str, *fields: Any) -> FromWorker:
+def _decode(name: str, *fields: Any) -> FromWorker:
+    """What a plain frame was made of."""
     if name == "Outcome":
         facts, found, finished_at = fields
         failure = Failure(*facts)

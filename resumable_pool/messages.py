@@ -2,7 +2,8 @@
 
     runner -> worker   a `Setup`, then batches, as lists of (path, attempt); an empty list: begin no
                        further file of your batch
-    worker -> saver    Hello, Ready, StartFailed, Outcome, BatchOver, Done (bytes made by frames.py)
+    worker -> saver    Hello, Ready, StartFailed, records of values and Outcomes of failures,
+                       BatchOver, Done (as bytes that frames.py makes)
     saver -> runner    lists of Opened, Unable, PassedOn, Received, Saved, Failed, FailureSaved,
                        Idle, Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
@@ -13,12 +14,13 @@ slots: with slots their pickles would cost three times as much. Knows nothing of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ResumablePoolError
 from .records import Outcome
+from .values import Bytes, Encoded
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Setup:
     function: Callable[[str], Any]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
-    encode: Callable[[Any], bytes]  # what the checkpoint holds of a result
+    encode: Callable[[Any], bytes]  # what the checkpoint holds of a result,
+    record: Callable[[Outcome[Any]], Sequence[Bytes]]  # and of an outcome that has one
     timeout: float | None
     watched: bool = False  # whether it leaves word of where it is when that is over
 
@@ -57,6 +60,14 @@ class StartFailed:
 
 
 @dataclass(frozen=True)
+class Values:
+    """The next paths of the worker's batch have values: the records of these, each sent at once.
+    (What is read together is received as one message.)"""
+
+    records: list[Encoded]
+
+
+@dataclass(frozen=True)
 class BatchOver:
     """The worker begins no further path of its batch, and waits for the next one. It has none left,
     or has handed the rest back: because one has failed, or the batch takes longer than planned, or
@@ -70,8 +81,8 @@ class Done:
     outcomes: int
 
 
-# `Outcome` is that of the next path of the worker's batch, sent at once.
-FromWorker = Hello | Ready | StartFailed | Outcome[Any] | BatchOver | Done
+# An `Outcome` is the failure of the next path of the worker's batch.
+FromWorker = Hello | Ready | StartFailed | Values | Outcome[Any] | BatchOver | Done
 
 
 # The saver to the runner.

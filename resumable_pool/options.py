@@ -81,8 +81,7 @@ def check_options(
     if checked_timeout == 0:
         raise ValueError("timeout must be more than 0 seconds; None is for no limit")
     checked_checkpoint = _check_checkpoint(checkpoint)
-    encode = checked_checkpoint.encode
-    setup = _check_setup(function, initializer, initargs, encode, checked_timeout)
+    setup = _check_setup(function, initializer, initargs, checked_checkpoint, checked_timeout)
     choices = Choices(
         retry_failed=_check_bool("retry_failed", retry_failed),
         rerun_changed=_check_bool("rerun_changed", rerun_changed),
@@ -144,7 +143,7 @@ def _check_setup(
     function: Any,
     initializer: Any,
     initargs: Any,
-    encode: Callable[[Any], bytes],
+    checkpoint: Checkpoint,
     timeout: float | None,
 ) -> Setup:
     if not callable(function):
@@ -157,7 +156,9 @@ def _check_setup(
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(function, initializer, tuple(initargs), encode, timeout)
+    return Setup(
+        function, initializer, tuple(initargs), checkpoint.encode, checkpoint.record, timeout
+    )
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:

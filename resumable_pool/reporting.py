@@ -42,12 +42,12 @@ class Reports:
         self._messages.append(message)
         self.due = 0.0
 
-    def add_value(self, worker: int, now: float) -> None:
-        """One more value of this worker has come."""
+    def add_values(self, worker: int, number: int, now: float) -> None:
+        """So many more values of this worker have come."""
         if worker != self._worker:
             self._end_row()
             self._worker = worker
-        self._number += 1
+        self._number += number
         if self.due == NEVER:
             self.due = now + REPORT_SECONDS
 

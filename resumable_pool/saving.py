@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .checkpoints import Checkpoint
 from .clock import NEVER
 from .records import Outcome
+from .values import Encoded
 
 
 class SaverHooks(Protocol):
@@ -43,7 +44,7 @@ class Saving:
         self._hooks = hooks
         self._every = every
         self._interval = interval
-        self._waiting: list[Outcome[Any]] = []
+        self._waiting: list[Encoded] = []  # the records of values
         self._save_at = NEVER
         self._synced_at = 0.0
         self._sync_at = NEVER
@@ -60,13 +61,13 @@ class Saving:
         """When there is something to do, if nothing comes."""
         return min(self._sync_at, self._save_at)
 
-    def save(self, values: list[Outcome[Any]], now: float) -> int:
-        """Save these after those that wait, as far as they are enough; the rest waits.
+    def save(self, records: list[Encoded], now: float) -> int:
+        """Save these values after those that wait, as far as they are enough; the rest waits.
 
         Returns:
             How many have been saved, in the order of coming.
         """
-        self._waiting += values
+        self._waiting += records
         enough = len(self._waiting) // self._every * self._every
         self._save(enough)
         if enough or self._save_at == NEVER:  # all that waits has just come
@@ -85,7 +86,11 @@ class Saving:
         """Save the first of those that wait: as many at a time as was asked for, or all."""
         step = number if self._every == 1 else self._every
         for _ in range(0, number, max(1, step)):
-            (self._hooks or self.checkpoint).save(self._waiting[:step])
+            records = self._waiting[:step]
+            if self._hooks is None:
+                self.checkpoint.append(records)
+            else:
+                self._hooks.save([*map(self.checkpoint.outcome_in, records)])
             self._note_unsynced()
             del self._waiting[:step]
 

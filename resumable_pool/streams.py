@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 
 from . import forks
 from .frames import FrameReader
-from .messages import Done, Ended, FromWorker, Hello
+from .messages import Done, Ended, FromWorker, Hello, Values
 from .processes import signal_group
 from .records import Outcome
 from .waiting import Waiter
@@ -91,6 +91,8 @@ class Streams:
     def _receive(self, stream: _Stream, messages: list[FromWorker]) -> None:
         for message in messages:
             match message:
+                case Values(records):
+                    stream.outcomes += len(records)
                 case Outcome():
                     stream.outcomes += 1
                 case Hello(pid):

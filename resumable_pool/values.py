@@ -19,8 +19,12 @@ PROTOCOL = 3
 _SCRIPT_IN_CHILD = "__mp_main__"
 
 
-# The bytes of a value; large ones are left in the buffer that they were received in.
+# The bytes of a value, or of a record with one; large ones are left in the buffer that they were
+# received in.
 Encoded = bytes | bytearray
+
+# A part of these, or all.
+Bytes = Encoded | memoryview
 
 # What JSON gives back as it was.
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})

@@ -19,6 +19,7 @@ import pickle
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn
@@ -26,10 +27,10 @@ from typing import Any, NoReturn
 from . import processes
 from .calling import describe, process
 from .dealing import BATCH_SECONDS, Task
-from .frames import FrameWriter
+from .frames import FrameWriter, outcome_frame, plain_frame
 from .messages import Done, FromWorker, Hello, Ready, Setup, StartFailed
 from .records import Outcome
-from .values import name_script_main
+from .values import Bytes, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
 
@@ -135,8 +136,7 @@ class _InWorker:
             last = number == len(batch) or now >= due or not outcome.ok
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
-            self._send(outcome, batch_over=last)
-            self._outcomes += 1
+            self._send_outcome(setup, outcome, batch_over=last)
             if last:
                 return
 
@@ -206,10 +206,17 @@ class _InWorker:
         except OSError:
             os._exit(LOST_PIPE)
 
-    def _send(self, message: FromWorker, batch_over: bool = False) -> None:
+    def _send_outcome(self, setup: Setup, outcome: Outcome[Any], batch_over: bool) -> None:
+        self._write(outcome_frame(outcome, setup.record), batch_over)
+        self._outcomes += 1
+
+    def _send(self, message: FromWorker) -> None:
+        self._write([plain_frame(message)])
+
+    def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
         self._end_if_copy()
         try:
-            self._writer.send(message, batch_over)
+            self._writer.send(parts, batch_over)
         except OSError:
             os._exit(LOST_SAVER)
 

@@ -6,21 +6,21 @@ import contextlib
 import os
 import sys
 import threading
-from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 
 import pytest
 
-from resumable_pool.frames import FrameReader, FrameWriter
-from resumable_pool.messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed
+from resumable_pool.frames import FrameReader, FrameWriter, outcome_frame, plain_frame
+from resumable_pool.messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Values
 from resumable_pool.records import Failure, Fingerprint, Outcome
+from resumable_pool.values import Bytes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="frames of our own are POSIX's")
 
 
-def _value(path: str, pickled: bytes) -> Outcome[object]:
-    return Outcome(path, pickled, crc32(pickled), None, 1.25, 3, Fingerprint(7, 2**60), 1.5e9)
+def _value(record: bytes) -> Values:
+    return Values([record])
 
 
 def _failure(path: str, text: str) -> Outcome[object]:
@@ -32,10 +32,9 @@ MESSAGES: list[FromWorker] = [
     Hello(12345),
     Ready(),
     StartFailed("ImportError: no", "Traceback ...\nline\udcff"),
-    _value("a", b"\x80\x03N."),
-    _value("not-utf-8-\udcff\nline", b"\xa5\x5a\0" * 50),
-    _value("", b""),
-    Outcome("no fingerprint", b"x", 2**32 - 1, None, 0.0),
+    _value(b"a record"),
+    _value(b"\xa5rpv\n\0" * 50),
+    _value(b""),
     _failure("b", "ValueError: \ud800 \N{OWL} \0"),
     BatchOver(),
     Done(0),
@@ -66,6 +65,23 @@ def ends() -> Iterator[Ends]:
     ends.close()
 
 
+def _frame(message: FromWorker) -> Sequence[Bytes]:
+    """As a worker makes it, if one record is all that its checkpoint makes of an outcome."""
+    if not isinstance(message, Values):
+        return [plain_frame(message)]
+    (record,) = message.records
+    return outcome_frame(Outcome("a", b"", 0, None, 0.0), lambda _: [record[:3], record[3:]])
+
+
+def _singly(messages: Sequence[FromWorker]) -> list[FromWorker]:
+    """The same messages, a value in each."""
+    return [
+        single
+        for message in messages
+        for single in (map(_value, message.records) if isinstance(message, Values) else [message])
+    ]
+
+
 def _bytes_of(*messages: FromWorker) -> bytes:
     """What the writer puts into the pipe."""
     reader, writer = Pipe(duplex=False)
@@ -73,7 +89,7 @@ def _bytes_of(*messages: FromWorker) -> bytes:
     def send() -> None:
         with writer:
             for message in messages:
-                FrameWriter(writer).send(message)
+                FrameWriter(writer).send(_frame(message))
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -86,7 +102,7 @@ def _bytes_of(*messages: FromWorker) -> bytes:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_messages_arrive_as_they_were_sent(ends: Ends, message: FromWorker) -> None:
     """Every kind of message comes out of the pipe equal."""
-    FrameWriter(ends.writer).send(message)
+    FrameWriter(ends.writer).send(_frame(message))
     assert ends.reader.messages() == [message]
     assert not ends.reader.at_end
 
@@ -94,14 +110,23 @@ def test_messages_arrive_as_they_were_sent(ends: Ends, message: FromWorker) -> N
 def test_messages_keep_their_order(ends: Ends) -> None:
     """All messages that are there come out of one read, in the order of sending."""
     for message in MESSAGES:
-        FrameWriter(ends.writer).send(message)
-    assert ends.reader.messages() == MESSAGES
+        FrameWriter(ends.writer).send(_frame(message))
+    assert _singly(ends.reader.messages()) == MESSAGES
+
+
+def test_values_in_a_row_are_one_message(ends: Ends) -> None:
+    """What is read together, and nothing came in between, is told together."""
+    sent = [_value(b"1"), _value(b"2"), Ready(), _value(b"3")]
+    for message in sent:
+        FrameWriter(ends.writer).send(_frame(message))
+    assert ends.reader.messages() == [Values([b"1", b"2"]), Ready(), Values([b"3"])]
 
 
 def test_the_end_of_a_batch_comes_with_its_last_outcome(ends: Ends) -> None:
     """One write has both, so that the runner is not woken twice for one file."""
-    for message in (_value("a", b"x"), _failure("b", "no"), _value("c", b"y" * 70_000)):
-        sender = threading.Thread(target=FrameWriter(ends.writer).send, args=(message, True))
+    for message in (_value(b"x"), _failure("b", "no"), _value(b"y" * 70_000)):
+        send = FrameWriter(ends.writer).send
+        sender = threading.Thread(target=send, args=(_frame(message), True))
         sender.start()
         received: list[FromWorker] = []
         while len(received) < 2:
@@ -120,7 +145,7 @@ def test_reading_an_empty_pipe_returns_at_once(ends: Ends) -> None:
 
 def test_closing_the_writer_is_the_end(ends: Ends) -> None:
     """After the last message the reader is told that no more can come."""
-    FrameWriter(ends.writer).send(Ready())
+    FrameWriter(ends.writer).send(_frame(Ready()))
     ends.writer.close()
     assert ends.reader.messages() == [Ready()]
     assert ends.reader.messages() == []
@@ -157,11 +182,11 @@ def test_messages_arrive_byte_by_byte(ends: Ends) -> None:
 @pytest.mark.parametrize("size", [65_024, 65_536, 70_144, 5_000_192])
 def test_large_values_arrive(ends: Ends, size: int) -> None:
     """A value larger than the pipe comes through it, with small ones before and behind."""
-    messages = [Hello(1), _value("large", bytes(range(256)) * (size // 256)), Done(1)]
+    messages = [Hello(1), _value(bytes(range(256)) * (size // 256)), Done(1)]
 
     def send() -> None:
         for message in messages:
-            FrameWriter(ends.writer).send(message)
+            FrameWriter(ends.writer).send(_frame(message))
         ends.writer.close()
 
     sender = threading.Thread(target=send)
@@ -176,7 +201,7 @@ def test_large_values_arrive(ends: Ends, size: int) -> None:
 
 def test_a_large_value_that_breaks_off_is_dropped(ends: Ends) -> None:
     """Its writer has died in the middle of it; what came before it has arrived."""
-    data = _bytes_of(Hello(1)) + _bytes_of(_value("large", bytes(100_000)))[:50_000]
+    data = _bytes_of(Hello(1)) + _bytes_of(_value(bytes(100_000)))[:50_000]
     ends.write(data)
     ends.writer.close()
     assert ends.reader.remaining_messages() == [Hello(1)]
@@ -185,26 +210,29 @@ def test_a_large_value_that_breaks_off_is_dropped(ends: Ends) -> None:
 
 def test_what_a_dead_writer_left_is_drained(ends: Ends) -> None:
     """Everything in the pipe comes out, also while somebody else holds it open for writing."""
-    message = _value("a", b"x" * 500)
+    message = _value(b"x" * 500)
     for _ in range(10):
-        FrameWriter(ends.writer).send(message)
+        FrameWriter(ends.writer).send(_frame(message))
     ends.write(_bytes_of(message)[:-1])
-    assert ends.reader.remaining_messages() == [message] * 10
+    assert _singly(ends.reader.remaining_messages()) == [message] * 10
     assert not ends.reader.at_end
 
+
+# How frames begin.
+_PLAIN, _VALUE = b"\xa5rpp", b"\xa5rpv"
 
 GARBAGE = {
     "text": b"printed by a library\n",
     "zeros": bytes(20),
-    "no JSON": b"\x5a" + (4).to_bytes(8, "little") + b"oops",
-    "no list": b"\x5a" + (1).to_bytes(8, "little") + b"5",
-    "unknown class": b"\x5a" + (9).to_bytes(8, "little") + b'["Bogus"]',
-    "too few fields": b"\x5a" + (9).to_bytes(8, "little") + b'["Hello"]',
-    "too many fields": b"\x5a" + (11).to_bytes(8, "little") + b'["Ready",1]',
-    "no UTF-8": b"\x5a" + (2).to_bytes(8, "little") + b"\xff\xff",
-    "short value": b"\xa5" + (5).to_bytes(8, "little") + b"short",
-    "a value that no memory holds": b"\xa5" + b"\xff" * 7 + b"\x7f" + bytes(200),
-    "a message as long as no other": b"\x5a" + (1 << 40).to_bytes(8, "little") + bytes(2000),
+    "no JSON": _PLAIN + (4).to_bytes(8, "little") + b"oops",
+    "no list": _PLAIN + (1).to_bytes(8, "little") + b"5",
+    "unknown class": _PLAIN + (9).to_bytes(8, "little") + b'["Bogus"]',
+    "too few fields": _PLAIN + (9).to_bytes(8, "little") + b'["Hello"]',
+    "too many fields": _PLAIN + (11).to_bytes(8, "little") + b'["Ready",1]',
+    "no UTF-8": _PLAIN + (2).to_bytes(8, "little") + b"\xff\xff",
+    "another kind": b"\xa5rpq" + bytes(20),
+    "a value that no memory holds": _VALUE + b"\xff" * 7 + b"\x7f" + bytes(200),
+    "a message as long as no other": _PLAIN + (1 << 40).to_bytes(8, "little") + bytes(2000),
 }
 
 
@@ -220,20 +248,11 @@ def test_what_is_no_message_ends_the_stream(ends: Ends, garbage: bytes) -> None:
     assert ends.reader.at_end
 
 
-def test_a_value_whose_path_is_longer_than_its_frame_ends_the_stream(ends: Ends) -> None:
-    """A frame that says that its path goes on behind its end is none of ours."""
-    data = bytearray(_bytes_of(_value("abc", b"")))
-    data[data.index(b"\x03\0\0\0abc")] = 200
-    ends.write(data)
-    assert ends.reader.messages() == []
-    assert ends.reader.at_end
-
-
 def test_sending_to_nobody_raises(ends: Ends) -> None:
     """A writer whose reader is gone gets an OSError."""
     ends.reader.end.close()
     with pytest.raises(OSError, match="Broken pipe"):
-        FrameWriter(ends.writer).send(Ready())
+        FrameWriter(ends.writer).send(_frame(Ready()))
 
 
 def test_a_reader_whose_pipe_was_closed_is_at_its_end(ends: Ends) -> None:

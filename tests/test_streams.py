@@ -11,15 +11,16 @@ from multiprocessing import Pipe
 import pytest
 
 from resumable_pool import forks
-from resumable_pool.frames import FrameWriter
-from resumable_pool.messages import Done, Ended, FromWorker, Hello, Ready
-from resumable_pool.records import Outcome
+from resumable_pool.frames import FrameWriter, outcome_frame, plain_frame
+from resumable_pool.messages import Done, Ended, FromWorker, Hello, Ready, Values
+from resumable_pool.records import Failure, Outcome
 from resumable_pool.streams import Streams
 from resumable_pool.waiting import Waiter
 
 Read = Callable[[], list[tuple[int, FromWorker | Ended]]]
 
-OUTCOME: Outcome[object] = Outcome("a", b"\x80\x03N.", 0, None, 0.5)
+VALUE: Outcome[object] = Outcome("a", b"", 0, None, 0.5)
+OUTCOME: Outcome[object] = Outcome("b", None, 0, Failure("b", "error", "no", "", 1, 0.5), 0.5)
 
 
 class Worker:
@@ -33,7 +34,10 @@ class Worker:
 
     def send(self, *messages: FromWorker) -> None:
         for message in messages:
-            self._writer.send(message)
+            if isinstance(message, Outcome):
+                self._writer.send(outcome_frame(message, lambda _: [b"a record"]))
+            else:
+                self._writer.send([plain_frame(message)])
 
 
 @pytest.fixture
@@ -92,6 +96,17 @@ def test_done_with_the_right_count_is_a_clean_end(
     assert len(streams) == 0
 
 
+def test_every_value_counts(streams: Streams, worker: Worker, read: Read) -> None:
+    """Values that are received together are as many outcomes."""
+    worker.send(VALUE, VALUE, OUTCOME, VALUE, Done(4))
+    assert read() == [
+        (3, Values([b"a record"] * 2)),
+        (3, OUTCOME),
+        (3, Values([b"a record"])),
+        (3, Ended(3, clean=True)),
+    ]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_done_with_a_wrong_count_is_no_clean_end(
     streams: Streams, worker: Worker, count: int, read: Read
@@ -142,7 +157,7 @@ def test_a_death_ends_a_stream_that_somebody_holds_open(streams: Streams, worker
     """When a worker is known to be dead its stream ends, with all whole messages and without the
     torn one, although the pipe is still open for writing in another process."""
     worker.send(Hello(1), *[OUTCOME] * 50)
-    os.write(worker.end.fileno(), b"\xa5\x10\0\0\0\0\0\0\0torn")
+    os.write(worker.end.fileno(), b"\xa5rpv\x10\0\0\0\0\0\0\0torn")
     streams.end_dead(3)
     received = streams.take_received()
     assert received == [(3, Hello(1)), *[(3, OUTCOME)] * 50, (3, Ended(3, clean=False))]

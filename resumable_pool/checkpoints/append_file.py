@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 from .. import forks
 from ..errors import CheckpointLocked
 from ..records import Outcome
-from .disk import Bytes, force, read_at, unlock, write_at, write_parts
+from ..values import Bytes, Encoded
+from .disk import force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import open_locked, refuse_if_gone
 from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
@@ -50,9 +51,10 @@ class AppendFile(IndexedFile):
     def _new_file(self) -> bytes:
         """What a new file consists of."""
 
-    @abstractmethod
-    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
-        """A record of `outcome`, in parts: the first is small, and a large value is not copied."""
+    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
+        """The parts of a record, with what only this file can add to it, in front; raises
+        `ValueError` if it is none."""
+        return record
 
     @abstractmethod
     def _mark_committed(self, fd: int) -> None:
@@ -109,13 +111,20 @@ class AppendFile(IndexedFile):
         write_at(fd, self._terminator, self._end)
         os.ftruncate(fd, self._end + len(self._terminator))
 
+    def append(self, records: Sequence[Encoded]) -> None:
+        self._append([part for record in records for part in self._complete([record])])
+
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        parts: list[Bytes] = [part for outcome in outcomes for part in self._encode(outcome)]
+        records = map(self.record, outcomes)
+        self._append([part for record in records for part in self._complete(record)])
+
+    def _append(self, parts: list[Bytes]) -> None:
         length = sum(map(len, parts))
         parts.append(self._terminator)
         # Of what was committed the terminator stays, in place of the first record's first byte.
         kept = len(self._terminator) if self._end == self._commit else 0
-        parts[0] = parts[0][kept:]
+        if kept:
+            parts[0] = parts[0][kept:]
         fd = self._file.fileno()
         try:
             write_parts(fd, parts, self._end + kept)

@@ -5,6 +5,7 @@ Knows no format, no process and no pipe.
 
 from __future__ import annotations
 
+import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
-from ..values import pickle_value
+from ..values import Bytes, Encoded, pickle_value
 
 # Files that a checkpoint may keep beside itself have its name and one of these; what is still being
 # written has NEW_FILE and more behind the name that it will get.
@@ -29,6 +30,11 @@ def of_another_version(path: str, version: int, known: int) -> CheckpointError:
     """The same for one of ours that was written by another version of this library."""
     what = f"has version {version} of the format, and this library reads version {known}"
     return CheckpointError(path, what, "Use the version of the library that wrote it.")
+
+
+def no_record() -> ValueError:
+    """What to raise for bytes that came from a worker, and that no worker of ours has made."""
+    return ValueError("what came from a worker is no record: did the function write into its pipe?")
 
 
 def damaged(path: str, how: object) -> CheckpointError:
@@ -73,16 +79,26 @@ class Checkpoint(Mapping[str, Any]):
             return False
         return os.path.realpath(folder) == os.path.realpath(os.path.dirname(self.path))
 
-    # What a worker asks, which is sent this function by its name, and nothing else of a checkpoint.
+    # What a worker asks. It is sent these two by their names, and nothing else of a checkpoint, so
+    # that they are the same for all of a class.
 
     @staticmethod
     def encode(value: Any) -> bytes:
-        """What is saved of a result: the bytes that an outcome then carries to `save`.
+        """What is saved of a result: the bytes that an outcome then has of it.
 
         Raises:
             UnstorableValue: this format cannot hold it; the file has failed, with that reason.
         """
         return pickle_value(value)
+
+    @staticmethod
+    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
+        """An outcome that has a value as bytes, for `append`: in parts, so that a large value need
+        not be copied. A format that holds it in one piece makes that here, where there are more
+        processors than in the saver."""
+        facts = (outcome.path, outcome.checksum, outcome.seconds, outcome.attempts)
+        head = json.dumps([*facts, outcome.fingerprint, outcome.finished_at])
+        return [head.encode("ascii") + b"\n", outcome.pickled or b""]
 
     # What the saver asks.
 
@@ -98,6 +114,17 @@ class Checkpoint(Mapping[str, Any]):
             CheckpointError: it is something else, or damaged; nothing was changed.
             OSError: it cannot be opened or made.
         """
+
+    def append(self, records: Sequence[Encoded]) -> None:
+        """`save`, for outcomes that workers have made records of."""
+        self.save([*map(self.outcome_in, records)])
+
+    def outcome_in(self, record: Encoded) -> Outcome[Any]:
+        """What a worker has made this record of."""
+        end = record.index(b"\n")
+        path, checksum, seconds, attempts, found, finished_at = json.loads(record[:end])
+        facts = (seconds, attempts, Fingerprint(*found), finished_at)
+        return Outcome(path, record[end + 1 :], checksum, None, *facts)
 
     @abstractmethod
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:

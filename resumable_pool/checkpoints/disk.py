@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..values import Bytes
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -19,8 +21,6 @@ else:
 
 # Windows would translate line ends without it; elsewhere there is no such flag.
 BINARY = getattr(os, "O_BINARY", 0)
-
-Bytes = bytes | bytearray | memoryview
 
 # Parts up to this length cost less to copy than to name to the system.
 _JOINED = 1 << 12

@@ -28,14 +28,14 @@ import json
 import os
 import re
 from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..records import Failure, Fingerprint, Outcome
-from ..values import json_value
+from ..values import Bytes, Encoded, json_value
 from .append_file import AppendFile
-from .base import damaged, foreign
-from .disk import Bytes, read_at, write_at
+from .base import damaged, foreign, no_record
+from .disk import read_at, write_at
 from .indexed_file import Found, Index
 from .locked_file import sign, signer, unsign
 
@@ -62,17 +62,29 @@ class JsonLines(AppendFile):
     def encode(value: Any) -> bytes:
         return json_value(value)
 
+    @staticmethod
+    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
+        return encode(outcome)
+
+    def outcome_in(self, record: Encoded) -> Outcome[Any]:
+        outcome = decode(bytes(record))
+        if outcome is None:
+            raise no_record()
+        return outcome
+
     def _new_file(self) -> bytes:
         return b""
+
+    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
+        if record[0][: len(_START)] != _START or record[-1][-1:] != b"\n":
+            raise no_record()
+        return record
 
     def _recognise(self, fd: int) -> bool:
         return True  # there is no header, so it is for the scan to say
 
     def _scan(self, fd: int, start: int) -> LineScan:
         return LineScan(fd, start)
-
-    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
-        return encode(outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         with open(fd, "rb", closefd=False) as file:
@@ -97,7 +109,7 @@ class JsonLines(AppendFile):
         super()._release()
 
 
-def encode(outcome: Outcome[Any]) -> list[Bytes]:
+def encode(outcome: Outcome[Any]) -> Sequence[Bytes]:
     """The line of `outcome`, in parts."""
     kind, content = "value", outcome.pickled
     if outcome.failure is not None:

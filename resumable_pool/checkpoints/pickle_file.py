@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import CheckpointError
 from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
+from ..values import Bytes, Encoded
 from .append_file import AppendFile, Chosen
-from .disk import Bytes, write_at
+from .disk import write_at
 from .indexed_file import Found, Index, RecordScan
 from .pickle_layout import (
     COMMITTED,
@@ -40,9 +41,11 @@ from .pickle_layout import (
     encode,
     is_ours,
     new_header,
+    outcome_in,
     pid_field,
     read_header,
     read_payload,
+    start_of,
 )
 from .pickle_scan import Scan, read_record
 from .plain_pickle import PlainPickle
@@ -122,8 +125,15 @@ class PickleFile(AppendFile):
     def _scan(self, fd: int, start: int) -> RecordScan:
         return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
-    def _encode(self, outcome: Outcome[Any]) -> list[Bytes]:
-        return encode(self._header, outcome)
+    @staticmethod
+    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
+        return encode(outcome)
+
+    def outcome_in(self, record: Encoded) -> Outcome[Any]:
+        return outcome_in(record)
+
+    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
+        return [start_of(self._header, record), *record]
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         if self._plain is not None:

@@ -18,6 +18,9 @@ make it work:
 - The first byte of a record is the only one that differs between "in the file" and "part of the
   pickle": `.` (STOP) or `C` (SHORT_BINBYTES). pickle_file.py commits by changing it.
 
+A worker makes all of a record but its first ten bytes, which the file's salt and a checksum go
+into: the saver puts those in front, and need not look at the rest.
+
 Pure: outcomes in, bytes out, and back. pickle_scan.py finds the records in a file. Knows nothing of
 locks, commits or values' classes.
 """
@@ -28,14 +31,16 @@ import json
 import os
 import struct
 from binascii import crc32
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
-from .base import foreign, of_another_version
-from .disk import Bytes, read_at, read_into
+from ..values import Bytes, Encoded
+from .base import foreign, no_record, of_another_version
+from .disk import read_at, read_into
 
 STOP = b"."
 COMMITTED = b"C"
@@ -55,6 +60,7 @@ FIRST_RECORD = _HEADER.size
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
 METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
 _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
+_LENGTHS = struct.Struct("<8x Q 28x 2xI")  # the same: of the value, and of the key
 CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", POP + b"X"
 
@@ -177,9 +183,9 @@ def read_header(fd: int, path: str) -> Header:
     return Header(salt, pid)
 
 
-def encode(header: Header, outcome: Outcome[Any]) -> list[Bytes]:
-    """The record of `outcome`, with the first byte of a committed one: its parts, of which a large
-    value is one that is not copied."""
+def encode(outcome: Outcome[Any]) -> Sequence[Bytes]:
+    """The record of `outcome` without its start, in parts: the same in every file. A large value is
+    a part that is not copied."""
     value: Bytes
     if outcome.failure is not None:
         kind, last = _FAILURE, POP
@@ -200,9 +206,47 @@ def encode(header: Header, outcome: Outcome[Any]) -> list[Bytes]:
         checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
         outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
     )  # fmt: skip
-    checked = facts + key
-    start = _START.pack(header.record_start, crc32(checked, header.seed))
-    return [start, checked, before, value, after + last]
+    return [facts + key + before, value, after + last]
+
+
+def start_of(header: Header, record: Sequence[Bytes]) -> bytes:
+    """What stands in front of such a record in this file, once it is committed.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    checked = record[0][: _end_of_key(record)]
+    return _START.pack(header.record_start, crc32(checked, header.seed))
+
+
+def outcome_in(record: Encoded) -> Outcome[Any]:
+    """What such a record was made of.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    start = _end_of_key([record])
+    metadata = Metadata._make((b"", 0, *_FACTS.unpack_from(record)))
+
+    def fill(value: memoryview) -> None:
+        value[:] = record[start : start + len(value)]
+
+    payload = _payload(metadata, fill)
+    if payload is None:
+        raise no_record()
+    path = record[_FACTS.size : start].decode("utf-8", "surrogatepass")
+    return decode(path, metadata, payload)
+
+
+def _end_of_key(record: Sequence[Bytes]) -> int:
+    """Where that is in the first part; raises `ValueError` if the lengths do not add up."""
+    first = record[0]
+    if len(first) >= _FACTS.size:
+        length, key_length = _LENGTHS.unpack_from(first)
+        end: int = _FACTS.size + key_length
+        if sum(map(len, record)) == end + length + 1 and record[-1][-1:] in (SETITEM, POP):
+            return end
+    raise no_record()
 
 
 def _around(kind: int, length: int) -> tuple[bytes, bytes]:
@@ -241,6 +285,11 @@ def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome
 def read_payload(fd: int, region: int, metadata: Metadata) -> bytearray | None:
     """The value's pickle, or the failure's JSON, whose region begins at that byte; `None` if it is
     not what was saved. It is not copied, however large."""
+    return _payload(metadata, lambda value: read_into(fd, value, region))
+
+
+def _payload(metadata: Metadata, fill: Callable[[memoryview], None]) -> bytearray | None:
+    """The same of a region that `fill` puts in its place."""
     if metadata.kind not in _OVERHEAD:
         return None
     # A value has lost these ends of its pickle; of the others there is too much, see below.
@@ -248,7 +297,7 @@ def read_payload(fd: int, region: int, metadata: Metadata) -> bytearray | None:
     payload = bytearray(len(head) + metadata.length + len(tail))
     payload[: len(head)], payload[len(payload) - len(tail) :] = head, tail
     with memoryview(payload) as view:
-        read_into(fd, view[len(head) : len(view) - len(tail)], region)
+        fill(view[len(head) : len(view) - len(tail)])
     before, after = _around(metadata.kind, max(metadata.length - _OVERHEAD[metadata.kind], 0))
     if not (payload.startswith(before or head) and payload.endswith(after or tail)):
         return None

@@ -143,6 +143,40 @@ def test_what_is_saved_is_there_for_readers_at_once(path: Path, result: Result) 
         assert list(reader.failures()) == ["bad"]
 
 
+def test_records_that_workers_make_are_saved_as_outcomes_are(
+    path: Path, result: Result, tmp_path: Path
+) -> None:
+    """What a worker makes of an outcome, and the saver appends, is what saving the outcome itself
+    gives; and for who saves elsewhere the outcome comes out of it again."""
+    outcomes = [result(key, {"key": key}) for key in PATHS] + [result("large", "x" * 100_000)]
+    with writing(path) as checkpoint, writing(tmp_path / f"other{path.suffix}") as other:
+        records = [b"".join(checkpoint.record(outcome)) for outcome in outcomes]
+        assert [checkpoint.outcome_in(bytearray(record)) for record in records] == outcomes
+        checkpoint.append([*records[:-1], bytearray(records[-1])])
+        other.save(outcomes)
+        assert {key: checkpoint.outcome(key) for key in checkpoint} == {
+            outcome.path: outcome for outcome in outcomes
+        }
+        assert sorted(checkpoint.entries()) == sorted(other.entries())
+        checkpoint.append([])
+    assert checkpoint_at(path).check() == []
+
+
+def test_what_is_no_record_is_not_appended(path: Path, result: Result) -> None:
+    """A function may have written into its worker's pipe. What is saved stays as it is."""
+    record = b"".join(checkpoint_at(path).record(result("b", "value")))
+    garbage = [b"", b"printed", b"x" * 500, record[:30], b"!" + record]
+    if path.suffix != ".sqlite":  # where a value that is cut short harms nobody else
+        garbage += [record[:-1], record + b"!"]
+    with writing(path) as checkpoint:
+        checkpoint.append([b"".join(checkpoint.record(result("a", 1)))])
+        for data in garbage:
+            with pytest.raises(ValueError, match=r"."):
+                checkpoint.append([record, data])
+    assert dict(checkpoint_at(path)) == {"a": 1}
+    assert checkpoint_at(path).check() == []
+
+
 def test_saving_nothing_changes_nothing(path: Path, result: Result) -> None:
     """An empty batch, and a sync without anything new, are nothing special."""
     with writing(path) as checkpoint:

@@ -28,6 +28,7 @@ from resumable_pool.checkpoints.pickle_layout import (
     pid_field,
     read_header,
     read_payload,
+    start_of,
 )
 from resumable_pool.checkpoints.pickle_layout import encode as encode_in_parts
 from resumable_pool.checkpoints.pickle_scan import Scan, read_record
@@ -41,7 +42,8 @@ MEGABYTE = 1 << 20
 
 
 def encode(header: Header, outcome: Outcome) -> bytes:
-    return b"".join(encode_in_parts(header, outcome))
+    record = encode_in_parts(outcome)
+    return b"".join([start_of(header, record), *record])
 
 
 class Record(NamedTuple):
@@ -326,7 +328,7 @@ def test_large_values_are_not_copied() -> None:
     """To be written, they are left where they are."""
     outcomes = [pickled_result("a", b"\x80" + bytes(20 * MEGABYTE)), result("b", b"x" * MEGABYTE)]
     tracemalloc.start()
-    parts = [encode_in_parts(HEADER, outcome) for outcome in outcomes]
+    parts = [encode_in_parts(outcome) for outcome in outcomes]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(map(len, itertools.chain(*parts))) > 21 * MEGABYTE
