@@ -79,35 +79,70 @@ def _levels_to_the_caller() -> int:
 def _matches(pattern: str) -> Iterable[str]:
     """What `glob.glob` finds that is a file, normalised, each once.
 
-    It looks twice at every file, so it is only asked for the folders.
+    It looks twice at every file, and reads every folder once more, so it is only asked for the
+    folders above the last ones.
     """
     head, tail = os.path.split(pattern)
     if tail == "**" or not glob.has_magic(tail):
         found = glob.glob(pattern, recursive=True)
         return {os.path.normpath(path) for path in found if os.path.isfile(path)}
-    folders = dict.fromkeys(glob.glob(os.path.join(os.curdir, head, ""), recursive=True))
-    # Normalised is what its files' paths begin with.
-    starts = [os.path.normpath(folder + "x")[:-1] for folder in folders]
-    paths = [
-        start + name
-        for start, folder in zip(starts, folders, strict=True)
-        for name in _names(folder, tail)
-    ]
+    starts: set[str] = set()
+    paths: list[str] = []
+    several = False
+    for folder, entries in _folders(os.path.join(os.curdir, head)):
+        start = os.path.normpath(folder + "x")[:-1]  # what its files' paths begin with
+        several = several or start in starts
+        starts.add(start)
+        paths += [start + name for name in _names(entries, tail)]
     # `*/../x` names one folder in many ways, otherwise they are as different as their paths are.
-    return paths if len({*starts}) == len(starts) else {*paths}
+    return {*paths} if several else paths
 
 
-def _names(folder: str, pattern: str) -> Iterator[str]:
-    """The names of the files in `folder` that match, by the rules of `glob.glob`."""
-    entries: dict[str, os.DirEntry[str]] = {}
+_Entries = dict[str, "os.DirEntry[str]"]
+
+
+def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
+    """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
+    above, last = os.path.split(pattern)
+    if last != "**":
+        for folder in glob.glob(os.path.join(pattern, ""), recursive=True):
+            yield folder, _entries(folder)
+        return
+    below = glob.glob(os.path.join(above, ""), recursive=True)
+    while below:
+        folder = below.pop()
+        entries = _entries(folder)
+        yield folder, entries
+        below += [
+            os.path.join(folder, name, "")
+            for name, entry in entries.items()
+            if not name.startswith(".") and _is_folder(entry)
+        ]
+
+
+def _entries(folder: str) -> _Entries:
+    """What is in the folder, by name; nothing if nobody may look."""
+    entries: _Entries = {}
     # By way of its `.`, since a folder may be read whose files nobody may open.
     with contextlib.suppress(OSError), os.scandir(folder + os.curdir) as found:
         for entry in found:
             entries[entry.name] = entry
+    return entries
+
+
+def _names(entries: _Entries, pattern: str) -> Iterator[str]:
+    """The names of the files that match, by the rules of `glob.glob`."""
     hidden_too = pattern.startswith(".")
     for name in fnmatch.filter(entries, pattern):
         if (hidden_too or not name.startswith(".")) and _is_file(entries[name]):
             yield name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # asks the disk only where it is a link
+    except OSError:  # links in a circle
+        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
