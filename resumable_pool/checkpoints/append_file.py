@@ -25,10 +25,14 @@ from .. import forks
 from ..errors import CheckpointLocked
 from ..records import Outcome
 from ..values import Bytes, Encoded
-from .disk import force, read_at, unlock, write_at, write_parts
+from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import open_locked, refuse_if_gone
 from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
+
+# So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
+# run that saves a gigabyte in a second spends a quarter of a second less at its end.)
+_FORCED_TOGETHER = 8 << 20
 
 
 class Chosen(NamedTuple):
@@ -99,6 +103,7 @@ class AppendFile(IndexedFile):
         for _ in self._whole(scan):
             pass
         self._end, self._commit = scan.end, scan.committed
+        self._forcing = self._end  # up to where the disk has been set to work
         torn = os.fstat(fd).st_size - (self._end + len(self._terminator))
         if torn > 0:
             notes.append(f"{self.path!r}: cut off an unfinished end of {torn:,} bytes")
@@ -133,6 +138,9 @@ class AppendFile(IndexedFile):
                 self._keep_whole_records(fd)
             raise
         self._end += length
+        if self._end - self._forcing > _FORCED_TOGETHER:
+            begin_to_force(fd, self._forcing, self._end)
+            self._forcing = self._end
 
     def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
         self.save(outcomes)
