@@ -137,7 +137,8 @@ class Dealer:
             batch = [self._dangerous.popleft()]
         if batch:
             self._batches[worker] = _Batch(deque(batch), now)
-        return [(path, self.attempt(path)) for path in batch]
+        attempts = self._attempts
+        return [(path, attempts.get(path, 1)) for path in batch]
 
     def _batch_length(self) -> int:
         quick = min(MOST_PATHS, self._batch_seconds / max(self._seconds, _SHORTEST))

@@ -56,14 +56,13 @@ class FrameWriter:
         `BatchOver` if that follows; raises `OSError` when nobody reads it any more."""
         if batch_over:
             parts = [*parts, _BATCH_OVER]
-        length = sum(map(len, parts))
-        if length < _LARGE or sys.platform == "win32":
-            parts = [b"".join(parts)]
         if sys.platform == "win32":
-            self._end.send_bytes(parts[0])
-            return
-        for part in parts:
-            self._write(part)
+            self._end.send_bytes(b"".join(parts))
+        elif max(map(len, parts)) < _LARGE:
+            self._write(b"".join(parts))
+        else:
+            for part in parts:
+                self._write(part)
 
     def _write(self, part: Bytes) -> None:
         written = os.write(self._fd, part)

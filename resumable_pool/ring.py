@@ -69,12 +69,12 @@ class Run:
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
-    def go(self) -> Iterator[str]:
+    def go(self) -> Iterator[list[str]]:
         """Until every file is dealt with, or can not be, and every process has left.
 
         Yields:
-            Each path whose outcome has been saved. While nobody asks for the next one nothing new
-            is dealt, but everything is saved.
+            The paths whose outcomes have been saved, some at a time. While nobody asks for more
+            nothing new is dealt, but everything is saved.
         """
         with broken_pipes_raise():
             self._saver.start()
@@ -82,11 +82,11 @@ class Run:
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
-                yield from self._ledger.take_finished()
+                yield self._ledger.take_finished()
         finally:
             with broken_pipes_raise():
                 self._end()
-        yield from self._ledger.take_finished()
+        yield self._ledger.take_finished()
         if self._error is not None:
             raise self._error
 

@@ -193,8 +193,9 @@ class ResumableRunner(Hooks[Result]):
         """
         with contextlib.closing(self._steps()) as steps:
             try:
-                for path in steps:
-                    yield self._outcome(path)
+                for paths in steps:
+                    for path in paths:
+                        yield self._outcome(path)
             except _SHORT as error:
                 raise error.with_traceback(None) from error.__cause__
 
@@ -242,8 +243,8 @@ class ResumableRunner(Hooks[Result]):
         except KeyError:  # it is saved elsewhere
             return Outcome(path, None, 0, None, 0.0)
 
-    def _steps(self) -> Generator[str, None, None]:
-        """The run: yields each path whose outcome has been saved, and leaves a report."""
+    def _steps(self) -> Generator[list[str], None, None]:
+        """The run: yields the paths whose outcomes have been saved, and leaves a report."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         try:
@@ -256,7 +257,7 @@ class ResumableRunner(Hooks[Result]):
         finally:
             self._running.release()
 
-    def _process(self, stop_requests: StopRequests) -> Generator[str, None, None]:
+    def _process(self, stop_requests: StopRequests) -> Generator[list[str], None, None]:
         begun = time.monotonic()
         files = self._files()
         plan = self._plan(files)
@@ -272,7 +273,7 @@ class ResumableRunner(Hooks[Result]):
 
     def _go_round(
         self, files: list[str], ledger: Ledger, stop_requests: StopRequests
-    ) -> Generator[str, None, bool]:
+    ) -> Generator[list[str], None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
         options = self._options
@@ -289,10 +290,10 @@ class ResumableRunner(Hooks[Result]):
                 finish = functools.partial(stop_requests.finish, steps)
                 atexit.register(finish)
                 try:
-                    for path in steps:
-                        if watched:
+                    for paths in steps:
+                        for path in paths if watched else ():
                             self.on_saved(self._outcome(path))
-                        yield path
+                        yield paths
                 except BaseException:  # out of on_saved, or out of a loop that was left early
                     finish()
                     raise

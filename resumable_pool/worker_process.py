@@ -128,9 +128,11 @@ class _InWorker:
         os._exit(0)
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
+        call = functools.partial(self._call, setup)
         due = time.perf_counter() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
-            outcome = self._process(setup, path, attempt)
+            self._go_back()
+            outcome = process(call, path, attempt)
             now = time.perf_counter()
             # After a failure the runner decides how to go on.
             last = number == len(batch) or now >= due or not outcome.ok
@@ -170,18 +172,14 @@ class _InWorker:
             os._exit(NOT_STARTED)
         return setup
 
-    def _process(self, setup: Setup, path: str, attempt: int) -> Outcome[Any]:
-        try:
-            os.chdir(self._here)  # a function may have left it
-        except OSError:
-            self._go_back()
-        return process(functools.partial(self._call, setup), path, attempt)
-
     def _go_back(self) -> None:
-        """The descriptor of the folder was closed by the function, or it is gone."""
-        self._here = self._folder
-        with contextlib.suppress(OSError):  # only relative paths need it
-            os.chdir(self._folder)
+        """To the folder where relative paths start: a function may have left it."""
+        try:
+            os.chdir(self._here)
+        except OSError:  # its descriptor was closed by the function, or it is gone
+            self._here = self._folder
+            with contextlib.suppress(OSError):  # only relative paths need it
+                os.chdir(self._folder)
 
     def _call(self, setup: Setup, path: str) -> bytes:
         if setup.watched and setup.timeout is not None:
