@@ -75,6 +75,9 @@ def measure(arguments: list[str], folder: Path, files: int, looks: Looks, limit:
         RunFailed: it took longer than `limit` seconds, failed, or has not a result for each file.
     """
     os.sync()  # nobody pays for what another has written
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Or every process of ours would compile what it imports, unlike those of an installed package.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     log = folder.with_suffix(".log")
     cpu, written = _cpu_of_children(), process_tree.bytes_written()
     begun = time.perf_counter()
@@ -82,7 +85,7 @@ def measure(arguments: list[str], folder: Path, files: int, looks: Looks, limit:
         process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.one_run", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
