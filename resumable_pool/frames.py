@@ -58,11 +58,11 @@ class FrameWriter:
             parts = [*parts, _BATCH_OVER]
         if sys.platform == "win32":
             self._end.send_bytes(b"".join(parts))
-        elif max(map(len, parts)) < _LARGE:
-            self._write(b"".join(parts))
-        else:
-            for part in parts:
-                self._write(part)
+            return
+        if len(parts) > 1 and sum(map(len, parts)) < _LARGE:
+            parts = [b"".join(parts)]
+        for part in parts:
+            self._write(part)
 
     def _write(self, part: Bytes) -> None:
         written = os.write(self._fd, part)
@@ -170,11 +170,14 @@ class FrameReader:
 def outcome_frame(
     outcome: Outcome[Any], record: Callable[[Outcome[Any]], Sequence[Bytes]]
 ) -> list[Bytes]:
-    """An outcome's frame, in parts; what is in it of a value, the checkpoint's `record` says."""
+    """An outcome's frame, in one part or several; what is in it of a value, the checkpoint's
+    `record` says."""
     if outcome.failure is not None:
         return [plain_frame(outcome)]
     body = record(outcome)
-    return [_FRAME.pack(_VALUE, sum(map(len, body))), *body]
+    length = sum(map(len, body))
+    parts = [_FRAME.pack(_VALUE, length), *body]
+    return [b"".join(parts)] if length < _LARGE else parts
 
 
 def plain_frame(message: FromWorker) -> bytes:

@@ -22,14 +22,13 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import processes
 from .calling import describe, process
 from .dealing import BATCH_SECONDS, Task
 from .frames import FrameWriter, outcome_frame, plain_frame
 from .messages import Done, FromWorker, Hello, Ready, Setup, StartFailed
-from .records import Outcome
 from .values import Bytes, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
@@ -138,7 +137,8 @@ class _InWorker:
             last = number == len(batch) or now >= due or not outcome.ok
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
-            self._send_outcome(setup, outcome, batch_over=last)
+            self._write(outcome_frame(outcome, setup.record), batch_over=last)
+            self._outcomes += 1
             if last:
                 return
 
@@ -203,10 +203,6 @@ class _InWorker:
             return None
         except OSError:
             os._exit(LOST_PIPE)
-
-    def _send_outcome(self, setup: Setup, outcome: Outcome[Any], batch_over: bool) -> None:
-        self._write(outcome_frame(outcome, setup.record), batch_over)
-        self._outcomes += 1
 
     def _send(self, message: FromWorker) -> None:
         self._write([plain_frame(message)])

@@ -125,9 +125,7 @@ class PickleFile(AppendFile):
     def _scan(self, fd: int, start: int) -> RecordScan:
         return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
-    @staticmethod
-    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
-        return encode(outcome)
+    record = staticmethod(encode)
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         return outcome_in(record)
