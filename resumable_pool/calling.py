@@ -6,7 +6,6 @@ Runs in whatever process has the file: a worker of ours, or one of an executor's
 from __future__ import annotations
 
 import time
-import traceback
 from binascii import crc32
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +51,8 @@ def describe(error: BaseException) -> tuple[str, str]:
     entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_globals.get("__name__") in _OURS:
         entry = entry.tb_next
+    import traceback  # slow to import, and nobody needs it as long as all goes well
+
     try:
         lines = traceback.format_exception(type(error), error, entry)
     except BaseException:

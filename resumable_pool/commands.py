@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import glob
 import heapq
 import json
@@ -56,7 +55,8 @@ def run(
     report = runner.run()
     all_done = not (report.failed or report.remaining)
     if as_json:
-        _write([json.dumps(dataclasses.asdict(report), indent=2)])
+        failures = [failure._asdict() for failure in report.failures]
+        _write([json.dumps({**report._asdict(), "failures": failures}, indent=2)])
     elif not (quiet and all_done):
         _write(_describe(report, checkpoint))
     return ALL_DONE if all_done else SOME_LEFT
@@ -64,7 +64,7 @@ def run(
 
 def _describe(report: Report, checkpoint: str) -> Iterator[str]:
     """The report; but how to see more failures than it shows is a command here."""
-    yield str(dataclasses.replace(report, failures=report.failures[:SHOWN_FAILURES]))
+    yield str(report._replace(failures=report.failures[:SHOWN_FAILURES]))
     unshown = len(report.failures) - SHOWN_FAILURES
     if unshown > 0:
         yield f"  ... and {unshown:,} more: show {printable(checkpoint)} --failures lists them all"
@@ -88,7 +88,7 @@ def show(checkpoint: str, failures: bool = False, as_json: bool = False) -> int:
     entries = _existing(checkpoint).entries()
     if failures:
         failed = (entry.failure for entry in entries if entry.failure is not None)
-        _write(json.dumps(dataclasses.asdict(each)) if as_json else str(each) for each in failed)
+        _write(json.dumps(each._asdict()) if as_json else str(each) for each in failed)
         return ALL_DONE
     tally = _Tally()
     slowest = heapq.nlargest(SHOWN_SLOWEST, tally.count(entries), key=lambda entry: entry.seconds)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 # A path, and which attempt at it this is, from 1.
 Task = tuple[str, int]
@@ -49,12 +48,12 @@ _SHORTEST = 1e-7
 SHARES = 4
 
 
-@dataclass
 class _Batch:
     """What a worker has not done of what it was dealt, and since when it is at the first of it."""
 
-    paths: deque[str]
-    since: float
+    def __init__(self, paths: Iterable[str], since: float) -> None:
+        self.paths = deque(paths)
+        self.since = since
 
 
 class Dealer:
@@ -125,7 +124,8 @@ class Dealer:
         """The next batch for an idle worker, of at `most` so many paths; empty if there is nothing
         to do, or only what a `fresh` worker may be dealt, and this is none."""
         if self.is_busy(worker):
-            raise ValueError(f"worker {worker} is to be dealt, but has {self._batches[worker]}")
+            has = [*self._batches[worker].paths]
+            raise ValueError(f"worker {worker} is to be dealt, but has {has}")
         if self._stopped:
             return []
         batch: list[str] = []
@@ -136,7 +136,7 @@ class Dealer:
         if not batch and fresh and self._dangerous:
             batch = [self._dangerous.popleft()]
         if batch:
-            self._batches[worker] = _Batch(deque(batch), now)
+            self._batches[worker] = _Batch(batch, now)
         attempts = self._attempts
         return [(path, attempts.get(path, 1)) for path in batch]
 

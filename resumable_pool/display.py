@@ -7,7 +7,6 @@ and no file; the clock is an argument.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -19,9 +18,6 @@ REDRAW_SECONDS = 0.2
 
 # In a log lines stay, and this many tell enough.
 LOG_SECONDS = 10.0
-
-logger = logging.getLogger("resumable_pool")
-logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
 
 
 class ProgressLine:
@@ -60,11 +56,11 @@ class ProgressLine:
         if self._draw_at < float("inf"):
             self.announce(text)
         else:
-            logger.info("%s", text)
+            _log(text)
 
     def announce(self, text: str) -> None:
         """A line that stays, and that a person must see, also where no progress is drawn."""
-        logger.info("%s", text)
+        _log(text)
         self.clear()
         self._write(text + "\n")
 
@@ -105,6 +101,15 @@ class ProgressLine:
             self._stream.flush()
         except (OSError, ValueError):  # the terminal is gone; the run goes on
             self._stream = None
+
+
+def _log(text: str) -> None:
+    import logging  # takes as long as a third of this package, and most runs have nothing to say
+
+    logger = logging.getLogger("resumable_pool")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
+    logger.info("%s", text)
 
 
 class ProgressBar(ProgressLine):

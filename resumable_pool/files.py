@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
-import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
@@ -69,8 +69,7 @@ def _of_list(paths: list[str]) -> set[str]:
 
 def _levels_to_the_caller() -> int:
     """How many frames up from who asks the first one is that is not of this package."""
-    levels, frame = 1, inspect.currentframe()
-    frame = frame and frame.f_back
+    levels, frame = 1, sys._getframe().f_back
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         levels, frame = levels + 1, frame.f_back
     return levels

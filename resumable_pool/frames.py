@@ -17,7 +17,6 @@ Knows the messages' classes, but not what is in a record, or what anybody does w
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import struct
@@ -184,10 +183,10 @@ def plain_frame(message: FromWorker) -> bytes:
     """The frame of a message that is no value."""
     if isinstance(message, Outcome):
         assert message.failure is not None
-        facts = dataclasses.astuple(message.failure)
+        facts = message.failure
         body = _json("Outcome", facts, message.fingerprint, message.finished_at)
     else:
-        body = _json(type(message).__name__, *dataclasses.astuple(message))
+        body = _json(type(message).__name__, *message)
     return _FRAME.pack(_PLAIN, len(body)) + body
 
 

@@ -8,23 +8,21 @@
                        Idle, Ended
     runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
 
-A worker is named by a serial number that no other worker of the run has. Frozen dataclasses without
-slots: with slots their pickles would cost three times as much. Knows nothing of how they travel.
+A worker is named by a serial number that no other worker of the run has. Knows nothing of how they
+travel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ResumablePoolError
 from .records import Outcome
 from .values import Bytes, Encoded
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(NamedTuple):
     """What a worker needs before its first file."""
 
     function: Callable[[str], Any]
@@ -39,43 +37,37 @@ class Setup:
 # A worker to the saver.
 
 
-@dataclass(frozen=True)
-class Hello:
+class Hello(NamedTuple):
     """The process runs and waits for its `Setup`."""
 
     pid: int
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The initializer has returned: files may come."""
 
 
-@dataclass(frozen=True)
-class StartFailed:
+class StartFailed(NamedTuple):
     """The function could not be loaded here, or the initializer raised."""
 
     message: str
     traceback: str
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """The next paths of the worker's batch have values: the records of these, each sent at once.
     (What is read together is received as one message.)"""
 
     records: list[Encoded]
 
 
-@dataclass(frozen=True)
-class BatchOver:
+class BatchOver(NamedTuple):
     """The worker begins no further path of its batch, and waits for the next one. It has none left,
     or has handed the rest back: because one has failed, or the batch takes longer than planned, or
     it was told to."""
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """The sentinel: nothing comes after it, and so many outcomes came before."""
 
     outcomes: int
@@ -88,67 +80,58 @@ FromWorker = Hello | Ready | StartFailed | Values | Outcome[Any] | BatchOver | D
 # The saver to the runner.
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """The checkpoint is open and locked; `notes` say what a person may want to know about it."""
 
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Unable:
+class Unable(NamedTuple):
     """The saver's last word: it could not open the checkpoint, or not save to it."""
 
     error: ResumablePoolError
 
 
-@dataclass(frozen=True)
-class PassedOn:
+class PassedOn(NamedTuple):
     """What a worker said that is for the runner."""
 
     worker: int
     message: Hello | Ready | StartFailed
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """The values of the next `number` paths of the worker's batch have come."""
 
     worker: int
     number: int
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """Of the values that have come, the next `number` are saved, in the order of coming."""
 
     number: int
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """The function failed on the next path of the worker's batch. The saver holds the failure
     until the runner, which alone knows whether a stop was asked for, says to keep or drop it."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class FailureSaved:
+class FailureSaved(NamedTuple):
     """The failure of this path, which the runner has judged, is in the checkpoint."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class Idle:
+class Idle(NamedTuple):
     """The worker waits for its next batch; what it has not done of the last is to do again."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The worker's stream has ended, and everything whole in it was dealt with. `clean`: by `Done`
     with the right count; otherwise the worker is dead, or as good as dead."""
 
@@ -162,38 +145,33 @@ FromSaver = Opened | Unable | PassedOn | Received | Saved | Failed | FailureSave
 # The runner to the saver.
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
     """Read this worker's outcomes, too; the read end of its pipe follows."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class Died:
+class Died(NamedTuple):
     """The worker's process is dead: take what is left in its pipe, and do not wait for its end."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class KeepFailure:
+class KeepFailure(NamedTuple):
     """Save the failure that is held for this attempt."""
 
     path: str
     attempt: int
 
 
-@dataclass(frozen=True)
-class DropFailure:
+class DropFailure(NamedTuple):
     """Forget the failure that is held for this attempt: its file is still to do."""
 
     path: str
     attempt: int
 
 
-@dataclass(frozen=True)
-class RecordCrash:
+class RecordCrash(NamedTuple):
     """Save this failure: its worker died with it, or was killed for it, and could not send one."""
 
     outcome: Outcome[Any]

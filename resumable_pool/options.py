@@ -5,15 +5,14 @@ Knows nothing of what a run does with them.
 
 from __future__ import annotations
 
-import inspect
+import functools
 import multiprocessing
 import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import Paths, check_pattern
@@ -26,12 +25,14 @@ if TYPE_CHECKING:
 # The system call that waits for processes on Windows takes 63 handles.
 _MOST_WORKERS = 60 if sys.platform == "win32" else None
 
+# CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR of `inspect`, which is slow to import.
+_MAKES_A_GENERATOR = 0x20 | 0x80 | 0x200
+
 # A month: more than any file needs, and less than the systems' clocks can wait for.
 _MOST_SECONDS = 31 * 24 * 3600
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What a run needs to know. Made by `check_options` alone."""
 
     setup: Setup
@@ -97,7 +98,7 @@ def check_options(
             mp_context,
             setup
             if executor is None
-            else replace(setup, function=len, initializer=None, initargs=()),
+            else setup._replace(function=len, initializer=None, initargs=()),
         ),
         max_tasks_per_child=_check_limit("max_tasks_per_child", max_tasks_per_child, 1),
         timeout=checked_timeout,
@@ -148,7 +149,7 @@ def _check_setup(
 ) -> Setup:
     if not callable(function):
         raise TypeError(f"function must be callable, not {function!r}")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if _returns_at_once(function):
         raise TypeError(
             f"function {function!r} must return its result: wrap it, with asyncio.run or list"
         )
@@ -159,6 +160,14 @@ def _check_setup(
     return Setup(
         function, initializer, tuple(initargs), checkpoint.encode, checkpoint.record, timeout
     )
+
+
+def _returns_at_once(function: Any) -> bool:
+    """Whether calling it only makes a coroutine or a generator, without a result."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & _MAKES_A_GENERATOR)
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .checkpoints import Checkpoint
 from .files import fingerprint
 from .records import NO_FINGERPRINT, count_files, tally
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(NamedTuple):
     """The runner's options of the same names."""
 
     retry_failed: bool = True
@@ -23,8 +22,7 @@ class Choices:
     largest_first: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What stands, and what is to do. `str` of it says why files are processed.
 
     Attributes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from dataclasses import dataclass
 
 from .records import count_files, in_words, printable, tally
 
@@ -21,16 +20,18 @@ _SHORTEST_PATH = 12
 Longest = tuple[str, float] | None
 
 
-@dataclass
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
     are left alone: they say nothing about its speed."""
 
-    total: int
-    skipped: int
-    completed: int = 0
-    failed: int = 0
-    left: int = 0
+    def __init__(
+        self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
+    ) -> None:
+        self.total = total
+        self.skipped = skipped
+        self.completed = completed
+        self.failed = failed
+        self.left = left
 
     @property
     def finished(self) -> int:

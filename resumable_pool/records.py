@@ -6,7 +6,6 @@ Knows nothing of processes, pipes or the checkpoint's format.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from .values import Encoded, read_value
@@ -21,8 +20,7 @@ SHOWN_FAILURES = 10
 SHOWN_LENGTH = 200
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Why one file has no result.
 
     Attributes:
@@ -60,9 +58,19 @@ class Fingerprint(NamedTuple):
 NO_FINGERPRINT = Fingerprint()
 
 
-@dataclass  # one is made for every file, in two processes; frozen, it takes five times as long
-class Outcome(Generic[Result]):
-    """What became of one file: a value, or a failure. Not meant to be changed.
+class _Outcome(NamedTuple):  # up to Python 3.10 one that is Generic has to be made in two steps
+    path: str
+    pickled: Encoded | None
+    checksum: int
+    failure: Failure | None
+    seconds: float
+    attempts: int = 1
+    fingerprint: Fingerprint = NO_FINGERPRINT
+    finished_at: float = 0.0
+
+
+class Outcome(_Outcome, Generic[Result]):
+    """What became of one file: a value, or a failure.
 
     Attributes:
         path: the file.
@@ -76,14 +84,7 @@ class Outcome(Generic[Result]):
         finished_at: when the function returned, in seconds since the epoch; 0 where nobody knows.
     """
 
-    path: str
-    pickled: Encoded | None
-    checksum: int
-    failure: Failure | None
-    seconds: float
-    attempts: int = 1
-    fingerprint: Fingerprint = NO_FINGERPRINT
-    finished_at: float = 0.0
+    __slots__ = ()
 
     @property
     def ok(self) -> bool:
@@ -128,7 +129,7 @@ class WorkerStatus(NamedTuple):
     restarts: int
 
 
-class Entry(NamedTuple):  # made a million times; a dataclass takes three times as long
+class Entry(NamedTuple):
     """What a checkpoint knows of one file besides its value, which is left unread.
 
     Attributes:
@@ -146,8 +147,7 @@ class Entry(NamedTuple):  # made a million times; a dataclass takes three times 
     size: int
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """How a run ended. `print(report)` is meant to be read.
 
     `total` = `completed` + `skipped` + `failed` + `remaining`.

@@ -18,7 +18,6 @@ import multiprocessing.connection
 import os
 import sys
 import time
-import traceback
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -107,6 +106,8 @@ def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
 
 
 def _cannot_save(saving: Saving, error: Exception) -> SaverError:
+    import traceback  # as in calling.py
+
     known = isinstance(error, OSError) and error.strerror and not saving.elsewhere
     where = "" if known else traceback.format_exc()
     return SaverError(saving.checkpoint.path, _in_words(error), where)

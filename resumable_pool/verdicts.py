@@ -7,7 +7,7 @@ Knows no process and does no waiting; the clock is an argument.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .clock import NEVER
 from .dealing import Dealer
@@ -22,8 +22,7 @@ from .saver import Saver
 JUDGING_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class _Setback:
+class _Setback(NamedTuple):
     """A failed attempt at `path`, to be judged at `due`; what tells the saver to keep the failure,
     or to drop it if it holds it; and whether a further attempt needs a fresh worker."""
 

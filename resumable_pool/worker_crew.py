@@ -10,7 +10,6 @@ import pickle
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
@@ -35,12 +34,11 @@ if sys.platform == "linux":
 ASK_SECONDS = 1.0
 
 
-@dataclass
 class _Slot:
     """What the workers in one place have done before the present one, and how many there were."""
 
-    starts: int = 0
-    finished: int = 0
+    def __init__(self) -> None:
+        self.starts = self.finished = 0
 
 
 class WorkerCrew(Crew[WorkerProcess]):
@@ -54,7 +52,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         self._saver = saver
         setup = options.setup
         if setup.timeout is not None:
-            setup = replace(setup, watched=watchdog_works(context))
+            setup = setup._replace(watched=watchdog_works(context))
         self._setup = setup
         # Who is forked inherits it, and so it may be what cannot be pickled.
         self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import inspect
 import os
@@ -125,7 +124,7 @@ def described() -> list[str]:
     for public in (resumable_pool.ResumableRunner, Hooks, resumable_pool.Checkpoint):
         names |= {name for name in vars(public) if not name.startswith("_")}
     for record in (resumable_pool.Outcome, resumable_pool.Failure, resumable_pool.Report):
-        names |= {field.name for field in dataclasses.fields(record)}
+        names |= {*record._fields}
     names |= {*resumable_pool.WorkerStatus._fields, "ok", "value"}
     return sorted(names)
 

@@ -103,7 +103,9 @@ def _bytes_of(*messages: FromWorker) -> bytes:
 def test_messages_arrive_as_they_were_sent(ends: Ends, message: FromWorker) -> None:
     """Every kind of message comes out of the pipe equal."""
     FrameWriter(ends.writer).send(_frame(message))
-    assert ends.reader.messages() == [message]
+    received = ends.reader.messages()
+    assert received == [message]
+    assert type(received[0]) is type(message)  # as tuples some are equal
     assert not ends.reader.at_end
 
 
@@ -111,7 +113,9 @@ def test_messages_keep_their_order(ends: Ends) -> None:
     """All messages that are there come out of one read, in the order of sending."""
     for message in MESSAGES:
         FrameWriter(ends.writer).send(_frame(message))
-    assert _singly(ends.reader.messages()) == MESSAGES
+    received = _singly(ends.reader.messages())
+    assert received == MESSAGES
+    assert [*map(type, received)] == [*map(type, MESSAGES)]
 
 
 def test_values_in_a_row_are_one_message(ends: Ends) -> None:

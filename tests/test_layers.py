@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +153,15 @@ def test_the_imports_are_seen() -> None:
     assert "resumable_pool.forks" in _imports("resumable_pool.checkpoints.append_file")
     assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
     assert sum(len(list(_imports(module))) for module in MODULES) > 100
+
+
+# What takes as long to import as all of the package, and most runs do without.
+SLOW = ["asyncio", "concurrent.futures", "dataclasses", "hashlib", "inspect", "logging", "pathlib",
+        "sqlite3", "traceback", "urllib"]  # fmt: skip
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_needed() -> None:
+    """Every spawned worker imports all of the package, and four quick files are no work."""
+    code = f"import sys, resumable_pool; print([name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 from typing import Any
@@ -150,5 +149,5 @@ def test_outcomes_travel() -> None:
 def test_records_travel_and_stay(record: Any) -> None:
     """Records are equal after pickling, and cannot be changed."""
     assert pickle.loads(pickle.dumps(record)) == record
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         record.seconds = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
 
 from .base import Checkpoint
 from .json_lines import JsonLines
@@ -40,7 +39,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     name = os.fspath(path)
     if not isinstance(name, str):
         raise TypeError(f"the checkpoint must be a str or a path of str, not {name!r}")
-    suffix = PurePath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
             f"checkpoint {name!r}: its suffix names the format, and {suffix!r} is not one of "

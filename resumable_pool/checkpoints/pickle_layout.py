@@ -32,8 +32,6 @@ import os
 import struct
 from binascii import crc32
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
@@ -77,28 +75,24 @@ _LENGTH8, _LENGTH4 = struct.Struct("<Q"), struct.Struct("<I")
 _COPIED = 1 << 12
 
 
-@dataclass(frozen=True)
 class Header:
-    """What is the same in all of a file's records: `salt` seeds their checksums, its first bytes
-    tag them, so that neither another file's records nor stale disk blocks ever pass for ours."""
+    """What is the same in all of a file's records.
 
-    salt: bytes
-    pid: int
+    Attributes:
+        salt: seeds their checksums, and its first bytes tag them, so that neither another file's
+            records nor stale disk blocks ever pass for ours.
+        pid: the process that has written to the file last.
+        tag: what every record carries.
+        record_start: what every record begins with, once it is committed.
+        seed: where the checksum of a record's header begins.
+    """
 
-    @cached_property
-    def record_start(self) -> bytes:
-        """What every record of the file begins with, once it is committed."""
-        return _RECORD_OPCODES + self.tag
-
-    @property
-    def tag(self) -> bytes:
-        """What every record of the file carries."""
-        return self.salt[:4]
-
-    @cached_property
-    def seed(self) -> int:
-        """Where the checksum of a record's header begins."""
-        return crc32(self.salt)
+    def __init__(self, salt: bytes, pid: int) -> None:
+        self.salt = salt
+        self.pid = pid
+        self.tag = salt[:4]
+        self.record_start = _RECORD_OPCODES + self.tag
+        self.seed = crc32(salt)
 
 
 class Metadata(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ def test_an_outcome_is_what_stands_of_a_path(path: Path, result: Result) -> None
 def test_bytes_may_come_in_a_buffer(path: Path, result: Result) -> None:
     """In a bytearray, as large ones do: small, large, a pickle in the database, too."""
     outcomes = [result("a", 1), result("b", "x" * 100_000), result("c", [(1,)])]
-    write(path, *(replace(one, pickled=bytearray(one.pickled or b"")) for one in outcomes))
+    write(path, *(one._replace(pickled=bytearray(one.pickled or b"")) for one in outcomes))
     assert [checkpoint_at(path).outcome(name) for name in "abc"] == outcomes
     assert dict(checkpoint_at(path)) == {one.path: one.value for one in outcomes}
 

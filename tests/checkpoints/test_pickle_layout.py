@@ -10,7 +10,6 @@ import re
 import struct
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +169,7 @@ FACTS = [
 
 def test_the_layout_is_the_documented_one() -> None:
     """Every byte of a header and of a record's metadata has its row, whose bytes are there."""
-    record = encode(HEADER, replace(result("path", 1), attempts=2))
+    record = encode(HEADER, result("path", 1)._replace(attempts=2))
     for table, data, end in (
         ("offset in the header", new_header(1), FIRST_RECORD),
         ("offset in a record", record, METADATA.size),
