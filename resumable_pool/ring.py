@@ -79,6 +79,8 @@ class Run:
         with broken_pipes_raise():
             self._saver.start()
         try:
+            with broken_pipes_raise():
+                self._start_workers()
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
