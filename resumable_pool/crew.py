@@ -9,6 +9,7 @@ Knows no process, no future, and of files only how many.
 from __future__ import annotations
 
 import enum
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -132,6 +133,10 @@ class Crew(ABC, Generic[AnyWorker]):
     def remove(self, serial: int) -> AnyWorker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
         return self._workers.pop(serial, None)
+
+    def most(self, serial: int) -> int:
+        """How many files the worker may be dealt at a time."""
+        return sys.maxsize
 
     def dismiss(self) -> None:
         """Tell all to leave when they have finished what they have."""

@@ -6,7 +6,6 @@ Knows nothing of bytes and pickles, of how a process is started or ended, nor of
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -53,7 +52,6 @@ class Run:
         progress: ProgressLine,
     ) -> None:
         self._options = options
-        self._checkpoint = options.checkpoint
         self._make_plan = make_plan
         self._ledger = ledger
         self._counts = ledger.counts
@@ -116,8 +114,8 @@ class Run:
         return self._opened and self._dealer.over and not self._verdicts.pending
 
     def _events(self) -> list[Any]:
-        crew = self._crew.events(self._clock.now)
-        return [self._stop_requests.wakener, self._saver.reports, *crew]
+        ours = [self._stop_requests.wakener, self._saver.reports]
+        return ours + self._crew.events(self._clock.now)
 
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
@@ -188,16 +186,11 @@ class Run:
         if self._verdicts.perhaps_too_many:
             return
         now = self._clock.look()  # it may have taken long to start workers
-        options = self._options
         for worker in self._crew.are(State.READY):
             if self._dealer.is_busy(worker.serial):
                 continue
-            # With a time limit it must be known when each file begins.
-            most = 1 if options.timeout is not None else sys.maxsize
-            if options.max_tasks_per_child is not None:
-                most = min(most, options.max_tasks_per_child - worker.finished)
-            batch = self._dealer.deal(worker.serial, now, most, fresh=worker.finished == 0)
-            if batch:
+            most, fresh = self._crew.most(worker.serial), worker.finished == 0
+            if batch := self._dealer.deal(worker.serial, now, most, fresh):
                 worker.deal(batch, now)
             elif self._dealer.to_do:  # what it may not be dealt waits for another in its place
                 worker.dismiss()
@@ -208,10 +201,9 @@ class Run:
         self._crew.hurry(self._dealer, self._clock.now)
 
     def _show_progress(self) -> None:
-        if not self._opened:  # who is refused has not begun
-            return
-        now = self._clock.now
-        self._progress.draw(self._counts, now, lambda: self._crew.longest(self._dealer, now))
+        if self._opened:  # who is refused has not begun
+            now = self._clock.now
+            self._progress.draw(self._counts, now, lambda: self._crew.longest(self._dealer, now))
 
     # What is decided.
 
@@ -296,7 +288,7 @@ class Run:
 
     def _lost_saver(self, how: str) -> ResumablePoolError:
         if self._opened:
-            return SaverError(self._checkpoint.path, f"the saver process {how}")
+            return SaverError(self._options.checkpoint.path, f"the saver process {how}")
         return WorkerStartError(f"the saver process {how} before it was ready", MAIN_GUARD_REMEDY)
 
 

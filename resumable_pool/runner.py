@@ -25,7 +25,6 @@ Knows nothing of pipes and messages, of bytes and pickling.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
@@ -287,18 +286,11 @@ class ResumableRunner(Hooks[Result]):
             with stop_requests:
                 ring = self._ring = Run(options, saving, plan, ledger, stop_requests, progress)
                 steps = ring.go()
-                finish = functools.partial(stop_requests.finish, steps)
-                atexit.register(finish)
-                try:
+                with stop_requests.finishing(steps):
                     for paths in steps:
                         for path in paths if watched else ():
                             self.on_saved(self._outcome(path))
                         yield paths
-                except BaseException:  # out of on_saved, or out of a loop that was left early
-                    finish()
-                    raise
-                finally:
-                    atexit.unregister(finish)
                 return ring.stopping.stopped
         except (ExecutorError, WorkerStartError):
             if not stop_requests.signals:  # they also hit children, and the fork server, that start

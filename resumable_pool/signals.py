@@ -10,7 +10,9 @@ Knows nothing of what a stop means to a run.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -88,9 +90,22 @@ class StopRequests:
         with self._guard:  # or the pipe could be closed, and its number used for another, meanwhile
             self._add(BY_CALL)
 
-    def finish(self, steps: Iterator[object]) -> None:
-        """Ask, and take all further `steps`, so that everything is saved. Also at the end of a
-        program that still holds a loop over `as_completed`, and whose processes never end then."""
+    @contextlib.contextmanager
+    def finishing(self, steps: Iterator[object]) -> Iterator[None]:
+        """Around a loop over `steps`. When that ends early, by an exception or because it is left,
+        this asks for a stop and takes all further ones, so that everything is saved. Also at the
+        end of a program that still holds such a loop, and whose processes never end otherwise."""
+        finish = functools.partial(self._finish, steps)
+        atexit.register(finish)
+        try:
+            yield
+        except BaseException:
+            finish()
+            raise
+        finally:
+            atexit.unregister(finish)
+
+    def _finish(self, steps: Iterator[object]) -> None:
         self.ask()
         with contextlib.suppress(ValueError):  # it goes on in another thread
             for _ in steps:

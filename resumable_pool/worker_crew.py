@@ -58,6 +58,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)
         self._folder = folder
         self._slots = [_Slot() for _ in range(options.max_workers)]
+        self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
 
     def start(self) -> None:
@@ -89,6 +90,11 @@ class WorkerCrew(Crew[WorkerProcess]):
         if worker is not None:
             self._slots[worker.slot].finished += worker.finished
         return worker
+
+    def most(self, serial: int) -> int:
+        most = self._most_tasks - self._workers[serial].finished
+        # With a time limit it must be known when each file begins.
+        return most if self._setup.timeout is None else min(most, 1)
 
     def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
         return sorted(self._status(worker, dealer, now) for worker in self)
