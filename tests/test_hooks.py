@@ -223,21 +223,3 @@ def test_files_can_be_collected_and_processed_differently(folder: Path, method: 
     assert own.run().completed == 9
     assert own.results["in/04.txt"] == "4!"
     assert str(os.getpid()) not in functions.callers()
-
-
-class TellsItsPolicy(ResumableRunner[int]):
-    def open_saver(self) -> None:
-        Path("policy").write_text(str(os.sched_getscheduler(0)))
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has that policy")
-def test_the_saver_is_in_no_hurry(folder: Path, method: str) -> None:
-    """It need not be woken at every result. All other processes are as they were."""
-    policy = os.sched_getscheduler(0)
-    TellsItsPolicy(_policy, "in/*.txt", "result.pkl", **options(method)).run()
-    assert Path("policy").read_text() == str(os.SCHED_BATCH)
-    assert {*open_checkpoint("result.pkl").values()} == {policy} == {os.sched_getscheduler(0)}
-
-
-def _policy(path: str) -> int:
-    return os.sched_getscheduler(0)
