@@ -129,6 +129,7 @@ class FrameReader:
             self._unread = self._unread[count:]
             if not self._unread:
                 received.append(Values([self._large]))
+                self._begin_large(0, self._unread)  # or its memory could not be given back
         else:
             self._scratch[:known] = self._rest
             self._take_frames(self._scratch[: known + count], received)

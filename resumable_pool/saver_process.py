@@ -143,7 +143,8 @@ class _InSaver:
             records = self._save_received(time.monotonic())
             self._save_due(time.monotonic())
             self._reports.send_if_due(time.monotonic())
-            time.sleep(self._saving.nap(records, time.monotonic()))
+            if nap := self._saving.nap(records, time.monotonic()):
+                time.sleep(nap)
         self._save_due(NEVER)
         self._reports.send_if_due(NEVER)
 

@@ -203,6 +203,21 @@ def test_large_values_arrive(ends: Ends, size: int) -> None:
     assert received == messages
 
 
+def test_a_large_value_is_not_kept(ends: Ends) -> None:
+    """Whoever has received it has the only reference, so that its memory is free afterwards."""
+    frame = _frame(_value(bytes(100_000)))
+    sender = threading.Thread(target=FrameWriter(ends.writer).send, args=(frame,))
+    sender.start()
+    received: list[FromWorker] = []
+    while not received:
+        ends.reader.end.poll(None)
+        received = ends.reader.messages()
+    sender.join()
+    (message,) = received
+    assert isinstance(message, Values)
+    assert sys.getrefcount(message.records[0]) == sys.getrefcount(bytes(100_000)) + 1
+
+
 def test_a_large_value_that_breaks_off_is_dropped(ends: Ends) -> None:
     """Its writer has died in the middle of it; what came before it has arrived."""
     data = _bytes_of(Hello(1)) + _bytes_of(_value(bytes(100_000)))[:50_000]

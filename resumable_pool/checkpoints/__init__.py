@@ -39,7 +39,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     name = os.fspath(path)
     if not isinstance(name, str):
         raise TypeError(f"the checkpoint must be a str or a path of str, not {name!r}")
-    suffix = os.path.splitext(name)[1].lower()
+    suffix = os.path.splitext(os.path.normpath(name))[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
             f"checkpoint {name!r}: its suffix names the format, and {suffix!r} is not one of "
