@@ -28,6 +28,13 @@ def number_slowly(path: str) -> int:
     return number_in(path)
 
 
+def number_in_bursts(path: str) -> int:
+    """The same; most files are quick, but each hundredth takes as long as a batch of them."""
+    if path.endswith("00.txt"):
+        time.sleep(0.02)
+    return number_in(path)
+
+
 def note(path: str) -> None:
     """One line per call: a write this small is never torn or mixed with another."""
     with open(CALLS, "ab", buffering=0) as file:
