@@ -158,7 +158,9 @@ def _deliver(*signums: int) -> None:
 def broken_pipes_raise() -> Iterator[None]:
     """Writing to a process that has died raises `BrokenPipeError` in this thread, also where the
     program has set SIGPIPE to kill it (the usual idiom of command-line tools)."""
-    if not hasattr(signal, "pthread_sigmask"):
+    # Python ignores it unless told otherwise. Then nothing is held back: what an executor starts
+    # meanwhile would inherit that, and pass it on to its `yes | head`.
+    if not hasattr(signal, "pthread_sigmask") or signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})

@@ -119,6 +119,25 @@ def test_a_file_finds_itself_where_the_run_began(folder: Path, method: str) -> N
         assert runner(wander, executor).run().completed == 10
 
 
+def blocked_signals(path: str) -> list[str]:
+    return sorted(
+        signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there are no signal masks")
+@pytest.mark.parametrize("method", PROCESSES)
+def test_processes_that_are_started_meanwhile_hold_no_signal_back(
+    folder: Path, method: str
+) -> None:
+    """A pool starts its processes when it is given something, in the middle of our loop. What they
+    have blocked, so have the programs that the function starts."""
+    with POOLS[method](2) as pool:
+        runner = ResumableRunner(blocked_signals, TEN[:1], "r.pkl", executor=pool)
+        runner.run()
+    assert [*runner.results.values()] == [[]]
+
+
 def fail_at_first(path: str) -> int:
     note(path)
     if calls().count(path) < 3 and path == TEN[3]:
