@@ -31,9 +31,10 @@ class CheckpointLocked(ResumablePoolError):
     def __str__(self) -> str:
         holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
-            f"{self.path!r} is in use: {holder} is writing to it. Wait until that run has ended "
-            "(one whose script was killed still finishes the files it has begun), "
-            "or give this run another checkpoint."
+            f"{self.path!r} is in use: {holder} is writing to it, usually another run's saver. "
+            "Wait until that run has ended (if its script was killed, the files that it had begun "
+            "are still being finished), end it with a Ctrl-C or SIGTERM to its script, or give "
+            "this run another checkpoint."
         )
 
 

@@ -19,7 +19,10 @@ from resumable_pool.errors import (
 
 # Each with what its text must say: the facts, and what to do.
 ERRORS: list[tuple[ResumablePoolError, list[str]]] = [
-    (CheckpointLocked("r.pkl", 123), ["'r.pkl' is in use", "process 123", "Wait until that run"]),
+    (
+        CheckpointLocked("r.pkl", 123),
+        ["'r.pkl' is in use", "process 123", "Wait until that run", "Ctrl-C"],
+    ),
     (CheckpointLocked("r.pkl", None), ["another process", "or give this run another checkpoint"]),
     (
         CheckpointError("r.pkl", "is damaged", "Restore it."),
