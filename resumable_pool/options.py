@@ -5,15 +5,13 @@ Knows nothing of what a run does with them.
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .callables import check_function, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import Paths, check_pattern
 from .messages import Setup
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
 
 # The system call that waits for processes on Windows takes 63 handles.
 _MOST_WORKERS = 60 if sys.platform == "win32" else None
-
-# CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR of `inspect`, which is slow to import.
-_MAKES_A_GENERATOR = 0x20 | 0x80 | 0x200
 
 # A month: more than any file needs, and less than the systems' clocks can wait for.
 _MOST_SECONDS = 31 * 24 * 3600
@@ -94,7 +89,7 @@ def check_options(
         checkpoint=checked_checkpoint,
         max_workers=_check_max_workers(max_workers, executor),
         # With an executor only the saver is a process of ours, and it is not given the function.
-        context=_check_context(
+        context=context_for(
             mp_context,
             setup
             if executor is None
@@ -147,12 +142,7 @@ def _check_setup(
     checkpoint: Checkpoint,
     timeout: float | None,
 ) -> Setup:
-    if not callable(function):
-        raise TypeError(f"function must be callable, not {function!r}")
-    if _returns_at_once(function):
-        raise TypeError(
-            f"function {function!r} must return its result: wrap it, with asyncio.run or list"
-        )
+    check_function(function)
     if initializer is not None and not callable(initializer):
         raise TypeError(f"initializer must be callable, not {initializer!r}")
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
@@ -160,14 +150,6 @@ def _check_setup(
     return Setup(
         function, initializer, tuple(initargs), checkpoint.encode, checkpoint.record, timeout
     )
-
-
-def _returns_at_once(function: Any) -> bool:
-    """Whether calling it only makes a coroutine or a generator, without a result."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    return code is not None and bool(code.co_flags & _MAKES_A_GENERATOR)
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:
@@ -244,52 +226,3 @@ def _check_shard(shard: Any) -> tuple[int, int] | None:
             "from 1: then subtract that"
         )
     return number, count
-
-
-def _check_context(mp_context: Any, setup: Setup) -> BaseContext:
-    """The context whose processes can be given `setup`."""
-    context = _named_context(mp_context)
-    if context.get_start_method() == "fork":
-        return context  # what is inherited need not be sent
-    obstacle = _obstacle(setup)
-    if obstacle is None:
-        return context
-    if mp_context is None and sys.platform == "linux":
-        return multiprocessing.get_context("fork")
-    remedy = "move it to the top level of a module that a new process can import"
-    if sys.platform != "win32":
-        remedy += ', or pass mp_context="fork"'
-    raise ValueError(
-        f"function {setup.function!r} cannot be sent to a new process, as the start method "
-        f"{context.get_start_method()!r} must: {obstacle}; {remedy}"
-    )
-
-
-def _named_context(mp_context: Any) -> BaseContext:
-    if isinstance(mp_context, BaseContext):
-        return mp_context.get_context()  # itself, or the one that the default stands for
-    if mp_context is not None and not isinstance(mp_context, str):
-        raise TypeError(
-            f"mp_context must be a context, the name of a start method or None, not {mp_context!r}"
-        )
-    try:
-        return multiprocessing.get_context(mp_context)
-    except ValueError:
-        known = ", ".join(map(repr, multiprocessing.get_all_start_methods()))
-        raise ValueError(f"mp_context must be one of {known}, not {mp_context!r}") from None
-
-
-def _obstacle(setup: Setup) -> str | None:
-    """Why a process that is not forked could not load `setup`, or `None` if it could."""
-    main = sys.modules["__main__"]
-    script = getattr(main, "__file__", None)
-    as_module = getattr(main, "__spec__", None) is not None
-    if script is not None and not as_module and not os.path.isfile(script):
-        return f"the program was not read from a file that a new process could import ({script})"
-    try:
-        pickled = pickle.dumps(setup)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    if b"__main__" in pickled and script is None and not as_module:
-        return "it is defined in a notebook, a shell or python -c, which nobody else can import"
-    return None

@@ -38,6 +38,7 @@ LAYERS = [
     "resumable_pool.far_process",
     "resumable_pool.calling",
     "resumable_pool.options",
+    "resumable_pool.callables",
     "resumable_pool.ledger",
     "resumable_pool.plan",
     "resumable_pool.checkpoints",

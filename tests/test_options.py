@@ -34,6 +34,32 @@ class Callable:
     def __call__(self, path: str) -> str:
         return path
 
+    def method(self, path: str, suffix: str = "") -> str:
+        return path + suffix
+
+    def of_two(self, path: str, other: str) -> None:
+        pass
+
+
+def of_none() -> None:
+    pass
+
+
+def of_two(path: str, other: str) -> None:
+    pass
+
+
+def of_a_name(path: str, *, language: str) -> None:
+    pass
+
+
+def of_any(*paths: str, language: str = "en", **options: str) -> None:
+    pass
+
+
+def given_all(path: str, /, other: str = "", *more: str, language: str = "en") -> None:
+    pass
+
 
 def unpicklable_callable() -> Any:
     return lambda path: path
@@ -62,6 +88,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"function": "name"}, TypeError, "function must be callable, not 'name'"),
     ({"function": coroutine_function}, TypeError, "must return its result: wrap it, with asyncio"),
     ({"function": generator_function}, TypeError, "must return its result: wrap it, with asyncio"),
+    ({"function": of_none}, TypeError, "must take one argument, the path of a file"),
+    ({"function": of_two}, TypeError, "must take one argument, the path of a file: give it the "
+                                      "others beforehand, with functools.partial"),
+    ({"function": of_a_name}, TypeError, "must take one argument"),
+    ({"function": Callable().of_two}, TypeError, "must take one argument"),
     ({"pattern": 5}, TypeError, "pattern must be a glob or an iterable of paths, not 5"),
     ({"pattern": b"*"}, TypeError, "pattern must be a glob or an iterable of paths, not b'*'"),
     ({"pattern": ["a", 5]}, TypeError, "a path must be a str or an os.PathLike of str, not 5"),
@@ -176,7 +207,11 @@ def test_contexts(method: str) -> None:
 SENDABLE = {
     "a function": function,
     "a class's instance": Callable(),
-    "a partial": functools.partial(function),
+    "a method": Callable().method,
+    "a partial": functools.partial(of_two, other=""),
+    "a function with arguments that may be left out": given_all,
+    "a function of any arguments": of_any,
+    "a class": Path,
     "a built-in": len,
 }
 
