@@ -29,14 +29,18 @@ class ProgressLine:
         stream: where to.
         redrawn: whether in one place, on a terminal.
         logged: whether, where it is not redrawn, a line of its own is written now and then.
+        shared: whether the program may write to the same terminal, where it is left `aside`.
     """
 
-    def __init__(self, stream: TextIO | None, redrawn: bool, logged: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO | None, redrawn: bool, logged: bool = False, shared: bool = False
+    ) -> None:
         self._stream = stream
+        self._shared = shared
         self._redrawn = redrawn
         self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else float("inf")
         self._draw_at = 0.0 if redrawn or logged else float("inf")
-        self._columns = 0
+        self._line = ""  # what stands there now
 
     def draw(
         self, counts: Counts, seconds: float, longest: Callable[[], Longest] = lambda: None
@@ -66,9 +70,20 @@ class ProgressLine:
 
     def clear(self) -> None:
         """Leave an empty line behind."""
-        if self._columns:
-            self._write("\r" + " " * self._columns + "\r")
-            self._columns = 0
+        if self._line:
+            self._write("\r" + " " * columns_of(self._line) + "\r")
+            self._line = ""
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Make room for what the program writes meanwhile, if the terminal is shared."""
+        line = self._line if self._shared else ""
+        if line:
+            self.clear()
+        yield
+        if line and not self._line:
+            self._write(line)
+            self._line = line
 
     def end(self, counts: Counts) -> None:
         """The run is over, and this is where it stands: the report says so."""
@@ -80,10 +95,8 @@ class ProgressLine:
         if not self._redrawn:
             self._write(render(counts, seconds, longest) + "\n")
             return
-        text = render(counts, seconds, longest, self._width() - 1)
-        columns = columns_of(text)
-        self._write("\r" + text + " " * (self._columns - columns))
-        self._columns = columns
+        before, self._line = self._line, render(counts, seconds, longest, self._width() - 1)
+        self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
 
     def _width(self) -> int:
         try:
@@ -168,7 +181,10 @@ class ProgressBar(ProgressLine):
 
 
 def progress_line(
-    progress: bool | Callable[..., Any] | None, stream: TextIO | None, name: str = "files"
+    progress: bool | Callable[..., Any] | None,
+    stream: TextIO | None,
+    name: str = "files",
+    shared: bool = False,
 ) -> ProgressLine:
     """What the runner's option `progress` asks for.
 
@@ -180,7 +196,7 @@ def progress_line(
         return ProgressBar(stream, progress, name)
     if progress is False or stream is None:
         return ProgressLine(None, redrawn=False)
-    return ProgressLine(stream, redrawn=_is_watched(stream), logged=progress is True)
+    return ProgressLine(stream, _is_watched(stream), logged=progress is True, shared=shared)
 
 
 def _is_watched(stream: TextIO) -> bool:

@@ -54,14 +54,27 @@ def list_files(pattern: str | list[str], excluded: Callable[[str], bool]) -> lis
     return [path for path in paths if not excluded(path)]
 
 
+def nothing_found(pattern: str | list[str]) -> str:
+    """What to say to a person who expects files where there are none."""
+    if not isinstance(pattern, str):
+        return "no files were listed"
+    if os.path.isdir(pattern):
+        inside = os.path.join(pattern, "**", "*")
+        return f"{pattern!r} is a folder, and only files are processed: {inside!r} is all in it"
+    advice = "; os.path.expanduser knows what ~ stands for" if pattern.startswith("~") else ""
+    return f"no files match {pattern!r}{advice}"
+
+
 def _of_list(paths: list[str]) -> set[str]:
     files = [path for path in paths if os.path.isfile(path)]
     if len(files) < len(paths):
         there = {*files}
         missing = [path for path in paths if path not in there]
+        what = "a folder" if os.path.isdir(missing[0]) else "no such file"
+        advice = "; a glob in a list is not expanded" if glob.has_magic(missing[0]) else ""
         warnings.warn(
-            f"no such file, and so left out: {missing[0]!r} ({len(missing)} of the "
-            f"{len(paths)} paths listed; a glob in a list is not expanded)",
+            f"{what}, and so left out: {missing[0]!r} ({len(missing)} of the {len(paths)} paths "
+            f"listed{advice})",
             stacklevel=_levels_to_the_caller(),
         )
     return {*map(os.path.normpath, files)}

@@ -30,6 +30,7 @@ from typing import Any, Generic
 from .checkpoints import Checkpoint
 from .files import Paths
 from .records import Outcome, Result
+from .values import pickle_value
 
 
 class Hooks(Generic[Result]):
@@ -56,13 +57,21 @@ class Hooks(Generic[Result]):
         return self._checkpoint.completed()
 
     def read_result(self, path: str) -> Result:
-        """The saved value of `path`: for `as_completed`, and for `on_saved`.
+        """The saved value of `path`: for `as_completed`, `on_saved`, and `results`.
 
         Raises:
             KeyError: it has none.
         """
         value: Result = self._checkpoint.read(path)
         return value
+
+    def _read_outcome(self, path: str) -> Outcome[Result]:
+        if overrides(self, "read_result") and path not in self._checkpoint.failures():
+            return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
+        try:
+            return self._checkpoint.outcome(path)
+        except KeyError:  # it is saved elsewhere
+            return Outcome(path, None, 0, None, 0.0)
 
     def on_saved(self, outcome: Outcome[Result]) -> None:
         """Called for each outcome once it is saved, in the thread of the run. What it raises stops

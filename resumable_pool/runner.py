@@ -36,9 +36,9 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import Checkpoint
-from .display import progress_line
+from .display import ProgressLine, progress_line
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
-from .files import Paths, check_pattern, is_in_shard, list_files
+from .files import Paths, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .ledger import Ledger
 from .options import check_options
@@ -48,7 +48,6 @@ from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .ring import Run
 from .saving import Saving
 from .signals import StopRequests
-from .values import pickle_value
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -168,7 +167,7 @@ class ResumableRunner(Hooks[Result]):
             ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
-        with contextlib.closing(self._steps()) as steps:
+        with contextlib.closing(self._steps(overrides(self, "on_saved"))) as steps:
             try:
                 for _ in steps:
                     pass
@@ -190,11 +189,11 @@ class ResumableRunner(Hooks[Result]):
         Raises:
             The same as `run`, at the first step or later.
         """
-        with contextlib.closing(self._steps()) as steps:
+        with contextlib.closing(self._steps(watched=True)) as steps:
             try:
                 for paths in steps:
                     for path in paths:
-                        yield self._outcome(path)
+                        yield self._read_outcome(path)
             except _SHORT as error:
                 raise error.with_traceback(None) from error.__cause__
 
@@ -210,7 +209,7 @@ class ResumableRunner(Hooks[Result]):
 
     def pending(self) -> list[str]:
         """The files that `run` would process now, in order; raises `CheckpointError` like it."""
-        return [*self._plan(self._files()).to_do]
+        return [*self._plan(self._files(check_pattern(self.collect_files()))).to_do]
 
     @property
     def results(self) -> Mapping[str, Result]:
@@ -225,8 +224,8 @@ class ResumableRunner(Hooks[Result]):
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
         return self._checkpoint.failures()
 
-    def _files(self) -> list[str]:
-        files = list_files(check_pattern(self.collect_files()), self._checkpoint.owns)
+    def _files(self, pattern: str | list[str]) -> list[str]:
+        files = list_files(pattern, self._checkpoint.owns)
         shard = self._options.shard
         return files if shard is None else [path for path in files if is_in_shard(path, shard)]
 
@@ -234,36 +233,36 @@ class ResumableRunner(Hooks[Result]):
         elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
-    def _outcome(self, path: str) -> Outcome[Result]:
-        if overrides(self, "read_result") and path not in self.failures:
-            return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
-        try:
-            return self._checkpoint.outcome(path)
-        except KeyError:  # it is saved elsewhere
-            return Outcome(path, None, 0, None, 0.0)
-
-    def _steps(self) -> Generator[list[str], None, None]:
-        """The run: yields the paths whose outcomes have been saved, and leaves a report."""
+    def _steps(self, watched: bool) -> Generator[list[str], None, None]:
+        """The run: yields the paths whose outcomes have been saved, and leaves a report. `watched`:
+        whether code of the user's runs between two steps, and may print."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         try:
             stop_requests = self._stop_requests = StopRequests(self._options.context)
             try:
-                yield from self._process(stop_requests)
+                yield from self._process(stop_requests, watched)
             finally:
                 self._stop_requests = self._ring = None
                 stop_requests.deliver()
         finally:
             self._running.release()
 
-    def _process(self, stop_requests: StopRequests) -> Generator[list[str], None, None]:
+    def _process(
+        self, stop_requests: StopRequests, watched: bool
+    ) -> Generator[list[str], None, None]:
         begun = time.monotonic()
-        files = self._files()
+        name = getattr(self._options.setup.function, "__name__", "files")
+        progress = progress_line(self._options.progress, sys.stderr, name, shared=watched)
+        pattern = check_pattern(self.collect_files())
+        files = self._files(pattern)
+        if not files and self._options.shard is None:
+            progress.say(nothing_found(pattern))
         plan = self._plan(files)
         ledger = Ledger(plan)
         stopped = False
         if plan.to_do:
-            stopped = yield from self._go_round(files, ledger, stop_requests)
+            stopped = yield from self._go_round(files, ledger, stop_requests, progress)
         else:
             self._checkpoint.settle()
         failures = [self.failures.get(path) for path in sorted(ledger.standing)]
@@ -271,14 +270,12 @@ class ResumableRunner(Hooks[Result]):
         self._report = ledger.report(known, time.monotonic() - begun, stopped)
 
     def _go_round(
-        self, files: list[str], ledger: Ledger, stop_requests: StopRequests
+        self, files: list[str], ledger: Ledger, stop_requests: StopRequests, progress: ProgressLine
     ) -> Generator[list[str], None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
         options = self._options
-        name = getattr(options.setup.function, "__name__", "files")
-        progress = progress_line(options.progress, sys.stderr, name)
-        watched = overrides(self, "on_saved")
+        told = overrides(self, "on_saved")
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
         plan = functools.partial(self._plan, files)
@@ -288,9 +285,10 @@ class ResumableRunner(Hooks[Result]):
                 steps = ring.go()
                 with stop_requests.finishing(steps):
                     for paths in steps:
-                        for path in paths if watched else ():
-                            self.on_saved(self._outcome(path))
-                        yield paths
+                        with progress.aside():
+                            for path in paths if told else ():
+                                self.on_saved(self._read_outcome(path))
+                            yield paths
                 return ring.stopping.stopped
         except (ExecutorError, WorkerStartError):
             if not stop_requests.signals:  # they also hit children, and the fork server, that start

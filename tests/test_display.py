@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import ResumableRunner, WorkerStartError, open_checkpoint
+from resumable_pool import Outcome, ResumableRunner, WorkerStartError, display, open_checkpoint
 from resumable_pool.display import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
 from resumable_pool.progress import Counts
 
@@ -67,6 +67,33 @@ def test_what_is_said_gets_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -
         line.announce("attention")
     assert stream.getvalue() == "\r0/1 file\r        \rhello\nattention\n"
     assert caplog.messages == ["hello", "attention"]
+
+
+def test_a_shared_line_makes_room_and_comes_back() -> None:
+    """What the program writes meanwhile begins in an empty line; there is nothing to come back
+    where nothing was, or something was said meanwhile."""
+    stream = io.StringIO()
+    line = ProgressLine(stream, redrawn=True, shared=True)
+    with line.aside():
+        stream.write("first\n")
+    line.draw(Counts(1, 0), 0.0)
+    with line.aside():
+        stream.write("second\n")
+    with line.aside():
+        line.draw(Counts(1, 0, 1), 1.0)
+    empty = "\r        \r"
+    last = "\r1/1 file, 1.0 files/s, 0.0 s left"
+    assert stream.getvalue() == f"first\n\r0/1 file{empty}second\n0/1 file{empty}{last}"
+
+
+def test_a_line_that_is_not_shared_stays() -> None:
+    """It is written twice for nothing otherwise."""
+    stream = io.StringIO()
+    line = ProgressLine(stream, redrawn=True)
+    line.draw(Counts(1, 0), 0.0)
+    with line.aside():
+        pass
+    assert stream.getvalue() == "\r0/1 file"
 
 
 def test_where_nobody_watches_only_announcements_are_written(
@@ -218,6 +245,41 @@ def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
     line.announce("attention")
     line.draw(Counts(1, 0), 2.0)
     line.end(Counts(1, 0))
+
+
+class Tells(ResumableRunner[int]):
+    def on_saved(self, outcome: Outcome[int]) -> None:
+        print(outcome.path, file=sys.stderr, flush=True)
+
+
+@posix
+@pytest.mark.parametrize("hooked", [False, True])
+def test_what_a_program_prints_stands_in_lines_of_its_own(
+    folder: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, hooked: bool
+) -> None:
+    """In its loop, and in `on_saved`; progress is drawn below."""
+    from .terminal import screen
+
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
+    if hooked:
+        Tells(functions.number_in, "in/*.txt", "result.pkl").run()
+    else:
+        for outcome in ResumableRunner(functions.number_in, "in/*.txt", "r.pkl").as_completed():
+            print(outcome.path, file=sys.stderr, flush=True)
+    shown = terminal.shown()
+    assert "\r0/10 files" in shown
+    assert sorted(screen(shown).split("\n")) == [f"in/{number:02}.txt" for number in range(10)]
+
+
+@posix
+def test_who_watches_is_told_that_nothing_was_found(
+    folder: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A glob that matches nothing is no error: it may match something another day."""
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    ResumableRunner(functions.number_in, "no/*.txt", "r.pkl").run()
+    assert terminal.shown() == "no files match 'no/*.txt'\r\n"
 
 
 class Bar:

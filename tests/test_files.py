@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.files import check_pattern, fingerprint, list_files
+from resumable_pool.files import check_pattern, fingerprint, list_files, nothing_found
 from resumable_pool.records import Fingerprint
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
@@ -162,14 +162,35 @@ def test_names_that_are_no_text_are_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("paths", "text"),
     [
-        (["a.txt", "gone.txt"], r"'gone.txt' \(1 of the 2 paths listed"),
-        (["sub", "gone.txt", "a.txt"], r"'sub' \(2 of the 3 paths listed"),
+        (
+            ["a.txt", "gone.txt"],
+            r"no such file, and so left out: 'gone.txt' \(1 of the 2 paths lis",
+        ),
+        (["sub", "gone.txt", "a.txt"], r"a folder, .* left out: 'sub' \(2 of the 3 paths listed\)"),
+        (["a.txt", "*.txt"], r"'\*.txt' .* listed; a glob in a list is not expanded\)"),
     ],
 )
 def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: str) -> None:
     """Somebody meant them, so he is told how many are left out, and the first."""
     with pytest.warns(UserWarning, match=text):
         assert _files(paths) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("no/*.txt", "no files match 'no/*.txt'"),
+        (
+            "sub",
+            f"'sub' is a folder, and only files are processed: {os.path.join('sub', '**', '*')!r}",
+        ),
+        ("~/no.*", "no files match '~/no.*'; os.path.expanduser knows what ~ stands for"),
+        ([], "no files were listed"),
+    ],
+)
+def test_who_expects_files_is_told(pattern: str | list[str], text: str) -> None:
+    """What was looked for, and what was perhaps meant."""
+    assert nothing_found(pattern).startswith(text)
 
 
 def test_a_glob_warns_of_nothing() -> None:
