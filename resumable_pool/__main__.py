@@ -38,7 +38,7 @@ Call a Python function for every file of a folder, in worker processes, and neve
 _STATUSES = """\
 exit status:
   0    all done
-  1    some files failed or are still to do, something was found, or an error ended the command
+  1    some files failed or are still to do, `check` found something, or an error ended the command
   2    it cannot be carried out as given, or the checkpoint is in use, damaged or none
   130  ended by Ctrl-C
 """
@@ -116,7 +116,8 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="seconds for the files in work after SIGTERM or SIGHUP")
     add("--shard", metavar="K/N", type=_shard,
         help="only part K of N, from 0: for array jobs, each with a checkpoint of its own")
-    add("--progress", action="store_true", help="log progress also where stderr is no terminal")
+    add("--progress", action="store_true",
+        help="where stderr is no terminal, write a line of progress to it now and then")
     add("-q", "--quiet", action="store_true",
         help="no progress, and nothing at all unless something failed or is still to do")
     add("--json", dest="as_json", action="store_true", help="print the report as JSON")

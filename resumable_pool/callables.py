@@ -28,12 +28,26 @@ def check_function(function: Any) -> None:
         raise TypeError(f"function must be callable, not {function!r}")
     if _returns_at_once(function):
         raise TypeError(
-            f"function {function!r} must return its result: wrap it, with asyncio.run or list"
+            f"function {function!r} must return its result, and not a coroutine or a generator: "
+            "wrap it, with asyncio.run or list"
         )
     if not _takes_a_path(function):
         raise TypeError(
             f"function {function!r} must take one argument, the path of a file: give it the others "
             "beforehand, with functools.partial"
+        )
+
+
+def check_initializer(initializer: Any) -> None:
+    """Raise `TypeError` for what would do nothing in a worker."""
+    if initializer is None:
+        return
+    if not callable(initializer):
+        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    if _returns_at_once(initializer):
+        raise TypeError(
+            f"initializer {initializer!r} must not be a coroutine or a generator function: nobody "
+            "would run it; wrap it, with asyncio.run or list"
         )
 
 

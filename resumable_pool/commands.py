@@ -18,6 +18,7 @@ from pathlib import PurePath
 from typing import Any, TextIO
 
 from .checkpoints import Checkpoint, checkpoint_at, merge
+from .files import nothing_found
 from .loading import CannotLoad, load, module_part
 from .records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
 from .runner import ResumableRunner
@@ -58,12 +59,15 @@ def run(
         failures = [failure._asdict() for failure in report.failures]
         _write([json.dumps({**report._asdict(), "failures": failures}, indent=2)])
     elif not (quiet and all_done):
-        _write(_describe(report, checkpoint))
+        _write(_describe(report, patterns, checkpoint))
     return ALL_DONE if all_done else SOME_LEFT
 
 
-def _describe(report: Report, checkpoint: str) -> Iterator[str]:
+def _describe(report: Report, patterns: list[str], checkpoint: str) -> Iterator[str]:
     """The report; but how to see more failures than it shows is a command here."""
+    if report.total == 0:
+        yield f"no files match {' '.join(map(printable, patterns))}: nothing to do"
+        return
     yield str(report._replace(failures=report.failures[:SHOWN_FAILURES]))
     unshown = len(report.failures) - SHOWN_FAILURES
     if unshown > 0:
@@ -75,7 +79,9 @@ def _files(patterns: list[str]) -> str | list[str]:
     for pattern in patterns:
         if not glob.has_magic(pattern) and not os.path.exists(pattern):
             raise Refused(f"there is no file {pattern!r}")
-    if len(patterns) == 1 and not os.path.exists(patterns[0]):
+    if len(patterns) == 1 and not os.path.isfile(patterns[0]):
+        if os.path.isdir(patterns[0]):
+            raise Refused(nothing_found(patterns[0]))
         return patterns[0]
     found: list[str] = []
     for pattern in patterns:  # a file may be called like a glob: take[1].wav
@@ -153,6 +159,8 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
         raise Refused(f"{out!r} is the checkpoint itself, or belongs to it")
     if os.path.lexists(out) and not force:
         raise Refused(f"{out!r} exists already: --force replaces it")
+    if not os.path.isdir(os.path.dirname(out) or os.curdir):
+        raise Refused(f"{out!r}: there is no folder {os.path.dirname(out)!r}")
     paths = sorted(source)
     new = f"{out}.new-{os.getpid()}"
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .callables import check_function, context_for
+from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import Paths, check_pattern
 from .messages import Setup
@@ -73,9 +73,7 @@ def check_options(
 ) -> Options:
     """See `ResumableRunner` for the arguments, and for what is raised."""
     _check_executor(executor, timeout, max_tasks_per_child, mp_context)
-    checked_timeout = None if timeout is None else _check_seconds("timeout", timeout)
-    if checked_timeout == 0:
-        raise ValueError("timeout must be more than 0 seconds; None is for no limit")
+    checked_timeout = None if timeout is None else _check_timeout(timeout)
     checked_checkpoint = _check_checkpoint(checkpoint)
     setup = _check_setup(function, initializer, initargs, checked_checkpoint, checked_timeout)
     choices = Choices(
@@ -135,6 +133,18 @@ def _check_seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+def _check_timeout(timeout: Any) -> float:
+    try:
+        if (seconds := _check_seconds("timeout", timeout)) > 0:
+            return seconds
+    except ValueError:
+        pass
+    raise ValueError(
+        f"timeout must be more than 0 seconds, and {_MOST_SECONDS:,} at most, not {timeout!r}; "
+        "None is for no limit"
+    )
+
+
 def _check_setup(
     function: Any,
     initializer: Any,
@@ -143,8 +153,7 @@ def _check_setup(
     timeout: float | None,
 ) -> Setup:
     check_function(function)
-    if initializer is not None and not callable(initializer):
-        raise TypeError(f"initializer must be callable, not {initializer!r}")
+    check_initializer(initializer)
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
     return Setup(
@@ -173,7 +182,7 @@ def _check_executor(executor: Any, timeout: Any, max_tasks: Any, mp_context: Any
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     reasons = {
-        "timeout": (timeout, "nobody can end a call in a process of its"),
+        "timeout": (timeout, "nobody can end a call in one of its processes"),
         "max_tasks_per_child": (max_tasks, "its processes are its own to replace"),
         "mp_context": (mp_context, "it starts its processes itself"),
     }

@@ -42,9 +42,9 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         """One line, whatever is in the path and the message."""
-        message = self.message.split("\n", 1)[0]
-        if len(message) > SHOWN_LENGTH:
-            message = f"{message[:SHOWN_LENGTH]}..."
+        message = self.message.split("\n", 1)[0][:SHOWN_LENGTH]
+        if len(message) < len(self.message.rstrip()):
+            message = f"{message}..."
         return printable(f"{self.path}: {message}")
 
 

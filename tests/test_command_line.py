@@ -176,7 +176,8 @@ def test_a_file_may_be_called_like_a_glob(folder: Path) -> None:
 
 def test_a_glob_without_files_is_nothing_to_do() -> None:
     """It may match something another day."""
-    assert succeed("run", "code/work.py:number", "no/*", "r.pkl") == "no files: nothing to do\n"
+    out = succeed("run", "code/work.py:number", "no/*", "r.pkl")
+    assert out == "no files match no/*: nothing to do\n"
 
 
 def test_failures_make_the_status_1() -> None:
@@ -310,6 +311,9 @@ REFUSED = [
     (["export", "no.pkl", "out.csv"], "there is no checkpoint 'no.pkl'"),
     (["export", "good.pkl", "out.txt"], "'out.txt': its suffix names the format, and must be"),
     (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
+    (["export", "good.pkl", "no/out.csv"], "'no/out.csv': there is no folder 'no'"),
+    (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, and only files are "
+                                                    "processed: 'in/**/*' is all in it"),
 ]  # fmt: skip
 
 

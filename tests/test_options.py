@@ -86,8 +86,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"function": 5}, TypeError, "function must be callable, not 5"),
     ({"function": None}, TypeError, "function must be callable, not None"),
     ({"function": "name"}, TypeError, "function must be callable, not 'name'"),
-    ({"function": coroutine_function}, TypeError, "must return its result: wrap it, with asyncio"),
-    ({"function": generator_function}, TypeError, "must return its result: wrap it, with asyncio"),
+    ({"function": coroutine_function}, TypeError, "must return its result, and not a coroutine or "
+                                                "a generator: wrap it, with asyncio"),
+    ({"function": generator_function}, TypeError, "must return its result, and not a coroutine or "
+                                                "a generator: wrap it, with asyncio"),
     ({"function": of_none}, TypeError, "must take one argument, the path of a file"),
     ({"function": of_two}, TypeError, "must take one argument, the path of a file: give it the "
                                       "others beforehand, with functools.partial"),
@@ -110,6 +112,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_workers": True}, TypeError, "max_workers must be an int, not True"),
     ({"max_workers": "2"}, TypeError, "max_workers must be an int, not '2'"),
     ({"initializer": 5}, TypeError, "initializer must be callable, not 5"),
+    ({"initializer": coroutine_function}, TypeError, "must not be a coroutine or a generator"),
+    ({"initializer": generator_function}, TypeError, "nobody would run it"),
     ({"initargs": 5}, TypeError, "initargs must be a tuple of arguments, not 5"),
     ({"initargs": "model"}, TypeError, "initargs must be a tuple of arguments, not 'model'"),
     ({"initargs": b"model"}, TypeError, "initargs must be a tuple of arguments, not b'model'"),
@@ -121,10 +125,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_tasks_per_child": 1.5}, TypeError, "max_tasks_per_child must be an int, not 1.5"),
     ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
     ({"timeout": True}, TypeError, "timeout must be a number of seconds, not True"),
-    ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds; None is for no limit"),
-    ({"timeout": -1}, ValueError, "timeout must be 0 to 2,678,400 seconds, not -1"),
-    ({"timeout": float("nan")}, ValueError, "timeout must be 0 to 2,678,400 seconds, not nan"),
-    ({"timeout": float("inf")}, ValueError, "timeout must be 0 to 2,678,400 seconds, not inf"),
+    ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, and 2,678,400 at most, "
+                                "not 0; None is for no limit"),
+    ({"timeout": -1}, ValueError, "and 2,678,400 at most, not -1; None"),
+    ({"timeout": float("nan")}, ValueError, "and 2,678,400 at most, not nan; None"),
+    ({"timeout": float("inf")}, ValueError, "and 2,678,400 at most, not inf; None"),
     ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
     ({"retries": None}, TypeError, "retries must be an int, not None"),
     ({"retry_failed": 1}, TypeError, "retry_failed must be True or False, not 1"),

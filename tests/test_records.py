@@ -64,14 +64,16 @@ def test_a_report_shows_the_first_failures(number: int, more: str | None) -> Non
     ("message", "line"),
     [
         ("ValueError: no", "a.wav: ValueError: no"),
-        ("first\nsecond", "a.wav: first"),
+        ("first\nsecond", "a.wav: first..."),
+        ("first\n", "a.wav: first"),
         ("", "a.wav: "),
         ("x" * 200, "a.wav: " + "x" * 200),
         ("x" * 201, "a.wav: " + "x" * 200 + "..."),
     ],
 )
 def test_a_failure_is_one_line(message: str, line: str) -> None:
-    """A failure's text is its path and the first line of its message, cut if it is very long."""
+    """A failure's text is its path and the first line of its message, with a mark where more
+    follows or it was cut because it is very long."""
     assert str(_failure(message=message)) == line
 
 

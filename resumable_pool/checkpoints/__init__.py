@@ -36,9 +36,9 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
         TypeError: `path` is no path.
         ValueError: no format has this suffix.
     """
-    name = os.fspath(path)
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
-        raise TypeError(f"the checkpoint must be a str or a path of str, not {name!r}")
+        raise TypeError(f"the checkpoint must be a str or a path of str, not {path!r}")
     suffix = os.path.splitext(os.path.normpath(name))[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
@@ -80,12 +80,15 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
         What was done, a sentence each.
 
     Raises:
+        TypeError: `inputs` is one path, or something in it is none.
         FileNotFoundError: an input is not there.
         ValueError: one of them is no `.pkl`.
         CheckpointLocked: a run is writing to `out`. Inputs may be in use: they are taken as they
             are now.
         CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
+    if isinstance(inputs, (str, bytes, os.PathLike)):
+        raise TypeError(f"inputs must be a list of checkpoints, not {inputs!r}")
     target, *others = (_mergeable(path) for path in (out, *inputs))
     sources = {os.path.realpath(target.path): target}
     for other in others:

@@ -165,6 +165,8 @@ def test_what_cannot_be_merged_is_refused(path: Path, tmp_path: Path) -> None:
         with pytest.raises(error, match=text):
             merge(path, [*inputs, tmp_path / name])
         assert not path.exists()
+    with pytest.raises(TypeError, match="inputs must be a list of checkpoints"):
+        merge(path, "shard.pkl")
     plain_bytes = (tmp_path / "plain.pkl").read_bytes()
     with pytest.raises(CheckpointError, match="is a plain pickle"):
         merge(tmp_path / "plain.pkl", inputs)
