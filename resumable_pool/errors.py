@@ -32,9 +32,9 @@ class CheckpointLocked(ResumablePoolError):
         holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
             f"{self.path!r} is in use: {holder} is writing to it, usually another run's saver. "
-            "Wait until that run has ended (if its script was killed, the files that it had begun "
-            "are still being finished), end it with a Ctrl-C or SIGTERM to its script, or give "
-            "this run another checkpoint."
+            "Wait until that run has ended, end it with a Ctrl-C or SIGTERM to its script, or give "
+            "this run another checkpoint. If its script was killed, the files that it had begun "
+            "are still being finished; who kills that process as well gives them up."
         )
 
 
