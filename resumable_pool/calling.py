@@ -14,8 +14,8 @@ from .files import fingerprint
 from .records import Failure, Outcome
 from .values import Encoded, UnstorableValue
 
-# How the function came to be called helps nobody, so these modules are left out of tracebacks.
-_MODULES = ("calling", "worker_process", "far_process", "executors")
+# How code of the user's came to be called helps nobody: these modules are left out of tracebacks.
+_MODULES = ("calling", "worker_process", "far_process", "executors", "saver_process", "saving")
 _OURS = {f"{__package__}.{name}" for name in _MODULES}
 
 # Enough for any text that a person reads; an exception can carry megabytes.

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from . import forks, processes
+from .calling import describe
 from .checkpoints import Checkpoint
 from .clock import NEVER
 from .errors import CheckpointError, ResumablePoolError, SaverError
@@ -88,27 +89,21 @@ def run_saver(
 
 
 def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        checkpoint.path,
-        f"cannot be opened for writing: {_in_words(error)}",
-        "Make that possible, or name another checkpoint.",
-    )
+    what = f"cannot be opened for writing: {_describe(error)[0]}"
+    return CheckpointError(checkpoint.path, what, "Make that possible, or name another checkpoint.")
 
 
 def _cannot_save(saving: Saving, error: Exception) -> SaverError:
-    import traceback  # as in calling.py
+    words, where = _describe(error)
+    if isinstance(error, OSError) and error.strerror and not saving.elsewhere:
+        where = ""  # that says it all, and where in our own code that was helps nobody
+    return SaverError(saving.checkpoint.path, words, where)
 
-    known = isinstance(error, OSError) and error.strerror and not saving.elsewhere
-    where = "" if known else traceback.format_exc()
-    return SaverError(saving.checkpoint.path, _in_words(error), where)
 
-
-def _in_words(error: Exception) -> str:
-    """The system's words where it has some."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    name, text = type(error).__name__, str(error)
-    return f"{name}: {text}" if text else name
+def _describe(error: Exception) -> tuple[str, str]:
+    """A line, in the system's words where it has some, and a traceback."""
+    words, where = describe(error)
+    return (isinstance(error, OSError) and error.strerror) or words, where
 
 
 class _InSaver:

@@ -200,6 +200,28 @@ def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path) -> Non
     assert dict(failing.results) == NUMBERS
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class FailingWithoutWords(ResumableRunner[int]):
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        raise Unspeakable
+
+
+def test_a_save_that_raises_what_cannot_be_printed_is_told_all_the_same(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the error, whose traceback says where; that begins with the hook."""
+    failing = FailingWithoutWords(functions.number_in, "in/*.txt", "result.pkl", **options())
+    with pytest.raises(SaverError, match="Unspeakable: <its text cannot be printed>") as caught:
+        failing.run()
+    assert "in save" in caught.value.traceback
+    assert "saver_process.py" not in caught.value.traceback
+    assert capfd.readouterr().err == ""
+
+
 class Own(ResumableRunner[str]):
     """Collects, processes and notes in its own way; the lock must not travel."""
 
