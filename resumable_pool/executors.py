@@ -25,13 +25,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from . import forks
@@ -41,6 +37,7 @@ from .dealing import FAR_BATCH_SECONDS, Dealer, Task
 from .errors import ExecutorError
 from .far_process import Answer, process_far
 from .frames import FrameWriter, plain_frame
+from .inbox import Inbox
 from .messages import Died, Done
 from .options import Options
 from .processes import cannot_start
@@ -65,7 +62,7 @@ class FarCrew(Crew["Slot"]):
         self._saver = saver
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         self.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
-        self._inbox: _Inbox | None = None
+        self._inbox: Inbox[tuple[Slot, Future[Answer]]] = Inbox(options.context)
         self._answered = False  # whether anything has come back
         self._lost = 0
         self._broken = False
@@ -74,8 +71,6 @@ class FarCrew(Crew["Slot"]):
         serial = self._started
         self._started += 1
         try:
-            if self._inbox is None:
-                self._inbox = _Inbox(self._context)
             results, writer = forks.pipe(self._context, duplex=False)
             try:
                 self._saver.watch(serial, results)
@@ -94,12 +89,12 @@ class FarCrew(Crew["Slot"]):
         raise ValueError(f"slot {serial} never says Hello")
 
     def events(self, now: float) -> list[Any]:
-        return [] if self._inbox is None else [self._inbox.wakener]
+        return [self._inbox.wakener]
 
     def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
         """Pass on what has come back. (All of it, and only then say what is wrong.)"""
         trouble: ExecutorError | None = None
-        for slot, future in self._inbox.take() if self._inbox is not None else ():
+        for slot, future in self._inbox.take():
             if slot.future is not future:  # it was abandoned
                 continue
             answer = _read(future, len(slot.batch))
@@ -145,8 +140,7 @@ class FarCrew(Crew["Slot"]):
             slot.abandon()
             self._saver.tell(Died(slot.serial))
             del self._workers[slot.serial]
-        if self._inbox is not None:
-            self._inbox.close()
+        self._inbox.close()
 
     def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
         raise RuntimeError(
@@ -173,7 +167,7 @@ class Slot:
         serial: int,
         results: Connection,
         submit: Callable[[Sequence[Task]], Future[Answer]],
-        inbox: _Inbox,
+        inbox: Inbox[tuple[Slot, Future[Answer]]],
     ) -> None:
         """`results` is the write end of its pipe to the saver."""
         self.serial = serial
@@ -207,7 +201,7 @@ class Slot:
 
     def _note_done(self, future: Future[Answer]) -> None:
         """In any thread."""
-        self._inbox.put(self, future)
+        self._inbox.put((self, future))
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
@@ -250,41 +244,6 @@ class Slot:
     def bury(self, in_peace: bool) -> tuple[str, str]:
         forks.close(self._results)
         return self._how, ""
-
-
-class _Inbox:
-    """What has come back, from the threads in which executors say so, to the runner's loop.
-
-    Attributes:
-        wakener: ready for `multiprocessing.connection.wait` when there is something.
-    """
-
-    def __init__(self, context: BaseContext) -> None:
-        self._items: deque[tuple[Slot, Future[Answer]]] = deque()
-        self.wakener, self._writer = forks.pipe(context, duplex=False)
-        if sys.platform != "win32":
-            os.set_blocking(self._writer.fileno(), False)  # full is as good as written
-        # Or the pipe could be closed, and its number be another's, in the middle of `put`.
-        self._guard = threading.RLock()
-
-    def put(self, slot: Slot, future: Future[Answer]) -> None:
-        """From any thread, also long after the run."""
-        self._items.append((slot, future))
-        with self._guard, contextlib.suppress(OSError):  # full, or closed
-            self._writer.send_bytes(b"!")
-
-    def take(self) -> Iterator[tuple[Slot, Future[Answer]]]:
-        """All that is there. Nobody holds it afterwards: some engines do again what is still held
-        when a worker of theirs dies."""
-        while self.wakener.poll():
-            self.wakener.recv_bytes()
-        while self._items:
-            yield self._items.popleft()
-
-    def close(self) -> None:
-        """Nobody reads it any more."""
-        with self._guard:
-            forks.close(self.wakener, self._writer)
 
 
 def _read(future: Future[Answer], most: int) -> Answer | BaseException:

@@ -15,15 +15,13 @@ import contextlib
 import functools
 import os
 import signal
-import sys
 import threading
-from collections import deque
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
 
-from . import forks
+from .inbox import Inbox
 
 # Those that ask a program to end; not all systems have SIGHUP.
 _SIGNALS = [
@@ -44,14 +42,13 @@ class StopRequests:
     """
 
     def __init__(self, context: BaseContext) -> None:
-        self.wakener, self._writer = forks.pipe(context, duplex=False)
-        if sys.platform != "win32":
-            os.set_blocking(self._writer.fileno(), False)  # many signals must not block a handler
+        # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
+        # the moment before the wait begins is seen at the loop's next tick.)
+        self._new: Inbox[str] = Inbox(context)
+        self.wakener = self._new.wakener
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
-        self._new: deque[str] = deque()
         self._signals: list[int] = []
-        self._guard = threading.RLock()
         self._ended = False
 
     def __enter__(self) -> StopRequests:
@@ -78,17 +75,12 @@ class StopRequests:
         return bool(self._signals)
 
     def take(self) -> Iterator[str]:
-        """What has been asked since the last time: names of signals, or `BY_CALL`. `wakener` is
-        ready again only after the next."""
-        while self.wakener.poll():
-            self.wakener.recv_bytes()
-        while self._new:
-            yield self._new.popleft()
+        """What has been asked since the last time: names of signals, or `BY_CALL`."""
+        return self._new.take()
 
     def ask(self) -> None:
         """Ask for a stop, from any thread."""
-        with self._guard:  # or the pipe could be closed, and its number used for another, meanwhile
-            self._add(BY_CALL)
+        self._new.put(BY_CALL)
 
     @contextlib.contextmanager
     def finishing(self, steps: Iterator[object]) -> Iterator[None]:
@@ -120,8 +112,7 @@ class StopRequests:
                 signal, because it is the first of its container; so it leaves with a shell's status
                 for that.
         """
-        with self._guard:
-            forks.close(self.wakener, self._writer)
+        self._new.close()
         _deliver(*dict.fromkeys(self._signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -132,14 +123,7 @@ class StopRequests:
             signal.raise_signal(signum)
             return
         self._signals.append(signum)
-        self._add(signal.Signals(signum).name)
-
-    def _add(self, name: str) -> None:
-        self._new.append(name)
-        # wait() resumes after a handler, and finds this. (A signal that comes in the moment before
-        # it begins to wait is seen at its next tick.)
-        with contextlib.suppress(OSError):  # full: it is ready; or closed: nobody waits any more
-            self._writer.send_bytes(b"!")
+        self._new.put(signal.Signals(signum).name)
 
 
 def _deliver(*signums: int) -> None:

@@ -36,7 +36,8 @@ from resumable_pool import (
     open_checkpoint,
     worker_slot,
 )
-from resumable_pool.executors import FarCrew, _Inbox
+from resumable_pool.executors import FarCrew
+from resumable_pool.inbox import Inbox
 
 from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act, announcement
@@ -681,15 +682,15 @@ def test_what_never_comes_back_can_be_abandoned(folder: Path) -> None:
 
 def test_what_comes_back_in_another_thread_wakes_the_loop() -> None:
     """It waits for that, and for nothing shorter."""
-    inbox = _Inbox(multiprocessing.get_context())
-    thread = threading.Thread(target=inbox.put, args=("slot", "future"))
+    inbox: Inbox[int] = Inbox(multiprocessing.get_context())
+    thread = threading.Thread(target=inbox.put, args=(7,))
     thread.start()
     assert wait([inbox.wakener], PATIENCE)
     thread.join()
-    assert [*inbox.take()] == [("slot", "future")]
+    assert [*inbox.take()] == [7]
     assert not inbox.wakener.poll()
     inbox.close()
-    inbox.put("late", "future")  # type: ignore[arg-type]
+    inbox.put(8)
 
 
 def test_futures_are_dropped_once_they_are_read(folder: Path) -> None:

@@ -62,6 +62,7 @@ LAYERS = [
     "resumable_pool.frames",
     "resumable_pool.waiting",
     "resumable_pool.signals",
+    "resumable_pool.inbox",
     "resumable_pool.processes",
     "resumable_pool.messages",
     "resumable_pool.display",
