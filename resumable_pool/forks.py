@@ -1,10 +1,11 @@
-"""What a forked child must not keep: one registry, module-wide, of this process's open pipe ends.
+"""What a forked child must not get: this process's open pipe ends, and anything that is half done.
 
 A pipe tells its reader that the writer has died only once *every* copy of its write end is closed,
-and fork copies all of them into every child. So each end is entered here when it is made, and a
-hook that runs in every forked child closes all but those the child was started for. A list of ends
-per run would not do: two runs in two threads, or a fork of the user's own, defeat it (the cure is
-that of python/cpython#146313). Where there is no fork (Windows) there is no hook, and no need.
+and fork copies all of them into every child. So each end is entered here, in one registry for the
+whole process, when it is made, and a hook that runs in every forked child closes all but those the
+child was started for. A list of ends per run would not do: two runs in two threads, or a fork of the
+user's own, defeat it (the cure is that of python/cpython#146313). Where there is no fork (Windows)
+there is no hook, and no need.
 
 Knows nothing of runs, workers or messages.
 """
@@ -34,6 +35,14 @@ _kept = threading.local()
 # Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in
 # another thread could slip in between and copy an end that nobody knows yet. Within one process.
 _guard = threading.RLock()
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """No other thread is in here meanwhile, and none forks: what is half done would stay so in the
+    child."""
+    with _guard:
+        yield
 
 
 def pipe(context: BaseContext, duplex: bool) -> tuple[Connection, Connection]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import forks
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import read_value
@@ -98,7 +99,9 @@ class SqliteReader(Checkpoint):
         return rows[0]
 
     def _select(self, query: str, *arguments: object) -> list[Any]:
-        with self._reading() as db:
+        # SQLite has locks between threads. One that is held when the saver is forked is held there
+        # for ever.
+        with forks.undivided(), self._reading() as db:
             return [] if db is None else db.execute(query, arguments).fetchall()
 
     @contextlib.contextmanager

@@ -7,8 +7,12 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import sqlite3
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from resumable_pool.values import UnstorableValue
 from tests.conftest import open_descriptors
 
 from . import conftest
-from .conftest import FINGERPRINT, SUFFIXES, failed, start_python, write, writing
+from .conftest import FINGERPRINT, PATIENCE_SECONDS, SUFFIXES, failed, start_python, write, writing
 
 Result = Callable[[str, Any], Outcome]
 
@@ -425,6 +429,54 @@ def test_iterating_survives_what_is_saved_meanwhile(path: Path, result: Result) 
             assert len(checkpoint) == len(seen) + 3
             seen.append(key)
         assert seen == ["a", "b"]
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns in the middle of everything."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -> None:
+    """They share one object: a runner's results are its own checkpoint."""
+    names = [f"{number}" for number in range(2_000)]
+    write(path, *[result(name, name) for name in names])
+    for _ in range(10):
+        checkpoint = checkpoint_at(path)
+        with ThreadPoolExecutor(3) as threads:
+            found = threads.map(lambda name, of=checkpoint: (len(of), of[name]), names[:30])
+            assert [*found] == [(len(names), name) for name in names[:30]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside a thread
+@pytest.mark.usefixtures("restless")
+def test_a_child_that_is_forked_while_a_thread_reads_can_read(path: Path, result: Result) -> None:
+    """It begins anew, whatever the other one was at."""
+    write(path, *[result(f"{number}", number) for number in range(2_000)])
+    checkpoint = checkpoint_at(path)
+    ended = threading.Event()
+
+    def read_on() -> None:
+        while not ended.is_set():
+            len(checkpoint)
+            getattr(checkpoint, "_forget", int)()  # or there would be nothing to read
+
+    thread = threading.Thread(target=read_on)
+    thread.start()
+    try:
+        for _ in range(20):
+            if (pid := os.fork()) == 0:
+                signal.alarm(PATIENCE_SECONDS)
+                os._exit(len(checkpoint) != 2_000)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_missing_file_reads_as_empty(path: Path) -> None:
