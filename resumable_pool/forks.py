@@ -3,9 +3,9 @@
 A pipe tells its reader that the writer has died only once *every* copy of its write end is closed,
 and fork copies all of them into every child. So each end is entered here, in one registry for the
 whole process, when it is made, and a hook that runs in every forked child closes all but those the
-child was started for. A list of ends per run would not do: two runs in two threads, or a fork of the
-user's own, defeat it (the cure is that of python/cpython#146313). Where there is no fork (Windows)
-there is no hook, and no need.
+child was started for. A list of ends per run would not do: two runs in two threads, or a fork of
+the user's own, defeat it (the cure is that of python/cpython#146313). Where there is no fork
+(Windows) there is no hook, and no need.
 
 Knows nothing of runs, workers or messages.
 """

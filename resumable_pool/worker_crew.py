@@ -119,8 +119,9 @@ class WorkerCrew(Crew[WorkerProcess]):
         )
 
     def events(self, now: float) -> list[Any]:
-        deaths = [worker.process.sentinel for worker in self if not worker.reported_dead]
-        return [*deaths, *(worker.last_words for worker in self if now >= worker.late_at)]
+        living = [worker for worker in self if not worker.reported_dead]
+        words = [worker.last_words for worker in living if now >= worker.late_at]
+        return [*(worker.process.sentinel for worker in living), *words]
 
     def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
@@ -161,7 +162,8 @@ class WorkerCrew(Crew[WorkerProcess]):
     def end_overdue(self, now: float) -> None:
         """Terminate those whose files take too long, kill those that have not ended when asked."""
         for worker in self:
-            worker.end_if_overdue(now)
+            if not worker.reported_dead:
+                worker.end_if_overdue(now)
 
     def kill(self) -> None:
         """Kill all, and what they have started. Nobody is left."""

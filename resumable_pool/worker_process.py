@@ -36,6 +36,9 @@ OWN_FILE = __file__  # as tracebacks name it
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 
+# What a worker writes to its last words when a call with a time limit is over.
+CALL_OVER = b"\0"
+
 _TIMERS = [
     getattr(signal, name)
     for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
@@ -191,9 +194,18 @@ class _InWorker:
         try:
             return setup.encode(setup.function(path))
         finally:
-            if setup.watched:
+            if setup.timeout is not None:
                 self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
-                faulthandler.cancel_dump_traceback_later()
+                if setup.watched:
+                    faulthandler.cancel_dump_traceback_later()
+                self._tell_call_over()
+
+    def _tell_call_over(self) -> None:
+        with contextlib.suppress(OSError):  # the function has closed it
+            if sys.platform == "win32":
+                self._last_words.send_bytes(CALL_OVER)
+            else:
+                os.write(self._last_words.fileno(), CALL_OVER)
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""

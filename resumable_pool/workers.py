@@ -19,10 +19,11 @@ from .clock import NEVER
 from .crew import State
 from .dealing import Task
 from .messages import Setup
-from .worker_process import BROKEN, LOST_PIPE, OWN_FILE, run_worker
+from .worker_process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
-# moment to write that down. If for so long there is no word, it is stopped, say.
+# moment to write that down. If for so long there is no word, it is stopped, say. And when the call
+# is over it leaves word of that: its outcome may still have to wait for the saver.
 WRITING_SECONDS = 0.1
 WORDLESS_SECONDS = 3.0
 
@@ -42,7 +43,8 @@ class WorkerProcess:
     Attributes:
         process: the process.
         slot: its place among those that work at the same time; who replaces it takes it over.
-        last_words: where it leaves a traceback if its file takes too long, or crashes it.
+        last_words: where it leaves a traceback if its file takes too long, or crashes it, and word
+            that a call with a time limit is over.
         late_at: when its file will have taken too long, or has just begun late.
         end_at: when to end it for that, or because it does not leave.
         kill_at: when to kill it, if it has not ended by then.
@@ -75,6 +77,7 @@ class WorkerProcess:
         self.busy_since = 0.0
         self.timed_out = self.reported_dead = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
+        self._words = b""  # of the file that it is at
         with forks.PipesForChild(context) as pipes:
             self._tasks, tasks = pipes.to_child()
             self.last_words, last_words = pipes.from_child()
@@ -96,7 +99,6 @@ class WorkerProcess:
         """Give it its next batch. It waits for one, so this never blocks."""
         self.busy_since = now
         if self._setup.timeout is not None:
-            self._read_last_words()  # those of the file before, which was done at the last moment
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
         self._send(pickle.dumps(batch))
@@ -110,11 +112,17 @@ class WorkerProcess:
         self.busy_since = now  # with the next one of its batch, if there is one
         self.finished += number
         self.late_at = self.end_at = NEVER
+        self._hear()
+        self._words = b""
 
     def end_if_overdue(self, now: float) -> None:
         """Terminate it if its file takes too long, kill it if it has not ended when asked."""
-        if now >= self.late_at and self.last_words.poll():
-            self.late_at, self.end_at = NEVER, now + WRITING_SECONDS
+        if now >= min(self.late_at, self.end_at):
+            self._hear()
+            if self._words.endswith(CALL_OVER):
+                self.late_at = self.end_at = NEVER
+            elif self._words and now >= self.late_at:
+                self.late_at, self.end_at = NEVER, now + WRITING_SECONDS
         if now >= self.end_at:
             self.timed_out = True
             self.terminate(now)
@@ -156,21 +164,27 @@ class WorkerProcess:
         exitcode = self.process.reap(in_peace)
         self.was_killed = exitcode is None or exitcode < 0
         words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
-        last_words = self._read_last_words()
+        self._hear()
         forks.close(self.last_words)
-        return words or processes.ending_in_words(exitcode), last_words
+        return words or processes.ending_in_words(exitcode), self._traceback()
 
     def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # it is dead; its stream will end, and tell so
             self._tasks.send_bytes(message)
 
-    def _read_last_words(self) -> str:
-        if sys.platform == "win32":
-            return ""
-        os.set_blocking(self.last_words.fileno(), False)
-        with contextlib.suppress(OSError):
-            words = os.read(self.last_words.fileno(), 1 << 16).decode("utf-8", "replace")
-            begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
-            if begin >= 0:  # below it is only how the function was called
-                return words[begin:].split(f'  File "{OWN_FILE}"')[0]
-        return ""
+    def _hear(self) -> None:
+        """Take what there is of its last words."""
+        with contextlib.suppress(OSError, EOFError):
+            if sys.platform == "win32":
+                while self.last_words.poll():
+                    self._words += self.last_words.recv_bytes()
+            else:
+                os.set_blocking(self.last_words.fileno(), False)
+                self._words += os.read(self.last_words.fileno(), 1 << 16)
+
+    def _traceback(self) -> str:
+        """What they tell of a crash, or of where a file was that took too long."""
+        words = self._words.decode("utf-8", "replace")
+        begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
+        # Below it is only how the function was called.
+        return words[begin:].split(f'  File "{OWN_FILE}"')[0] if begin >= 0 else ""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from binascii import crc32
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resumable_pool import Failure, ResumableRunner, processes
+from resumable_pool import Failure, Report, ResumableRunner, processes, workers
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 
 from . import functions
+from .functions import number_in
 from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -98,6 +101,50 @@ def test_a_function_with_a_time_out_may_fork(folder: Path, method: str) -> None:
     """A copy that leaves by an exception is gone at once: nobody waits for it until time is up."""
     report = runner(functions.wait_for_copy, timeout=30, mp_context=method).run()
     assert (report.completed, report.failures) == (10, [])
+
+
+class SavesWhenTold(ResumableRunner[bytes]):
+    def save(self, outcomes: Sequence[Outcome[bytes]]) -> None:
+        Path("saving").touch()
+        with open("cues", "rb", buffering=0) as cues:
+            cues.read(1)
+        super().save(outcomes)
+
+
+def fill_the_pipe_or_crash(path: str) -> bytes:
+    """Number 0 crashes while the saver is busy."""
+    functions.note(path)
+    while len(functions.calls()) < 3 or (number_in(path) == 0 and not os.path.exists("saving")):
+        time.sleep(0.01)
+    if number_in(path) == 0:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return bytes(3 << 20)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])  # forked here, a worker has no watchdog
+def test_who_waits_for_the_saver_is_not_late(
+    folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Only the call itself may take too long. And what was killed meanwhile has crashed."""
+    monkeypatch.setattr(workers, "WORDLESS_SECONDS", 0.0)
+    saving = SavesWhenTold(
+        fill_the_pipe_or_crash, ALL[:3], "result.pkl", timeout=2.0, max_workers=3,
+        mp_context=method, progress=False,
+    )  # fmt: skip
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(saving.run()), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + PATIENCE
+    while sum((worker.seconds or 0) > 2.5 for worker in saving.workers()) < 3:
+        assert time.monotonic() < deadline
+        thread.join(0.05)
+    restarts = [worker.restarts for worker in saving.workers()]
+    stage.cue(10)
+    thread.join(PATIENCE)
+    assert restarts == [0, 0, 0]
+    assert reports[0].completed == 2
+    failures = reports[0].failures
+    assert [(failure.path, failure.kind) for failure in failures] == [(ALL[0], "crashed")]
 
 
 def test_time_before_the_call_does_not_count(folder: Path) -> None:
