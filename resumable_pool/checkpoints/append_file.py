@@ -91,6 +91,7 @@ class AppendFile(IndexedFile):
 
     def _take(self, notes: list[str]) -> int:
         self._file = open_locked(self.path, self._new_file(), self._signer, notes)
+        self._unforced: OSError | None = None
         return self._file.fileno()
 
     def _release(self) -> None:
@@ -159,14 +160,25 @@ class AppendFile(IndexedFile):
     def sync(self) -> None:
         refuse_if_gone(os.fstat(self._file.fileno()), self.path)
         if self._end != self._commit:
-            force(self._file.fileno())
+            self._force()
             self._mark_committed(self._file.fileno())
             self._commit = self._end
+
+    def _force(self) -> None:
+        """Raises again what it has raised once: the system may have forgotten by then what it could
+        not write, and say that all is well (https://wiki.postgresql.org/wiki/Fsync_Errors)."""
+        if self._unforced is not None:
+            raise self._unforced
+        try:
+            force(self._file.fileno())
+        except OSError as error:
+            self._unforced = error
+            raise
 
     def close(self) -> None:
         try:
             self.sync()
-            force(self._file.fileno())
+            self._force()
         finally:
             self._release()
 

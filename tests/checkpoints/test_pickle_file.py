@@ -186,6 +186,30 @@ def test_closing_commits(path: Path) -> None:
     assert plain(path) == {"a": 1}
 
 
+def test_what_could_not_be_forced_to_the_disk_is_not_committed_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells once that it could not write, may forget the data, and has no complaint the
+    next time. Whatever is left of them, the pickle ends before."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1)])
+        checkpoint.sync()
+    checkpoint = PickleFile(path)
+    checkpoint.open()
+    checkpoint.save([result("b", 2)])
+
+    def fail_once(fd: int) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(append_file, "force", fail_once)
+    for end in (checkpoint.sync, checkpoint.close):
+        with pytest.raises(OSError, match="Disk quota exceeded"):
+            end()
+    assert plain(path) == {"a": 1}
+    assert dict(PickleFile(path)) == {"a": 1, "b": 2}
+
+
 def test_keys_are_found_without_unpickling(path: Path, tmp_path: Path) -> None:
     """Opening, resuming and listing run nothing of a value's code; reading the value does."""
     witness = tmp_path / "witness"
