@@ -24,12 +24,13 @@ Knows no process.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 from .checkpoints import Checkpoint
 from .files import Paths
-from .records import Outcome, Result
+from .records import Failure, Outcome, Result
 from .values import pickle_value
 
 
@@ -65,13 +66,17 @@ class Hooks(Generic[Result]):
         value: Result = self._checkpoint.read(path)
         return value
 
-    def _read_outcome(self, path: str) -> Outcome[Result]:
-        if overrides(self, "read_result") and path not in self._checkpoint.failures():
+    def _read_outcome(self, path: str, ok: bool) -> Outcome[Result]:
+        """What was saved of the path: a value if it is `ok`, otherwise a failure."""
+        if ok and overrides(self, "read_result"):
             return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
-        try:
-            return self._checkpoint.outcome(path)
-        except KeyError:  # it is saved elsewhere
-            return Outcome(path, None, 0, None, 0.0)
+        with contextlib.suppress(KeyError):
+            outcome: Outcome[Result] = self._checkpoint.outcome(path)
+            if outcome.ok == ok:
+                return outcome
+        # It is saved elsewhere.
+        failure = None if ok else Failure(path, "error", "its failure is saved elsewhere", "", 1, 0)
+        return Outcome(path, None, 0, failure, 0.0)
 
     def on_saved(self, outcome: Outcome[Result]) -> None:
         """Called for each outcome once it is saved, in the thread of the run. What it raises stops

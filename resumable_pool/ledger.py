@@ -15,6 +15,9 @@ from .plan import Plan
 from .progress import Counts
 from .records import Failure, Report
 
+# A path, and whether what was saved of it is a value; otherwise it is a failure.
+Finished = tuple[str, bool]
+
 
 class Ledger:
     """The books of one run; they begin with what was to do before the checkpoint was locked.
@@ -27,7 +30,7 @@ class Ledger:
     def __init__(self, plan: Plan) -> None:
         self._total = plan.total
         self._received: deque[str] = deque()
-        self._finished: list[str] = []
+        self._finished: list[Finished] = []
         self.counts = Counts(plan.total, plan.done, left=plan.left)
         self.standing = {*plan.failed}
 
@@ -43,19 +46,19 @@ class Ledger:
     def note_saved(self, number: int) -> None:
         """The next so many of those are saved."""
         paths = [self._received.popleft() for _ in range(number)]
-        self._finished += paths
+        self._finished += [(path, True) for path in paths]
         self.counts.completed += number
         if self.standing:
             self.standing.difference_update(paths)
 
     def note_failure_saved(self, path: str) -> None:
         """The failure of this one is saved."""
-        self._finished.append(path)
+        self._finished.append((path, False))
         self.counts.failed += 1
         self.standing.add(path)
 
-    def take_finished(self) -> list[str]:
-        """The paths whose outcomes have been saved since the last time."""
+    def take_finished(self) -> list[Finished]:
+        """Those whose outcomes have been saved since the last time."""
         finished, self._finished = self._finished, []
         return finished
 

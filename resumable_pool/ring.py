@@ -16,7 +16,7 @@ from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
 from .errors import ResumablePoolError, SaverError, WorkerStartError
-from .ledger import Ledger
+from .ledger import Finished, Ledger
 from .options import Options
 from .plan import Plan
 from .processes import MAIN_GUARD_REMEDY
@@ -67,7 +67,7 @@ class Run:
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
-    def go(self) -> Iterator[list[str]]:
+    def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
 
         Yields:

@@ -40,7 +40,7 @@ from .display import ProgressLine, progress_line
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
 from .files import Paths, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
-from .ledger import Ledger
+from .ledger import Finished, Ledger
 from .options import check_options
 from .plan import Plan, make_plan
 from .processes import refuse_in_daemonic_process
@@ -191,9 +191,9 @@ class ResumableRunner(Hooks[Result]):
         """
         with contextlib.closing(self._steps(watched=True)) as steps:
             try:
-                for paths in steps:
-                    for path in paths:
-                        yield self._read_outcome(path)
+                for finished in steps:
+                    for path, ok in finished:
+                        yield self._read_outcome(path, ok)
             except _SHORT as error:
                 raise error.with_traceback(None) from error.__cause__
 
@@ -233,7 +233,7 @@ class ResumableRunner(Hooks[Result]):
         elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
-    def _steps(self, watched: bool) -> Generator[list[str], None, None]:
+    def _steps(self, watched: bool) -> Generator[list[Finished], None, None]:
         """The run: yields the paths whose outcomes have been saved, and leaves a report. `watched`:
         whether code of the user's runs between two steps, and may print."""
         if not self._running.acquire(blocking=False):
@@ -250,7 +250,7 @@ class ResumableRunner(Hooks[Result]):
 
     def _process(
         self, stop_requests: StopRequests, watched: bool
-    ) -> Generator[list[str], None, None]:
+    ) -> Generator[list[Finished], None, None]:
         begun = time.monotonic()
         name = getattr(self._options.setup.function, "__name__", "files")
         progress = progress_line(self._options.progress, sys.stderr, name, shared=watched)
@@ -271,7 +271,7 @@ class ResumableRunner(Hooks[Result]):
 
     def _go_round(
         self, files: list[str], ledger: Ledger, stop_requests: StopRequests, progress: ProgressLine
-    ) -> Generator[list[str], None, bool]:
+    ) -> Generator[list[Finished], None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
         options = self._options
@@ -284,11 +284,11 @@ class ResumableRunner(Hooks[Result]):
                 ring = self._ring = Run(options, saving, plan, ledger, stop_requests, progress)
                 steps = ring.go()
                 with stop_requests.finishing(steps):
-                    for paths in steps:
+                    for finished in steps:
                         with progress.aside():
-                            for path in paths if told else ():
-                                self.on_saved(self._read_outcome(path))
-                            yield paths
+                            for path, ok in finished if told else ():
+                                self.on_saved(self._read_outcome(path, ok))
+                            yield finished
                 return ring.stopping.stopped
         except (ExecutorError, WorkerStartError):
             if not stop_requests.signals:  # they also hit children, and the fork server, that start

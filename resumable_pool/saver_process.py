@@ -11,7 +11,6 @@ it wait for one of them. Knows nothing of the function, of what is still to do, 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import multiprocessing.connection
@@ -67,28 +66,31 @@ def run_saver(
     processes.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
     saver = _InSaver(orders, Reports(reports), saving, timeout)
-    checkpoint = saving.checkpoint
     try:
         notes = saving.open()
-    except ResumablePoolError as error:
-        saver.say(Unable(error))
-        os._exit(1)
     except Exception as error:
-        saver.say(Unable(_cannot_open(checkpoint, error)))
+        saver.say(Unable(_cannot_open(saving.checkpoint, error)))
         os._exit(1)
+    failure: Exception | None = None
     try:
+        saving.begin()
         saver.say(Opened(notes))
         saver.run()
+    except Exception as error:
+        failure = error
+    try:  # also if the disk is full, say: what can be kept is kept
         saving.close()
     except Exception as error:
-        with contextlib.suppress(Exception):  # the disk is full, say; what can be kept is kept
-            saving.close()
-        saver.say(Unable(_cannot_save(saving, error)))
+        failure = failure or error
+    if failure is not None:
+        saver.say(Unable(_cannot_save(saving, failure)))
         os._exit(1)
     os._exit(0)
 
 
-def _cannot_open(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+def _cannot_open(checkpoint: Checkpoint, error: Exception) -> ResumablePoolError:
+    if isinstance(error, ResumablePoolError):  # it is locked, or damaged
+        return error
     what = f"cannot be opened for writing: {_describe(error)[0]}"
     return CheckpointError(checkpoint.path, what, "Make that possible, or name another checkpoint.")
 

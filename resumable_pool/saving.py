@@ -5,11 +5,11 @@ Knows no process and no pipe; the clock is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from .checkpoints import Checkpoint
 from .clock import NEVER
+from .hooks import Hooks
 from .records import Outcome
 from .values import Encoded
 
@@ -20,15 +20,6 @@ from .values import Encoded
 NAP_SECONDS = 0.0003
 SEVERAL = 2
 MUCH = 1 << 16
-
-
-class SaverHooks(Protocol):
-    """What a runner that saves elsewhere brings along; hooks.py says what each is for."""
-
-    def open_saver(self) -> None: ...  # noqa: D102
-    def save(self, outcomes: Sequence[Outcome[Any]]) -> None: ...  # noqa: D102
-    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None: ...  # noqa: D102
-    def close_saver(self) -> None: ...  # noqa: D102
 
 
 class Saving:
@@ -45,13 +36,14 @@ class Saving:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, hooks: SaverHooks | None, every: int, interval: float
+        self, checkpoint: Checkpoint, hooks: Hooks[Any] | None, every: int, interval: float
     ) -> None:
         self.checkpoint = checkpoint
         self.elsewhere = hooks is not None
         self._hooks = hooks
         self._every = every
         self._interval = interval
+        self._begun = False
         self._waiting: list[Encoded] = []  # the records of values
         self._came_at = 0.0
         self._save_at = NEVER
@@ -60,10 +52,13 @@ class Saving:
 
     def open(self) -> list[str]:
         """Lock the checkpoint. Returns what a person may want to know about it."""
-        notes = self.checkpoint.open()
+        return self.checkpoint.open()
+
+    def begin(self) -> None:
+        """Tell who saves elsewhere that it begins."""
         if self._hooks is not None:
             self._hooks.open_saver()
-        return notes
+        self._begun = True
 
     @property
     def due(self) -> float:
@@ -125,7 +120,7 @@ class Saving:
     def close(self) -> None:
         """Give up the lock. Everything is saved."""
         try:
-            if self._hooks is not None:
+            if self._hooks is not None and self._begun:
                 self._hooks.close_saver()
         finally:
             self.checkpoint.close()

@@ -200,6 +200,53 @@ def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path) -> Non
     assert dict(failing.results) == NUMBERS
 
 
+class FailingToClose(ResumableRunner[int]):
+    def close_saver(self) -> None:
+        with open("closed", "a") as file:
+            file.write("closed\n")
+        raise ConnectionError("nothing was committed")
+
+
+class FailingToOpen(FailingToClose):
+    def open_saver(self) -> None:
+        raise ConnectionError("no database")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "closed"),
+    [(FailingToClose, "nothing was committed", 1), (FailingToOpen, "no database", 0)],
+)
+def test_opening_and_closing_may_fail(
+    folder: Path, kind: type[FailingToClose], text: str, closed: int
+) -> None:
+    """Each is called once, and what has been opened is closed; the error says where it was."""
+    with pytest.raises(SaverError, match=text) as caught:
+        kind(functions.number_in, "in/*.txt", "result.pkl", **options()).run()
+    assert "_saver" in caught.value.traceback
+    calls = Path("closed").read_text().split() if closed else []
+    assert len(calls) == closed
+    assert Path("closed").exists() == bool(closed)
+
+
+class Nowhere(ResumableRunner[int]):
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
+    def save_failures(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
+
+def test_what_has_failed_is_no_success_wherever_that_is_saved(folder: Path) -> None:
+    """The loop is told so, though it cannot be told why."""
+    Path("in/03.txt").write_text("not a number")
+    nowhere = Nowhere(functions.number_in, "in/*.txt", "result.pkl", **options())
+    outcomes = {outcome.path: outcome for outcome in nowhere.as_completed()}
+    assert len(outcomes) == 10
+    assert [path for path, outcome in outcomes.items() if not outcome.ok] == ["in/03.txt"]
+    with pytest.raises(ValueError, match="its failure is saved elsewhere"):
+        outcomes["in/03.txt"].value  # noqa: B018
+
+
 class Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
