@@ -3,7 +3,7 @@
     worker_crew.py  our own worker processes
     executors.py    somebody else's, behind an `Executor`: Dask, MPI, a pool of threads
 
-Knows no process, no future, and of files only how many.
+Knows no process and no future.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .clock import NEVER
 from .dealing import Dealer, Task
+from .options import Options
 from .records import WorkerStatus
+from .saver import Saver
 
 
 class State(enum.Enum):
@@ -75,18 +77,22 @@ AnyWorker = TypeVar("AnyWorker", bound=Worker, covariant=True)
 
 
 class Crew(ABC, Generic[AnyWorker]):
-    """The workers of one run, by their serial numbers. Lives in the runner's process.
+    """The workers of one run, by their serial numbers. Lives in the runner's process. The `dealer`
+    knows what they have in work; relative paths start in `folder`."""
 
-    Attributes:
-        batch_seconds: how long a batch of quick files is to take.
-    """
-
-    batch_seconds: float
-
-    def __init__(self) -> None:
+    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
+        self._setup = options.setup
+        self._context = options.context
+        self._saver = saver
+        self._dealer = dealer
+        self._folder = folder
         self._workers: dict[int, AnyWorker] = {}
         self._started = 0
-        self._waiting: list[int] | None = []  # for `begin`
+
+    @staticmethod
+    @abstractmethod
+    def batch_seconds(options: Options) -> float:
+        """How long a batch of quick files is to take; 0 for one file at a time."""
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -114,21 +120,10 @@ class Crew(ABC, Generic[AnyWorker]):
         """
 
     def note_hello(self, serial: int) -> None:
-        """A worker is there. Its initializer may be costly: it waits until the files are ours."""
-        if self._waiting is not None:
-            self._waiting.append(serial)
-        elif serial in self._workers:
-            self._set_up(serial)
+        """A worker is there, and waits to be told what to do with its files."""
 
     def begin(self) -> None:
-        """The checkpoint is locked."""
-        waiting, self._waiting = self._waiting, None
-        for serial in waiting or ():
-            self.note_hello(serial)
-
-    @abstractmethod
-    def _set_up(self, serial: int) -> None:
-        """Tell the worker what to do with its files."""
+        """The checkpoint is locked: the files are ours."""
 
     def remove(self, serial: int) -> AnyWorker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
@@ -150,7 +145,7 @@ class Crew(ABC, Generic[AnyWorker]):
         """What to wait for, to hear of what `attend` is for."""
 
     @abstractmethod
-    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> None:
         """See to those of `events` that are `ready`, so that every stream comes to its end.
 
         Raises:
@@ -166,10 +161,10 @@ class Crew(ABC, Generic[AnyWorker]):
 
     # How it is stopped.
 
-    def recall(self, dealer: Dealer) -> None:
+    def recall(self) -> None:
         """Tell those who have a batch to begin no further file of it, if they can be told."""
 
-    def hurry(self, dealer: Dealer, now: float) -> None:
+    def hurry(self, now: float) -> None:
         """Do not wait for ever for those that have nothing more to do, and should leave."""
 
     @abstractmethod
@@ -183,14 +178,14 @@ class Crew(ABC, Generic[AnyWorker]):
     # What a person sees.
 
     @abstractmethod
-    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+    def statuses(self, now: float) -> list[WorkerStatus]:
         """What each does now, by slots. From any thread.
 
         Raises:
             RuntimeError: nobody can tell.
         """
 
-    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
+    def longest(self, now: float) -> tuple[str, float] | None:
         """The file that has been in work longest, and for how many seconds; `None` if there is
         none, or nobody can tell."""
         return None

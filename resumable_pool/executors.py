@@ -51,21 +51,20 @@ LOST_ATTEMPTS = 3
 class FarCrew(Crew["Slot"]):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
-    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
-        super().__init__()
+    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
+        super().__init__(options, saver, dealer, folder)
         assert options.executor is not None
         self._executor = options.executor
         self._run = os.urandom(16).hex()
-        self._setup = options.setup
-        self._folder = folder
-        self._context = options.context
-        self._saver = saver
-        # With one slot no file is ever in flight with others, so that it is known who breaks what.
-        self.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
         self._inbox: Inbox[tuple[Slot, Future[Answer]]] = Inbox(options.context)
         self._answered = False  # whether anything has come back
         self._lost = 0
         self._broken = False
+
+    @staticmethod
+    def batch_seconds(options: Options) -> float:
+        # With one slot no file is ever in flight with others, so that it is known who breaks what.
+        return FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
 
     def start(self) -> None:
         serial = self._started
@@ -85,13 +84,10 @@ class FarCrew(Crew["Slot"]):
         # By position, since some engines take arguments with a name for themselves.
         return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
 
-    def _set_up(self, serial: int) -> None:
-        raise ValueError(f"slot {serial} never says Hello")
-
     def events(self, now: float) -> list[Any]:
         return [self._inbox.wakener]
 
-    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> None:
         """Pass on what has come back. (All of it, and only then say what is wrong.)"""
         trouble: ExecutorError | None = None
         for slot, future in self._inbox.take():
@@ -105,7 +101,7 @@ class FarCrew(Crew["Slot"]):
             self._answered = True
             number, seconds, frames = answer
             if number:
-                dealer.note_begun(slot.serial, now - seconds)
+                self._dealer.note_begun(slot.serial, now - seconds)
             slot.pass_on(number, frames)
         if trouble is not None:
             raise trouble
@@ -142,7 +138,7 @@ class FarCrew(Crew["Slot"]):
             del self._workers[slot.serial]
         self._inbox.close()
 
-    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
+    def statuses(self, now: float) -> list[WorkerStatus]:
         raise RuntimeError(
             "workers() tells of the runner's own worker processes; those of an executor are known "
             "to nobody but itself: look at its own dashboard or logs"

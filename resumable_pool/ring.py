@@ -62,8 +62,9 @@ class Run:
         self._error: ResumablePoolError | None = None
         self._starts = Starts()
         self._saver = Saver(options.context, saving, options.timeout)
-        self._crew = _crew_for(options)(options, self._saver, os.getcwd())
-        self._dealer = Dealer(options.max_workers, self._crew.batch_seconds)
+        crew = _crew_for(options)
+        self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
+        self._crew = crew(options, self._saver, self._dealer, os.getcwd())
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
 
@@ -105,7 +106,7 @@ class Run:
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now. From any thread."""
-        return self._crew.statuses(self._dealer, self._clock.peek())
+        return self._crew.statuses(self._clock.peek())
 
     def _over(self) -> bool:
         return self._saver.gone or (self._no_more_files() and not self._crew)
@@ -159,7 +160,7 @@ class Run:
 
     def _attend_workers(self, ready: Sequence[object]) -> None:
         try:
-            self._crew.attend(ready, self._dealer, self._clock.now)
+            self._crew.attend(ready, self._clock.now)
         except ResumablePoolError as error:
             self._fail(error)
 
@@ -198,12 +199,12 @@ class Run:
     def _dismiss_workers(self) -> None:
         if self._no_more_files():
             self._crew.dismiss()
-        self._crew.hurry(self._dealer, self._clock.now)
+        self._crew.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
         if self._opened:  # who is refused has not begun
             now = self._clock.now
-            self._progress.draw(self._counts, now, lambda: self._crew.longest(self._dealer, now))
+            self._progress.draw(self._counts, now, lambda: self._crew.longest(now))
 
     # What is decided.
 
@@ -262,7 +263,7 @@ class Run:
         if self._error is None:
             self._error = error
             self._dealer.stop()
-            self._crew.recall(self._dealer)
+            self._crew.recall()
             if self._dealer.busy and not isinstance(error, SaverError):
                 self._progress.announce(
                     f"{type(error).__name__}: finishing {count_files(self._dealer.busy)} first; "
@@ -292,7 +293,7 @@ class Run:
         return WorkerStartError(f"the saver process {how} before it was ready", MAIN_GUARD_REMEDY)
 
 
-def _crew_for(options: Options) -> Callable[[Options, Saver, str], Crew[Any]]:
+def _crew_for(options: Options) -> type[Crew[Any]]:
     if options.executor is None:
         return WorkerCrew
     from .executors import FarCrew  # for the few who have one; spawned processes import all of this

@@ -65,7 +65,7 @@ class Stopping:
         if not self.stopped:
             self.stopped = True
             self._dealer.stop()
-            self._crew.recall(self._dealer)
+            self._crew.recall()
             self._crew.terminate(now, State.STARTING)
         in_work = self._dealer.busy
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"

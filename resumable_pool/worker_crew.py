@@ -1,6 +1,6 @@
 """All our own workers of a run: started, looked after, and ended.
 
-Knows no path and no outcome: whom to deal what is dealing.py's, what an end means the runner's.
+Knows no outcome: whom to deal what is dealing.py's, what an end means the runner's.
 """
 
 from __future__ import annotations
@@ -44,22 +44,21 @@ class _Slot:
 class WorkerCrew(Crew[WorkerProcess]):
     """The living worker processes of one run, and those that are just dead."""
 
-    batch_seconds = BATCH_SECONDS
-
-    def __init__(self, options: Options, saver: Saver, folder: str) -> None:
-        super().__init__()
-        self._context = context = options.context
-        self._saver = saver
-        setup = options.setup
-        if setup.timeout is not None:
-            setup = setup._replace(watched=watchdog_works(context))
-        self._setup = setup
+    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
+        super().__init__(options, saver, dealer, folder)
+        if self._setup.timeout is not None:
+            self._setup = self._setup._replace(watched=watchdog_works(self._context))
         # Who is forked inherits it, and so it may be what cannot be pickled.
-        self._pickled_setup = pickle.dumps(setup if context.get_start_method() != "fork" else None)
-        self._folder = folder
+        forked = self._context.get_start_method() == "fork"
+        self._pickled_setup = pickle.dumps(None if forked else self._setup)
         self._slots = [_Slot() for _ in range(options.max_workers)]
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
+        self._waiting: list[int] | None = []  # for `begin`
+
+    @staticmethod
+    def batch_seconds(options: Options) -> float:
+        return BATCH_SECONDS
 
     def start(self) -> None:
         serial = self._started
@@ -82,8 +81,16 @@ class WorkerCrew(Crew[WorkerProcess]):
         self._workers[serial] = worker
         self._slots[slot].starts += 1
 
-    def _set_up(self, serial: int) -> None:
-        self._workers[serial].set_up(self._pickled_setup)
+    def note_hello(self, serial: int) -> None:
+        if self._waiting is not None:  # its initializer may be costly
+            self._waiting.append(serial)
+        elif serial in self._workers:
+            self._workers[serial].set_up(self._pickled_setup)
+
+    def begin(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        for serial in waiting or ():
+            self.note_hello(serial)
 
     def remove(self, serial: int) -> WorkerProcess | None:
         worker = super().remove(serial)
@@ -96,17 +103,17 @@ class WorkerCrew(Crew[WorkerProcess]):
         # With a time limit it must be known when each file begins.
         return most if self._setup.timeout is None else min(most, 1)
 
-    def statuses(self, dealer: Dealer, now: float) -> list[WorkerStatus]:
-        return sorted(self._status(worker, dealer, now) for worker in self)
+    def statuses(self, now: float) -> list[WorkerStatus]:
+        return sorted(self._status(worker, now) for worker in self)
 
-    def longest(self, dealer: Dealer, now: float) -> tuple[str, float] | None:
-        files = [(dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
+    def longest(self, now: float) -> tuple[str, float] | None:
+        files = [(self._dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
         in_work = [(path, seconds) for path, seconds in files if path is not None]
         return max(in_work, key=lambda file: file[1], default=None)
 
-    def _status(self, worker: WorkerProcess, dealer: Dealer, now: float) -> WorkerStatus:
+    def _status(self, worker: WorkerProcess, now: float) -> WorkerStatus:
         slot = self._slots[worker.slot]
-        path = dealer.path_of(worker.serial)
+        path = self._dealer.path_of(worker.serial)
         busy = path is not None
         return WorkerStatus(
             slot=worker.slot,
@@ -123,7 +130,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         words = [worker.last_words for worker in living if now >= worker.late_at]
         return [*(worker.process.sentinel for worker in living), *words]
 
-    def attend(self, ready: Collection[object], dealer: Dealer, now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> None:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
         something that the worker has forked may hold open.
 
@@ -141,14 +148,14 @@ class WorkerCrew(Crew[WorkerProcess]):
                 worker.reported_dead = True
                 self._saver.tell(Died(worker.serial))
 
-    def recall(self, dealer: Dealer) -> None:
+    def recall(self) -> None:
         for worker in self:
-            if dealer.is_busy(worker.serial):
+            if self._dealer.is_busy(worker.serial):
                 worker.recall()
 
-    def hurry(self, dealer: Dealer, now: float) -> None:
+    def hurry(self, now: float) -> None:
         for worker in self.are(State.LEAVING):
-            if not dealer.is_busy(worker.serial):
+            if not self._dealer.is_busy(worker.serial):
                 worker.hurry(now)
 
     def terminate(self, now: float, *states: State) -> None:
