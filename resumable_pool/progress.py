@@ -22,7 +22,8 @@ Longest = tuple[str, float] | None
 
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
-    are left alone: they say nothing about its speed."""
+    are left alone: they say nothing about its speed. While it is `stopping`, nobody knows how many
+    more will be done."""
 
     def __init__(
         self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
@@ -32,6 +33,7 @@ class Counts:
         self.completed = completed
         self.failed = failed
         self.left = left
+        self.stopping = False
 
     @property
     def finished(self) -> int:
@@ -51,7 +53,8 @@ def render(
     if done_now and seconds > 0:
         rate = done_now / seconds
         speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
-        left = [f"{in_words((counts.total - counts.finished) / rate)} left"]
+        if not counts.stopping:
+            left = [f"{in_words((counts.total - counts.finished) / rate)} left"]
     if longest is not None and longest[1] >= LONG_SECONDS:
         for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
             name = _name_longest(*longest, width - len(line))

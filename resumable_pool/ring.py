@@ -20,7 +20,6 @@ from .ledger import Finished, Ledger
 from .options import Options
 from .plan import Plan
 from .processes import MAIN_GUARD_REMEDY
-from .progress import describe_end
 from .records import WorkerStatus, count_files
 from .saver import Saver
 from .saving import Saving
@@ -59,14 +58,14 @@ class Run:
         self._stop_requests = stop_requests
         self._progress = progress
         self._opened = False
-        self._error: ResumablePoolError | None = None
+        self._error: Exception | None = None
         self._starts = Starts()
         self._saver = Saver(options.context, saving, options.timeout)
         crew = _crew_for(options)
         self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
         self._crew = crew(options, self._saver, self._dealer, os.getcwd())
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
-        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, progress)
+        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, progress)
 
     def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -115,8 +114,8 @@ class Run:
         return self._opened and self._dealer.over and not self._verdicts.pending
 
     def _events(self) -> list[Any]:
-        ours = [self._stop_requests.wakener, self._saver.reports]
-        return ours + self._crew.events(self._clock.now)
+        crew = self._crew.events(self._clock.now)
+        return [self._stop_requests.wakener, self._saver.reports, *crew]
 
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
@@ -202,9 +201,13 @@ class Run:
         self._crew.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
-        if self._opened:  # who is refused has not begun
-            now = self._clock.now
+        if not self._opened or self._error is not None:  # who is refused has not begun
+            return
+        now = self._clock.now
+        try:
             self._progress.draw(self._counts, now, lambda: self._crew.longest(now))
+        except Exception as error:  # of a bar that is not ours
+            self._fail(error)
 
     # What is decided.
 
@@ -258,17 +261,15 @@ class Run:
             if error is not None:
                 self._fail(error)
 
-    def _fail(self, error: ResumablePoolError) -> None:
+    def _fail(self, error: Exception) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""
         if self._error is None:
             self._error = error
             self._dealer.stop()
             self._crew.recall()
             if self._dealer.busy and not isinstance(error, SaverError):
-                self._progress.announce(
-                    f"{type(error).__name__}: finishing {count_files(self._dealer.busy)} first; "
-                    "press Ctrl-C twice to abandon them"
-                )
+                what = f"{type(error).__name__}: finishing {count_files(self._dealer.busy)} first"
+                self._progress.announce(f"{what}; press Ctrl-C twice to abandon them")
 
     # The end.
 
@@ -283,9 +284,7 @@ class Run:
         if how or lost:
             self._fail(self._lost_saver(how or "ended"))
         self._progress.end(self._counts)
-        if self._stop_requests.signals:  # otherwise there is a report
-            again = "; run again to go on" if self._counts.finished < self._counts.total else ""
-            self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
+        self.stopping.end()
 
     def _lost_saver(self, how: str) -> ResumablePoolError:
         if self._opened:

@@ -12,7 +12,9 @@ from .clock import NEVER
 from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine
+from .ledger import Ledger
 from .options import Options
+from .progress import describe_end
 from .records import count_files, in_words
 from .signals import BY_CALL, StopRequests
 
@@ -31,6 +33,7 @@ class Stopping:
         requests: StopRequests,
         dealer: Dealer,
         crew: Crew[Any],
+        ledger: Ledger,
         progress: ProgressLine,
     ) -> None:
         self.stopped = False
@@ -39,6 +42,7 @@ class Stopping:
         self._requests = requests
         self._dealer = dealer
         self._crew = crew
+        self._counts = ledger.counts
         self._progress = progress
         self._interrupts = 0
 
@@ -63,13 +67,19 @@ class Stopping:
     def stop(self, why: str, now: float, how: str = "") -> None:
         """Deal nothing more; what is in work is finished."""
         if not self.stopped:
-            self.stopped = True
+            self.stopped = self._counts.stopping = True
             self._dealer.stop()
             self._crew.recall()
             self._crew.terminate(now, State.STARTING)
         in_work = self._dealer.busy
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
         self._progress.announce(f"{why}: {what}")
+
+    def end(self) -> None:
+        """The run has ended: say where it stands, where there will be no report."""
+        if self._requests.signals:
+            again = "; run again to go on" if self._counts.finished < self._counts.total else ""
+            self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
     def _abandon(self, now: float) -> None:
         self.due = NEVER

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from resumable_pool.display import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, pr
 from resumable_pool.progress import Counts
 
 from . import functions
+from .stage import PATIENCE, Stage, act, announcement
+
+
+@pytest.fixture
+def stage(folder: Path) -> Iterator[Stage]:
+    stage = Stage(folder)
+    yield stage
+    stage.close()
+
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 
@@ -379,6 +389,33 @@ def test_a_bar_that_raises_ends_the_run(
 
 def _stop() -> None:
     raise ValueError("no model")
+
+
+@posix
+def test_a_bar_that_raises_lets_the_files_in_work_finish(
+    folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everything that stops a run does."""
+    monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
+    _, make = _bars(raise_at=0)
+    runner = ResumableRunner(act, "in/*.txt", "result.pkl", max_workers=3, progress=make)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        with pytest.raises(RuntimeError, match="no more bars") as caught:
+            runner.run()
+        raised.append(caught.value)
+
+    with announcement("RuntimeError: finishing") as heard:
+        thread = threading.Thread(target=run)
+        thread.start()
+        stage.wait_begun(3)
+        stage.cue(1)
+        assert heard.wait(PATIENCE)
+        stage.cue(9)
+        thread.join(PATIENCE)
+    assert len(raised) == 1
+    assert 3 <= len(runner.results) == len(functions.calls()) < 10
 
 
 def test_a_bar_is_closed_whatever_ends_the_run(folder: Path) -> None:

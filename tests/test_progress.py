@@ -29,6 +29,13 @@ def test_render(counts: Counts, seconds: float, line: str) -> None:
     assert render(counts, seconds) == line
 
 
+def test_nobody_knows_how_long_what_is_being_stopped_takes() -> None:
+    """Of the files that are left, none is begun."""
+    counts = Counts(10, 0, completed=5)
+    counts.stopping = True
+    assert render(counts, 2.0, ("a.wav", 6.0)) == "5/10 files, 2.5 files/s, 6.0 s on a.wav"
+
+
 HALF = Counts(10, 0, completed=4, failed=1)
 WIDTHS = [
     (200, "5/10 files, 1 failed, 2.5 files/s, 2.0 s left, 1 min 00 s on audio/2024/recording.wav"),
