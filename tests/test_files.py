@@ -210,6 +210,21 @@ def test_the_checkpoint_is_no_input(tmp_path: Path) -> None:
     assert list_files([*own, str(tmp_path / "a.pkl"), "b.pkl"], checkpoint.owns) == ["b.pkl"]
 
 
+@posix
+def test_a_checkpoint_that_is_named_by_a_link_is_no_input(tmp_path: Path) -> None:
+    """Neither under that name, nor under its own."""
+    (tmp_path / "data").mkdir()
+    for name in ("data/real.pkl", "data/real.pkl.bak", "data/real.pkl.new-notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "data" / "latest.pkl").symlink_to("real.pkl")
+    (tmp_path / "latest.pkl").symlink_to("data/real.pkl")
+    notes = os.path.join("data", "real.pkl.new-notes.txt")
+    for name in ("latest.pkl", "data/latest.pkl"):
+        inputs = list_files("**/*.pkl*", PickleFile(name).owns)
+        others = {"latest.pkl", "data/latest.pkl"} - {name}
+        assert inputs == sorted([*others, notes])
+
+
 def test_a_folder_may_be_called_like_the_checkpoint_in_it(tmp_path: Path) -> None:
     """Its files are no side files for that."""
     (tmp_path / "a.pkl").mkdir()

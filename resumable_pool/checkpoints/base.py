@@ -64,20 +64,27 @@ class Checkpoint(Mapping[str, Any]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
-        self._name = os.path.basename(self.path)
+        # Where it is, by this name and, if that is a link, by its own.
+        real = os.path.realpath(self.path)
+        folder, name = os.path.split(self.path)
+        self._places = {(os.path.realpath(folder), name), os.path.split(real)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
-        if self._name not in path:  # asked of every input, so this has to be quick
-            return False
-        folder, name = os.path.split(path)
-        suffix = name.removeprefix(self._name).split(NEW_FILE)[0]
-        if not name.startswith(self._name) or (suffix and suffix not in self.side_files):
-            return False
-        return os.path.realpath(folder) == os.path.realpath(os.path.dirname(self.path))
+        for place, own in self._places:
+            if own in path:  # asked of every input, so this has to be quick
+                folder, name = os.path.split(path)
+                if self._is_own(name, own) and os.path.realpath(folder) == place:
+                    return True
+        return False
+
+    def _is_own(self, name: str, own: str) -> bool:
+        end, _, number = name.removeprefix(own).partition(NEW_FILE)
+        named = not end or end in self.side_files
+        return name.startswith(own) and named and (not number or number[0].isdecimal())
 
     # What a worker asks. It is sent these two by their names, and nothing else of a checkpoint, so
     # that they are the same for all of a class.
