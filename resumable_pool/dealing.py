@@ -37,7 +37,8 @@ FAR_BATCH_SECONDS = 0.5
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
 MOST_PATHS = 1024
 
-# Nor may their text fill a pipe, or a worker that is stopped would keep the runner waiting.
+# Nor may their text fill a pipe, or a worker that is stopped would keep the runner waiting: so many
+# bytes, of the 64 KiB that a pipe holds by default.
 MOST_TEXT = 20_000
 
 # No file takes less, nor does any clock show that it did.
@@ -54,6 +55,10 @@ class _Batch:
     def __init__(self, paths: Iterable[str], since: float) -> None:
         self.paths = deque(paths)
         self.since = since
+
+
+def _most_bytes(path: str) -> int:
+    return len(path) if path.isascii() else 4 * len(path)
 
 
 class Dealer:
@@ -132,7 +137,7 @@ class Dealer:
         number, length = min(self._batch_length(), most, len(self._to_do)), 0
         while len(batch) < number and length < MOST_TEXT:
             batch.append(self._to_do.popleft())
-            length += len(batch[-1])
+            length += _most_bytes(batch[-1])
         if not batch and fresh and self._dangerous:
             batch = [self._dangerous.popleft()]
         if batch:

@@ -35,7 +35,7 @@ _VALUE, _PLAIN = b"\xa5rpv", b"\xa5rpp"
 # A body of this length or more gets a buffer of its own.
 _LARGE = 1 << 16
 
-# What a pipe of ours holds where the system lets us ask for it; more is never there at once.
+# What a pipe of ours holds at most, where the system lets us ask: more is never there at once.
 PIPE_SIZE = 1 << 20
 
 _PLAIN_MESSAGES: dict[str, type[Any]] = {

@@ -30,6 +30,11 @@ from .workers import WorkerProcess
 if sys.platform == "linux":
     import fcntl
 
+# What the workers' pipes hold together. Linux lets a user have 64 MiB in all pipes; who has used
+# that up gets tiny ones, in every program. And what one holds without being asked.
+_ALL_PIPES = 16 << 20
+_USUAL_PIPE_SIZE = 1 << 16
+
 # How often to ask the processes themselves whether they live.
 ASK_SECONDS = 1.0
 
@@ -52,6 +57,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         forked = self._context.get_start_method() == "fork"
         self._pickled_setup = pickle.dumps(None if forked else self._setup)
         self._slots = [_Slot() for _ in range(options.max_workers)]
+        self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
         self._waiting: list[int] | None = []  # for `begin`
@@ -68,7 +74,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         try:
             # In this order no child ever holds the read end, and a worker notices a dead saver.
             results, writer = forks.pipe(self._context, duplex=False)
-            _enlarge(writer)
+            _enlarge(writer, self._pipe_size)
             try:
                 self._saver.watch(serial, results)
                 worker = WorkerProcess(
@@ -182,8 +188,8 @@ class WorkerCrew(Crew[WorkerProcess]):
             worker.bury(in_peace=False)
 
 
-def _enlarge(pipe: Connection) -> None:
+def _enlarge(pipe: Connection, size: int) -> None:
     """Let a worker go on with its next file while the saver has not read the last result yet."""
-    if sys.platform == "linux":
+    if sys.platform == "linux" and size > _USUAL_PIPE_SIZE:
         with contextlib.suppress(OSError):  # more than this user may have
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, size)

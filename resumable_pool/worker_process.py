@@ -51,8 +51,9 @@ FLUSHING_SECONDS = 3.0
 # A batch that takes so much longer than it was meant to ends early.
 _LONGEST_BATCH = 2 * BATCH_SECONDS
 
-# Between quick files there is a look around, for what the last of them may have left behind and for
-# word from the runner, only so often: each time it costs as much as several such files.
+# Between quick files there is a look around, for what the last of them may have left behind (apart
+# from an alarm and another directory) and for word from the runner, only so often: each time it
+# costs as much as several such files.
 _LOOK_SECONDS = 0.001
 
 
@@ -134,6 +135,8 @@ class _InWorker:
         due = time.perf_counter() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
             self._go_back()
+            if sys.platform != "win32":
+                signal.alarm(0)  # one file's must not go off in the next
             outcome = process(call, path, attempt)
             now = time.perf_counter()
             # After a failure the runner decides how to go on.
@@ -151,7 +154,7 @@ class _InWorker:
         self._look_at = now + _LOOK_SECONDS
         self._end_if_copy()
         self._check_pipes()
-        for timer in _TIMERS:  # one file's alarm must not go off in the next
+        for timer in _TIMERS:
             signal.setitimer(timer, 0)
         try:
             return self._tasks.poll() and self._receive() is not None

@@ -87,11 +87,25 @@ def failing(path: str) -> str:
     return path
 
 
+def leave_an_alarm(path: str) -> float:
+    found, _ = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    return found
+
+
 def slow_from_300_on(path: str) -> str:
     note(path)
     if path >= "many/300.txt":
         time.sleep(0.02)
     return path
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+def test_the_alarm_of_a_quick_file_is_not_the_next_ones(many: list[str]) -> None:
+    """Though nobody looks around after each of them."""
+    alarmed = runner(leave_an_alarm)
+    assert alarmed.run().completed == NUMBER
+    assert {*alarmed.results.values()} == {0.0}
 
 
 def test_quick_files_are_dealt_in_few_batches(many: list[str], rests: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -197,6 +198,16 @@ def test_who_loses_a_batch_changes_nothing_for_what_was_dealt() -> None:
     batch = dealer.deal(0, NOW)
     batch.clear()
     assert dealer.finish(0, 1, NOW) == ["a"]
+
+
+def test_a_batch_of_long_names_fits_into_a_pipe() -> None:
+    """In whatever script they are."""
+    for name in ("x", "\N{CJK UNIFIED IDEOGRAPH-6587}", "\N{GRINNING FACE}"):
+        dealer = _with_quick_files(Dealer(1), 1e-6)
+        dealer.add(f"{name * 250}{number}" for number in range(10_000))
+        batch = dealer.deal(0, NOW)
+        assert 10 < len(batch) < 100
+        assert len(pickle.dumps(batch)) < 1 << 16
 
 
 def test_the_way_to_a_worker_is_not_part_of_the_pace() -> None:
