@@ -28,7 +28,13 @@ from ..values import Bytes, Encoded
 from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
 from .indexed_file import IndexedFile, RecordScan
 from .locked_file import open_locked, refuse_if_gone
-from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
+from .rewriting import (
+    keep_old,
+    put_in_place,
+    refuse_to_lose_old,
+    results_and_failures,
+    write_beside,
+)
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
@@ -210,6 +216,8 @@ class AppendFile(IndexedFile):
         try:
             self._recognise(fd)
             if (chosen := choose(fd, notes)) is not None:
+                if not is_new:
+                    refuse_to_lose_old(self)
                 self._sign(fd)
                 new = write_beside(self, chosen.outcomes)
                 notes += [chosen.done] if is_new else [chosen.done, keep_old(self.path)]

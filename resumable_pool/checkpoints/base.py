@@ -39,7 +39,7 @@ def no_record() -> ValueError:
 
 def damaged(path: str, how: object) -> CheckpointError:
     """The same for one that is not as it was written."""
-    remedy = "Restore it from a copy, or let compact() keep what is sound."
+    remedy = "Restore it from a copy, or keep what is sound: python -m resumable_pool compact does."
     return CheckpointError(path, f"is damaged: {how}", remedy)
 
 

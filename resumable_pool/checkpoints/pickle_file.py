@@ -77,7 +77,7 @@ class PickleFile(AppendFile):
         """What is in the plain pickle; `None` if another run has adopted it meanwhile."""
         if self._plain is None:
             return None
-        refuse_to_lose_old(self.path)
+        refuse_to_lose_old(self, may_be_sound=False)
         known = [start for _, start, *_ in self._plain.scan()]
         done = f"adopted the results of {count_files(len(known))} from a plain pickle"
         return Chosen(done, map(functools.partial(self._plain.outcome, fd), known))

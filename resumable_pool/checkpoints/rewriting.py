@@ -59,16 +59,26 @@ def keep_old(path: str) -> str:
     return f"what was there before is kept as {old!r}"
 
 
-def refuse_to_lose_old(path: str) -> None:
-    """Raise `CheckpointError` if `keep_old` would take the place of a file that is another one."""
-    path = os.path.realpath(path)
+def refuse_to_lose_old(checkpoint: Checkpoint, may_be_sound: bool = True) -> None:
+    """Raise `CheckpointError` if `keep_old` would take the place of a file that may be all that is
+    left of something: a damaged checkpoint, a pickle that was adopted, or who knows what.
+
+    Args:
+        may_be_sound: a sound checkpoint may be replaced: what it had, its successor has.
+    """
+    path = os.path.realpath(checkpoint.path)
     old = path + OLD_FILE
-    if os.path.lexists(old) and not (os.path.isfile(old) and filecmp.cmp(old, path, shallow=False)):
-        raise CheckpointError(
-            path,
-            f"is a plain pickle that would be kept as {old!r}, but there is another file already",
-            "Move that one away, and run again to adopt the pickle.",
-        )
+    if not os.path.lexists(old):
+        return
+    if os.path.isfile(old):
+        sound = may_be_sound and not type(checkpoint)(old).check()
+        if sound or filecmp.cmp(old, path, shallow=False):
+            return
+    raise CheckpointError(
+        path,
+        f"would be kept as {old!r}, but there is another file already, which may be worth keeping",
+        "Move that one away, and try again.",
+    )
 
 
 def put_in_place(new: str, path: str) -> None:

@@ -41,7 +41,13 @@ from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
 from .disk import force_folder, lock_file, unlock
 from .locked_file import new_name, open_locked, refuse_if_gone, sign, signer, unsign
-from .rewriting import keep_old, put_in_place, results_and_failures, write_beside
+from .rewriting import (
+    keep_old,
+    put_in_place,
+    refuse_to_lose_old,
+    results_and_failures,
+    write_beside,
+)
 from .sqlite_layout import (
     LARGEST_VALUE,
     SAVE_FAILURE,
@@ -200,6 +206,7 @@ class SqliteFile(SqliteReader):
         notes: list[str] = []
         db = self._take(notes)
         try:
+            refuse_to_lose_old(self)
             with self._errors():
                 # One file, without anything beside it that the new one would get.
                 if not self._set_mode(db, "delete"):

@@ -93,16 +93,20 @@ class SqliteReader(Checkpoint):
         return dict.fromkeys(text_of(path) for (path,) in rows)
 
     def _row(self, columns: str, table: str, path: str) -> Any:
-        rows = self._select(f"SELECT {columns} FROM {table} WHERE path = ?", stored(path))
+        query = f"SELECT {columns} FROM {table} WHERE path = ?"
+        rows = self._select(query, stored(path), text=_whatever_it_is)
         if not rows:
             raise KeyError(path)
         return rows[0]
 
-    def _select(self, query: str, *arguments: object) -> list[Any]:
+    def _select(self, query: str, *arguments: object, text: Any = str) -> list[Any]:
         # SQLite has locks between threads. One that is held when the saver is forked is held there
         # for ever.
         with forks.undivided(), self._reading() as db:
-            return [] if db is None else db.execute(query, arguments).fetchall()
+            if db is None:
+                return []
+            db.text_factory = text
+            return db.execute(query, arguments).fetchall()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -130,11 +134,17 @@ class SqliteReader(Checkpoint):
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise
+            if self._begins_as_ours():
+                raise damaged(self.path, error) from error
             application = version = 0  # it is not even a database
         if application != APPLICATION:
             raise foreign(self.path)
         if version != VERSION:
             raise of_another_version(self.path, version, VERSION)
+
+    def _begins_as_ours(self) -> bool:
+        with open(self.path, "rb") as file:
+            return file.read(72)[68:] == APPLICATION.to_bytes(4, "big")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -164,7 +174,7 @@ class SqliteReader(Checkpoint):
 
     def _sound(self, db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome[Any]]:
         """All results and failures; notes which of them are damaged."""
-        db.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
+        db.text_factory = _whatever_it_is
         for table, outcome_of in (("results", outcome_of_result), ("failures", outcome_of_failure)):
             for rowid, path in _paths_by_row(db, table, findings):
                 try:
@@ -176,6 +186,11 @@ class SqliteReader(Checkpoint):
                     findings.append(f"what is saved of {text_of(path)!r} in {table} is damaged")
                 else:
                     yield outcome
+
+
+def _whatever_it_is(data: bytes) -> str:
+    """Text that may be damaged: its checksum tells."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _paths_by_row(

@@ -716,6 +716,22 @@ def test_compacting_again_keeps_the_newest_old_file(path: Path, result: Result) 
     assert dict(open_checkpoint(copy)) == {"a": 1, "b": 2} == dict(open_checkpoint(path))
 
 
+def test_compacting_replaces_no_old_file_that_is_damaged(path: Path, result: Result) -> None:
+    """It may be all that is left of something; and nothing is changed."""
+    write(path, result("a", 1))
+    old = Path(f"{path}.bak")
+    for content in (b"something else", path.read_bytes()[: path.stat().st_size // 2]):
+        old.write_bytes(content)
+        before = path.read_bytes()
+        with pytest.raises(CheckpointError, match="there is another file already"):
+            checkpoint_at(path).compact()
+        assert (old.read_bytes(), path.read_bytes()) == (content, before)
+        assert sorted(path.parent.iterdir()) == [path, old]
+    old.unlink()
+    checkpoint_at(path).compact()
+    assert dict(open_checkpoint(path)) == {"a": 1}
+
+
 def test_compacting_keeps_who_may_read_it(path: Path, result: Result) -> None:
     """The new file has the mode of the old one."""
     write(path, result("a", 1))

@@ -95,6 +95,25 @@ def test_what_sql_has_changed_is_not_passed_off_as_the_result(path: Path) -> Non
     assert len(open_checkpoint(path).check()) == 2
 
 
+@pytest.mark.parametrize("byte", [b"b", b"\xff"])
+def test_a_value_with_a_flipped_bit_is_missing(path: Path, byte: bytes) -> None:
+    """Whether that leaves text or not; all others are read."""
+    write(path, result("a", "aaaaaaaa"), result("b", "x"))
+    path.write_bytes(path.read_bytes().replace(b"aaaaaaaa", b"aaaa" + byte + b"aaa"))
+    reader = open_checkpoint(path)
+    assert (reader.get("a"), reader["b"]) == (None, "x")
+    assert len(reader.check()) == 1
+
+
+def test_a_database_that_was_cut_is_damaged(path: Path) -> None:
+    """And not somebody else's."""
+    write(path, *(result(f"{number}", "x" * 100) for number in range(1000)))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="is damaged: database disk image is malformed"):
+        open_checkpoint(path)
+
+
 def test_a_value_that_sqlite_cannot_hold_is_its_files_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
