@@ -53,7 +53,6 @@ LAYERS = [
     "resumable_pool.checkpoints.pickle_scan",
     "resumable_pool.checkpoints.pickle_layout",
     "resumable_pool.checkpoints.indexed_file",
-    "resumable_pool.checkpoints.standing",
     "resumable_pool.checkpoints.rewriting",
     "resumable_pool.checkpoints.locked_file",
     "resumable_pool.checkpoints.disk",

@@ -18,7 +18,6 @@ from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from .base import Checkpoint, Failures
 from .disk import BINARY, read_at
-from .standing import last_of_each_path
 
 # A record's last bytes tell it from others. As long as they are the same where the scan has ended,
 # what was scanned is still there.
@@ -155,14 +154,15 @@ class IndexedFile(Checkpoint):
             if fd >= 0:
                 self._recognise(fd)
                 # Both scans are made now, so that they end at the same record.
-                passes = [self._whole(self._scan(fd, self._first)) for _ in range(2)]
-                for path, start, failed, sound, facts in last_of_each_path(*passes):
-                    failure = None
-                    if failed:
-                        outcome = self._outcome_at(fd, start)
+                first, second = (self._whole(self._scan(fd, self._first)) for _ in range(2))
+                index = Index()
+                index.enter(first)
+                for path, start, failed, _, facts in second:
+                    if start == index.failures.get(path, index.results.get(path)):
+                        outcome = self._outcome_at(fd, start) if failed else None
                         failure = outcome.failure if outcome is not None else None
-                    if sound and failed == (failure is not None):  # or it is damaged
-                        yield Entry(path, failure, *self._told(facts))
+                        if failed == (failure is not None):  # or it is damaged
+                            yield Entry(path, failure, *self._told(facts))
 
     def _failed(self) -> Collection[str]:
         with self._reading():

@@ -1,17 +1,15 @@
-"""What a checkpoint tells of each file without its value, also of a million of them."""
+"""What a checkpoint tells of each file without its value."""
 
 from __future__ import annotations
 
 import functools
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from resumable_pool.checkpoints import checkpoint_at, indexed_file
-from resumable_pool.checkpoints.standing import last_of_each_path
 from resumable_pool.records import Outcome
 
 from . import conftest
@@ -83,18 +81,6 @@ def test_when_a_file_was_finished_is_kept(path: Path, result: Result) -> None:
         checkpoint.compact()
 
 
-def test_entries_of_paths_that_share_a_hash(
-    path: Path, result: Result, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are told apart."""
-    monkeypatch.setattr("resumable_pool.checkpoints.standing._HASHES", 1)
-    write(path, result("a", 1), result("b", 1), result("c", 1), failed("b"))
-    failed_paths = {
-        entry.path: entry.failure is not None for entry in checkpoint_at(path).entries()
-    }
-    assert failed_paths == {"a": False, "b": True, "c": False}
-
-
 def test_entries_are_those_of_one_moment(
     path: Path, result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,12 +88,12 @@ def test_entries_are_those_of_one_moment(
     with writing(path) as checkpoint:
         checkpoint.save([result("a", 1), result("b", 1)])
 
-        def interrupted(first: Any, second: Any) -> Any:
-            records = [*first]
-            checkpoint.save([result("a", 2), result("b", 2)])
-            return last_of_each_path(records, second)
+        class Interrupted(indexed_file.Index):
+            def enter(self, records: Any) -> None:
+                super().enter(records)
+                checkpoint.save([result("a", 2), result("b", 2)])
 
-        monkeypatch.setattr(indexed_file, "last_of_each_path", interrupted)
+        monkeypatch.setattr(indexed_file, "Index", Interrupted)
         paths = []
         for entry in checkpoint_at(path).entries():
             paths.append(entry.path)
@@ -135,18 +121,13 @@ def test_many_entries_are_right(path: Path, result: Result) -> None:
     assert all(value == key * 200 for key, value in checkpoint.items())
 
 
-def test_the_last_of_each_path_takes_little_memory() -> None:
-    """Less than a set of the paths would."""
-
-    def records() -> Iterator[Named]:
-        return (Named(f"folder/of/recordings/{number:06}.wav") for number in range(50_000))
-
-    tracemalloc.start()
-    assert sum(1 for _ in last_of_each_path(records(), records())) == 50_000
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < (1 << 24) + 500_000
-
-
-class Named(NamedTuple):
-    path: str
+def test_a_damaged_failure_does_not_hide_a_result(tmp_path: Path) -> None:
+    """The mapping has it, so there is an entry."""
+    path = tmp_path / "result.pkl"
+    write(path, conftest.result("a", 1), failed("a"))
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    checkpoint = checkpoint_at(path)
+    assert dict(checkpoint) == {"a": 1}
+    assert [(entry.path, entry.failure) for entry in checkpoint.entries()] == [("a", None)]
