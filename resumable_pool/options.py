@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
-from .files import Paths, check_pattern
+from .files import check_pattern
 from .messages import Setup
 from .plan import Choices
 
@@ -48,62 +49,35 @@ class Options(NamedTuple):
     shard: tuple[int, int] | None
 
 
-def check_options(
-    *,
-    function: Callable[[str], Any],
-    pattern: Paths,
-    checkpoint: str | os.PathLike[str] | Checkpoint,
-    max_workers: int | None,
-    initializer: Callable[..., object] | None,
-    initargs: Iterable[Any],
-    mp_context: BaseContext | str | None,
-    max_tasks_per_child: int | None,
-    timeout: float | None,
-    retries: int,
-    retry_failed: bool,
-    max_failures: int | None,
-    largest_first: bool,
-    rerun_changed: bool,
-    save_every: int,
-    save_interval: float,
-    grace_period: float,
-    progress: bool | Callable[..., Any] | None,
-    executor: Executor | None,
-    shard: tuple[int, int] | None,
-) -> Options:
-    """See `ResumableRunner` for the arguments, and for what is raised."""
-    _check_executor(executor, timeout, max_tasks_per_child, mp_context)
-    checked_timeout = None if timeout is None else _check_timeout(timeout)
-    checked_checkpoint = _check_checkpoint(checkpoint)
-    setup = _check_setup(function, initializer, initargs, checked_checkpoint, checked_timeout)
-    choices = Choices(
-        retry_failed=_check_bool("retry_failed", retry_failed),
-        rerun_changed=_check_bool("rerun_changed", rerun_changed),
-        largest_first=_check_bool("largest_first", largest_first),
-    )
+def check_options(given: SimpleNamespace) -> Options:
+    """The arguments of `ResumableRunner`, by their names; see there for what is raised."""
+    _check_executor(given)
+    timeout = None if given.timeout is None else _check_timeout(given.timeout)
+    checkpoint = _check_checkpoint(given.checkpoint)
+    setup = _check_setup(given, checkpoint, timeout)
+    # With an executor only the saver is a process of ours, and it is not given the function.
+    sent = setup._replace(function=len, initializer=None, initargs=())
     return Options(
         setup=setup,
-        pattern=check_pattern(pattern),
-        checkpoint=checked_checkpoint,
-        max_workers=_check_max_workers(max_workers, executor),
-        # With an executor only the saver is a process of ours, and it is not given the function.
-        context=context_for(
-            mp_context,
-            setup
-            if executor is None
-            else setup._replace(function=len, initializer=None, initargs=()),
+        pattern=check_pattern(given.pattern),
+        checkpoint=checkpoint,
+        max_workers=_check_max_workers(given.max_workers, given.executor),
+        context=context_for(given.mp_context, setup if given.executor is None else sent),
+        max_tasks_per_child=_check_limit("max_tasks_per_child", given.max_tasks_per_child, 1),
+        timeout=timeout,
+        retries=_check_number("retries", given.retries, 0),
+        max_failures=_check_limit("max_failures", given.max_failures, 0),
+        choices=Choices(
+            retry_failed=_check_bool("retry_failed", given.retry_failed),
+            rerun_changed=_check_bool("rerun_changed", given.rerun_changed),
+            largest_first=_check_bool("largest_first", given.largest_first),
         ),
-        max_tasks_per_child=_check_limit("max_tasks_per_child", max_tasks_per_child, 1),
-        timeout=checked_timeout,
-        retries=_check_number("retries", retries, 0),
-        max_failures=_check_limit("max_failures", max_failures, 0),
-        choices=choices,
-        save_every=_check_number("save_every", save_every, 1),
-        save_interval=_check_seconds("save_interval", save_interval),
-        grace_period=_check_seconds("grace_period", grace_period),
-        progress=_check_progress(progress),
-        executor=executor,
-        shard=_check_shard(shard),
+        save_every=_check_number("save_every", given.save_every, 1),
+        save_interval=_check_seconds("save_interval", given.save_interval),
+        grace_period=_check_seconds("grace_period", given.grace_period),
+        progress=_check_progress(given.progress),
+        executor=given.executor,
+        shard=_check_shard(given.shard),
     )
 
 
@@ -145,20 +119,14 @@ def _check_timeout(timeout: Any) -> float:
     )
 
 
-def _check_setup(
-    function: Any,
-    initializer: Any,
-    initargs: Any,
-    checkpoint: Checkpoint,
-    timeout: float | None,
-) -> Setup:
-    check_function(function)
-    check_initializer(initializer)
+def _check_setup(given: SimpleNamespace, checkpoint: Checkpoint, timeout: float | None) -> Setup:
+    check_function(given.function)
+    check_initializer(given.initializer)
+    initargs = given.initargs
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(
-        function, initializer, tuple(initargs), checkpoint.encode, checkpoint.record, timeout
-    )
+    encode, record = checkpoint.encode, checkpoint.record
+    return Setup(given.function, given.initializer, tuple(initargs), encode, record, timeout)
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:
@@ -175,19 +143,20 @@ def _check_checkpoint(checkpoint: Any) -> Checkpoint:
     return checked
 
 
-def _check_executor(executor: Any, timeout: Any, max_tasks: Any, mp_context: Any) -> None:
+def _check_executor(given: SimpleNamespace) -> None:
     """Refuse what is none, and what only processes of our own can be made to do."""
+    executor = given.executor
     if executor is None:
         return
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     reasons = {
-        "timeout": (timeout, "nobody can end a call in one of its processes"),
-        "max_tasks_per_child": (max_tasks, "its processes are its own to replace"),
-        "mp_context": (mp_context, "it starts its processes itself"),
+        "timeout": "nobody can end a call in one of its processes",
+        "max_tasks_per_child": "its processes are its own to replace",
+        "mp_context": "it starts its processes itself",
     }
-    for name, (value, reason) in reasons.items():
-        if value is not None:
+    for name, reason in reasons.items():
+        if (value := getattr(given, name)) is not None:
             raise ValueError(f"{name}={value!r} cannot be had with an executor: {reason}")
 
 

@@ -33,6 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import Checkpoint
@@ -138,11 +139,11 @@ class ResumableRunner(Hooks[Result]):
         executor: Executor | None = None,
         shard: tuple[int, int] | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
+        given = SimpleNamespace(**locals())
         self._function = function
         if overrides(self, "process_file"):
-            given["function"] = self.process_file
-        self._options = check_options(**given)
+            given.function = self.process_file
+        self._options = check_options(given)
         self._pattern = self._options.pattern
         self._checkpoint = self._options.checkpoint
         self._running = threading.Lock()

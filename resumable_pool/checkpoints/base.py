@@ -187,7 +187,7 @@ class Checkpoint(Mapping[str, Any]):
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
         """Each file that has a value or stands as failed now, once, in any order; the failure if
-        it has both. No value is unpickled, and memory stays flat however many there are."""
+        it has both. No value is unpickled."""
 
     @abstractmethod
     def read(self, path: str) -> Any:
