@@ -190,8 +190,8 @@ _COMMANDS = [
              "unpickles nothing",
              "result.pkl"),
     _Command("compact", _add_checkpoint, compact,
-             "rewrite a checkpoint with the last sound result of each path, and keep the old file "
-             "as .bak; unpickles nothing, unless it is a plain pickle that is adopted",
+             "rewrite a checkpoint with the last result of each path, if sound, and keep the old "
+             "file as .bak; unpickles nothing, unless it is a plain pickle that is adopted",
              "result.pkl"),
     _Command("merge", _add_merge, merge_all,
              "join checkpoints, of the shards of a run for instance, in one; unpickles nothing",

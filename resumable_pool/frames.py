@@ -10,7 +10,7 @@ carry whole messages, and the two differ only in `FrameWriter.send` and `FrameRe
     PLAIN   JSON: the message's class and its fields
 
 A large value is written from where it was pickled, and read into the place where it stays until it
-is saved: no copy of it is ever made.
+is saved: no copy of it is made in between.
 
 Knows the messages' classes, but not what is in a record, or what anybody does with them.
 """

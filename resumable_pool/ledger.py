@@ -31,8 +31,8 @@ class Ledger:
         self._total = plan.total
         self._received: deque[str] = deque()
         self._finished: list[Finished] = []
-        self.counts = Counts(plan.total, plan.done, left=plan.left)
-        self.standing = {*plan.failed}
+        self.counts = Counts(plan.total, plan.done)
+        self.begin(plan)
 
     def begin(self, plan: Plan) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""

@@ -1,6 +1,6 @@
 """The runner's side of a run: the loop, and what it decides about workers (see runner.py).
 
-Knows nothing of bytes and pickles, of how a process is started or ended, nor of the checkpoint.
+Knows nothing of bytes and pickles, of how a process is started or ended, nor of checkpoints.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class AppendFile(IndexedFile):
         return notes
 
     def _sound(self, fd: int, notes: list[str]) -> Chosen:
-        """The last sound outcome of each path."""
+        """The last outcome of each path, if it is sound."""
         index = self._verify(fd, notes)
         starts = [*index.results.values(), *index.failures.values()]
         outcomes = (self._outcome_at(fd, start) for start in starts)

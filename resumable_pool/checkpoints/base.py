@@ -219,8 +219,8 @@ class Checkpoint(Mapping[str, Any]):
 
     @abstractmethod
     def compact(self) -> list[str]:
-        """Rewrite it with the last sound value or failure of each path and nothing else; the old
-        file is kept beside it, and takes the place of an older one there.
+        """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
+        old file is kept beside it, in place of an older one if that is a sound checkpoint.
 
         Returns:
             What was lost, if anything, and what was done, a sentence each.

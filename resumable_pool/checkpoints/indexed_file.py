@@ -250,7 +250,7 @@ class IndexedFile(Checkpoint):
         return findings
 
     def _verify(self, fd: int, findings: list[str]) -> Index:
-        """Read every record, past all damage. Returns where the last sound one of each path is."""
+        """Read every record, past all damage. Returns where the last of each path is, if sound."""
         index = Index()
         scan = self._scan(fd, self._first)
         damage: str | None = ""

@@ -64,10 +64,10 @@ class JsonLines(AppendFile):
 
     @staticmethod
     def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
-        return encode(outcome)
+        return record_of(outcome)
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
-        outcome = decode(bytes(record))
+        outcome = outcome_of(bytes(record))
         if outcome is None:
             raise no_record()
         return outcome
@@ -89,7 +89,7 @@ class JsonLines(AppendFile):
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         with open(fd, "rb", closefd=False) as file:
             file.seek(start)
-            return decode(file.readline())
+            return outcome_of(file.readline())
 
     def _verify(self, fd: int, findings: list[str]) -> Index:
         LineScan(fd, 0).refuse_foreign(self.path)
@@ -109,7 +109,7 @@ class JsonLines(AppendFile):
         super()._release()
 
 
-def encode(outcome: Outcome[Any]) -> Sequence[Bytes]:
+def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
     """The line of `outcome`, in parts."""
     kind, content = "value", outcome.pickled
     if outcome.failure is not None:
@@ -126,7 +126,7 @@ def encode(outcome: Outcome[Any]) -> Sequence[Bytes]:
     return [start, content or b"", end, b', "crc32": "%08x"}\n' % checksum]
 
 
-def decode(line: bytes) -> Outcome[Any] | None:
+def outcome_of(line: bytes) -> Outcome[Any] | None:
     """What a line was made of; `None` if it is none of ours, or not as it was written."""
     match = _sound(line)
     if match is None:

@@ -37,14 +37,14 @@ from .pickle_layout import (
     STOP,
     Header,
     Metadata,
-    decode,
-    encode,
     is_ours,
     new_header,
     outcome_in,
+    outcome_of,
     pid_field,
     read_header,
     read_payload,
+    record_of,
     start_of,
 )
 from .pickle_scan import Scan, read_record
@@ -125,7 +125,7 @@ class PickleFile(AppendFile):
     def _scan(self, fd: int, start: int) -> RecordScan:
         return Scan(fd, self._header, start) if self._plain is None else self._plain.scan()
 
-    record = staticmethod(encode)
+    record = staticmethod(record_of)
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         return outcome_in(record)
@@ -141,7 +141,7 @@ class PickleFile(AppendFile):
             return None
         path, metadata = record
         payload = read_payload(fd, start + metadata.region, metadata)
-        return decode(path, metadata, payload) if payload is not None else None
+        return outcome_of(path, metadata, payload) if payload is not None else None
 
     def _told(self, facts: tuple[Any, ...]) -> tuple[float, int, int]:
         if self._plain is not None:

@@ -177,7 +177,7 @@ def read_header(fd: int, path: str) -> Header:
     return Header(salt, pid)
 
 
-def encode(outcome: Outcome[Any]) -> Sequence[Bytes]:
+def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
     """The record of `outcome` without its start, in parts: the same in every file. A large value is
     a part that is not copied."""
     value: Bytes
@@ -229,7 +229,7 @@ def outcome_in(record: Encoded) -> Outcome[Any]:
     if payload is None:
         raise no_record()
     path = record[_FACTS.size : start].decode("utf-8", "surrogatepass")
-    return decode(path, metadata, payload)
+    return outcome_of(path, metadata, payload)
 
 
 def _end_of_key(record: Sequence[Bytes]) -> int:
@@ -263,7 +263,7 @@ def _failure_payload(failure: Failure) -> bytes:
     return json.dumps(facts).encode("ascii")
 
 
-def decode(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any]:
+def outcome_of(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any]:
     """What the record was made of; `payload` as `read_payload` gives it."""
     facts = (metadata.seconds, metadata.attempts, metadata.fingerprint, metadata.finished_at)
     if not metadata.failed:

@@ -15,8 +15,7 @@ import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import JsonLines
-from resumable_pool.checkpoints.json_lines import decode
-from resumable_pool.checkpoints.json_lines import encode as encode_in_parts
+from resumable_pool.checkpoints.json_lines import outcome_of, record_of
 from resumable_pool.records import Outcome
 from resumable_pool.values import json_value
 
@@ -29,7 +28,7 @@ def result(path: str, value: Any) -> Outcome:
 
 
 def encode(outcome: Outcome) -> bytes:
-    return b"".join(encode_in_parts(outcome))
+    return b"".join(record_of(outcome))
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_tuples_become_lists(path: Path) -> None:
 def test_lines_are_decoded_to_what_they_were_made_of() -> None:
     """An outcome comes back with all its facts."""
     for outcome in (result("a", [1.5, "x"]), failed("b", "\ud800"), result("\udcff", None)):
-        assert decode(encode(outcome)) == outcome
+        assert outcome_of(encode(outcome)) == outcome
 
 
 @pytest.mark.parametrize("outcome", [result("key", ["value", 1]), failed("key")])
@@ -91,7 +90,7 @@ def test_any_changed_bit_of_a_line_is_noticed(outcome: Outcome) -> None:
         for bit in range(8):
             changed = bytearray(line)
             changed[position] ^= 1 << bit
-            assert decode(bytes(changed)) is None, (position, bit)
+            assert outcome_of(bytes(changed)) is None, (position, bit)
 
 
 # Other readers.

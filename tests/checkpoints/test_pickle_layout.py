@@ -22,14 +22,14 @@ from resumable_pool.checkpoints.pickle_layout import (
     STOP,
     Header,
     Metadata,
-    decode,
     new_header,
+    outcome_of,
     pid_field,
     read_header,
     read_payload,
+    record_of,
     start_of,
 )
-from resumable_pool.checkpoints.pickle_layout import encode as encode_in_parts
 from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
@@ -41,7 +41,7 @@ MEGABYTE = 1 << 20
 
 
 def encode(header: Header, outcome: Outcome) -> bytes:
-    record = encode_in_parts(outcome)
+    record = record_of(outcome)
     return b"".join([start_of(header, record), *record])
 
 
@@ -224,7 +224,7 @@ def test_a_scan_finds_every_record(file: File) -> None:
         assert read_record(fd, HEADER, record.start) == (record.path, record.metadata)
         payload = record.payload(fd)
         assert payload is not None
-        assert decode(record.path, record.metadata, payload) == outcome
+        assert outcome_of(record.path, record.metadata, payload) == outcome
 
 
 def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], Scan]:
@@ -327,7 +327,7 @@ def test_large_values_are_not_copied() -> None:
     """To be written, they are left where they are."""
     outcomes = [pickled_result("a", b"\x80" + bytes(20 * MEGABYTE)), result("b", b"x" * MEGABYTE)]
     tracemalloc.start()
-    parts = [encode_in_parts(outcome) for outcome in outcomes]
+    parts = [record_of(outcome) for outcome in outcomes]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(map(len, itertools.chain(*parts))) > 21 * MEGABYTE
@@ -353,7 +353,7 @@ def test_failures_are_read_back(file: File, message: str) -> None:
     (record,), _ = _scan(fd := file.holding(encode(HEADER, outcome)))
     payload = record.payload(fd)
     assert payload is not None
-    assert decode(record.path, record.metadata, payload) == outcome
+    assert outcome_of(record.path, record.metadata, payload) == outcome
 
 
 @pytest.mark.parametrize(
