@@ -19,7 +19,6 @@ from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .ledger import Finished, Ledger
 from .options import Options
 from .plan import Plan
-from .processes import MAIN_GUARD_REMEDY
 from .records import WorkerStatus, count_files
 from .saver import Saver
 from .saving import Saving
@@ -92,8 +91,7 @@ class Run:
 
     def _turn(self) -> None:
         ready = wait(self._events(), self._patience())
-        self._clock.look()
-        self.stopping.follow_requests(self._clock.now)
+        self._look()
         self._note_reports()
         self._attend_workers(ready)
         self._crew.end_overdue(self._clock.now)
@@ -123,6 +121,13 @@ class Run:
         return min(TICK_SECONDS, max(0.0, due - self._clock.now))
 
     # The steps of the loop.
+
+    def _look(self) -> None:
+        """What time is it, and has anybody asked for a stop?"""
+        self._clock.look()
+        self.stopping.follow_requests(self._clock.now)
+        if self.stopping.insisted:
+            self._saver.kill()
 
     def _note_reports(self) -> None:
         for report in self._saver.read_reports():
@@ -277,19 +282,14 @@ class Run:
         """No process is left: workers have gone, or go now because something is wrong."""
         lost = self._saver.gone
         self._crew.kill()
-        for report in self._saver.last_reports():
+        for report in self._saver.last_reports(self._stop_requests.wakener, self._look):
             if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
                 self._note_report(report)
         how = self._saver.bury()
-        if how or lost:
-            self._fail(self._lost_saver(how or "ended"))
+        if (how or lost) and not self.stopping.insisted:
+            self._fail(self._saver.loss(how or "ended", self._opened))
         self._progress.end(self._counts)
         self.stopping.end()
-
-    def _lost_saver(self, how: str) -> ResumablePoolError:
-        if self._opened:
-            return SaverError(self._options.checkpoint.path, f"the saver process {how}")
-        return WorkerStartError(f"the saver process {how} before it was ready", MAIN_GUARD_REMEDY)
 
 
 def _crew_for(options: Options) -> type[Crew[Any]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 
 from . import forks, processes
+from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .messages import FromSaver, ToSaver, Watch
 from .saver_process import run_saver
 from .saving import Saving
@@ -94,12 +95,25 @@ class Saver:
         """Let it leave once the streams it knows have ended."""
         forks.close(self._orders)
 
-    def last_reports(self) -> Iterator[FromSaver]:
-        """Let it leave, and read its reports until it has."""
+    def last_reports(self, wakener: Connection, look: Callable[[], None]) -> Iterator[FromSaver]:
+        """Let it leave, and read its reports until it has. Each time that something has come, from
+        it or from `wakener`, or nothing for a while, `look` is called."""
         self.no_more_workers()
         while not self.gone:
-            wait([self.reports, self.process.sentinel], ASK_SECONDS)
+            wait([self.reports, self.process.sentinel, wakener], ASK_SECONDS)
+            look()
             yield from self.read_reports()
+
+    def loss(self, how: str, opened: bool) -> ResumablePoolError:
+        """What to raise when it has ended like this: its checkpoint is `opened`, or it is not."""
+        if opened:
+            return SaverError(self._saving.checkpoint.path, f"the saver process {how}")
+        what = f"the saver process {how} before it was ready"
+        return WorkerStartError(what, processes.MAIN_GUARD_REMEDY)
+
+    def kill(self) -> None:
+        """Make it end at once: what it has not saved is still to do."""
+        self.process.signal_group("SIGKILL")
 
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""

@@ -18,13 +18,18 @@ from .progress import describe_end
 from .records import count_files, in_words
 from .signals import BY_CALL, StopRequests
 
+# What has come is saved within moments. If it is not, because the saver waits for a dead disk or
+# hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
+SAVING_SECONDS = 3.0
+
 
 class Stopping:
     """Whether and how one run is being stopped. Lives in the runner's process.
 
     Attributes:
         stopped: whether nothing new is dealt any more.
-        due: when what is in work will be abandoned.
+        due: when what is in work will be abandoned, or what has come.
+        insisted: whether not even what has come is waited for.
     """
 
     def __init__(
@@ -36,7 +41,7 @@ class Stopping:
         ledger: Ledger,
         progress: ProgressLine,
     ) -> None:
-        self.stopped = False
+        self.stopped = self.insisted = self._abandoned = False
         self.due = NEVER
         self._grace_period = options.grace_period
         self._requests = requests
@@ -49,7 +54,9 @@ class Stopping:
     def follow_requests(self, now: float) -> None:
         """Do as has been asked since the last time, and abandon what is due."""
         for request in self._requests.take():
-            if request == "SIGINT":
+            if self._abandoned:
+                self.insisted = self.insisted or (now >= self._insist_at and request != BY_CALL)
+            elif request == "SIGINT":
                 self._interrupts += 1
                 if self._interrupts == 1:
                     self.stop("Ctrl-C", now, "; press it again to abandon them")
@@ -62,7 +69,7 @@ class Stopping:
                 self.stop(request, now, f", for {in_words(self._grace_period)} at most")
                 self.due = min(self.due, now + self._grace_period)
         if now >= self.due:
-            self._abandon(now)
+            self._say_who_is_waited_for() if self._abandoned else self._abandon(now)
 
     def stop(self, why: str, now: float, how: str = "") -> None:
         """Deal nothing more; what is in work is finished."""
@@ -81,8 +88,15 @@ class Stopping:
             again = "; run again to go on" if self._counts.finished < self._counts.total else ""
             self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
-    def _abandon(self, now: float) -> None:
+    def _say_who_is_waited_for(self) -> None:
         self.due = NEVER
+        self._progress.announce(
+            "the saver has not saved yet what has come; another Ctrl-C or SIGTERM gives that up"
+        )
+
+    def _abandon(self, now: float) -> None:
+        self._abandoned = True
+        self.due = self._insist_at = now + SAVING_SECONDS
         states = State.STARTING, State.READY, State.LEAVING
         more = bool(self._crew.are(*states))
         self._crew.terminate(now, *states)

@@ -81,3 +81,41 @@ def test_what_was_saved_elsewhere_is_not_done_again(
     assert f"{10 - len(before)} done, {len(before)} done before" in script.run()
     assert len(saved()) == 10
     assert all(functions.calls().count(path) == 1 for path in before)
+
+
+HANGS = """
+import threading
+import resumable_pool.stopping
+
+resumable_pool.stopping.SAVING_SECONDS = 0.2
+
+class Hangs(ResumableRunner):
+    def save(self, outcomes):
+        with open("begun", "wb", buffering=0) as begun:
+            begun.write(b"0 saving\\n")
+        threading.Event().wait()
+
+ResumableRunner = Hangs
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_who_insists_need_not_wait_for_a_save_that_hangs(
+    folder: Path, stage: Stage, signum: signal.Signals
+) -> None:
+    """What has come is waited for until somebody has been told so, and asks once more."""
+    script = Script(folder, None, options="grace_period=0.1", definitions=HANGS)
+    script.start()
+    stage.wait_begun(3)
+    stage.cue(1)
+    assert "saving" in stage.wait_begun(1)
+    os.kill(script.pid, signum)
+    if signum == signal.SIGINT:
+        script.wait_for_words("press it again")
+        os.kill(script.pid, signum)
+    script.wait_for_words("another Ctrl-C or SIGTERM gives that up")
+    os.kill(script.pid, signum)
+    status, _, errors = script.wait()
+    assert status == -signum
+    assert errors.count("Traceback") == (signum == signal.SIGINT)
+    script.wait_gone()
