@@ -114,7 +114,7 @@ class ExecutorError(ResumablePoolError):
             remedy = (
                 "What was saved is kept: make a new executor and run again to go on. If it breaks "
                 "again, one of these files may be the reason: with max_workers=1 it gets one file "
-                "at a time, and the one that breaks it is known"
+                "at a time, the one that breaks it is known, and retry_failed=False leaves it alone"
             )
         else:
             what = "has sent nothing back yet"
@@ -122,7 +122,7 @@ class ExecutorError(ResumablePoolError):
                 "Can its workers import the function's module and resumable_pool? Can the function "
                 "be pickled? Put that right and run again"
             )
-        text = f"the {self.executor} {what}: {self.reason}. It had {files}. {remedy}."
+        text = f"the {self.executor} {what}: {self.reason.rstrip('.')}. It had {files}. {remedy}."
         return f"{text}\n\n{self.traceback}" if self.traceback else text
 
 
