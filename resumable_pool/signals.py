@@ -66,8 +66,18 @@ class StopRequests:
         if threading.current_thread() is not threading.main_thread():
             return
         with contextlib.ExitStack() as stack:  # a signal may come right now, and its handler raise
-            for signum, before in self._before.items():
-                stack.callback(signal.signal, signum, before)
+            for signum in self._before:
+                # Another run, interleaved with this one, may have begun later and not ended yet.
+                if signal.getsignal(signum) == self._note:
+                    stack.callback(signal.signal, signum, self._handler_before(signum))
+
+    def _handler_before(self, signum: int) -> Any:
+        """That of before, and not of a run that had begun earlier and has ended."""
+        handler = self._before[signum]
+        owner = getattr(handler, "__self__", None)
+        if isinstance(owner, StopRequests) and owner._ended:
+            return owner._handler_before(signum)
+        return handler
 
     @property
     def signals(self) -> bool:
@@ -119,7 +129,7 @@ class StopRequests:
         # In a child that another thread of the program has forked, or when the run has ended in
         # another thread than it began in, where handlers cannot be put back:
         if os.getpid() != self._pid or self._ended:
-            signal.signal(signum, self._before[signum])
+            signal.signal(signum, self._handler_before(signum))
             signal.raise_signal(signum)
             return
         self._signals.append(signum)

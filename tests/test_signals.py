@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import threading
 from multiprocessing.connection import wait
 
@@ -36,3 +37,24 @@ def test_a_request_after_the_end_is_nobodys() -> None:
     requests.deliver()
     requests.ask()
     assert not requests.signals
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_runs_that_overlap_in_a_thread_leave_no_handler_behind(first_to_end: int) -> None:
+    """Two loops may be taken in turns. A signal is for the one that is still there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        both = [StopRequests(multiprocessing.get_context()) for _ in range(2)]
+        for requests in both:
+            requests.__enter__()
+        ended, living = both[first_to_end], both[1 - first_to_end]
+        ended.__exit__(None, None, None)
+        signal.raise_signal(signal.SIGINT)
+        assert (ended.signals, living.signals) == (False, True)
+        living.__exit__(None, None, None)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        ended.deliver()
+        with pytest.raises(KeyboardInterrupt):
+            living.deliver()
+    finally:
+        signal.signal(signal.SIGINT, before)
