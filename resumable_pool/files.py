@@ -77,7 +77,16 @@ def _of_list(paths: list[str]) -> set[str]:
             f"listed{advice})",
             stacklevel=_levels_to_the_caller(),
         )
-    return {*map(os.path.normpath, files)}
+    return {*map(_normalised, files)}
+
+
+def _normalised(path: str) -> str:
+    """The path without `.`, `//` and `a/..`; but with what `..` means behind a link."""
+    short = os.path.normpath(path)
+    shorter = short.count(os.pardir) < path.count(os.pardir)
+    if shorter and os.path.realpath(short) != os.path.realpath(path):
+        return path.removeprefix(os.path.join(os.curdir, ""))
+    return short
 
 
 def _levels_to_the_caller() -> int:
@@ -97,12 +106,12 @@ def _matches(pattern: str) -> Iterable[str]:
     head, tail = os.path.split(pattern)
     if tail == "**" or not glob.has_magic(tail):
         found = glob.glob(pattern, recursive=True)
-        return {os.path.normpath(path) for path in found if os.path.isfile(path)}
+        return {_normalised(path) for path in found if os.path.isfile(path)}
     starts: set[str] = set()
     paths: list[str] = []
     several = False
     for folder, entries in _folders(os.path.join(os.curdir, head)):
-        start = os.path.normpath(folder + "x")[:-1]  # what its files' paths begin with
+        start = _normalised(folder + "x")[:-1]  # what its files' paths begin with
         several = several or start in starts
         starts.add(start)
         paths += [start + name for name in _names(entries, tail)]

@@ -137,6 +137,17 @@ def test_a_pattern_means_what_it_means_to_glob(tmp_path: Path, pattern: str) -> 
 
 
 @posix
+def test_behind_a_link_two_dots_lead_elsewhere(tmp_path: Path) -> None:
+    """A path that would name another file, or none, without them keeps them."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "far" / "b.x").touch()
+    (tmp_path / "link").symlink_to("far/away")
+    for pattern in ("link/../*.x", "l*/../b.x", "l*/../*.x", ["link/../b.x"]):
+        assert _files(pattern) == ["link/../b.x"]
+    assert _files("far/away/../*.x") == _files(["far/away/../b.x"]) == ["far/b.x"]
+
+
+@posix
 def test_only_files_count(tmp_path: Path) -> None:
     """Directories, sockets, pipes and dangling links that a glob matches are left out silently;
     links to files are files."""
