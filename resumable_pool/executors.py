@@ -56,7 +56,7 @@ class FarCrew(Crew["Slot"]):
         assert options.executor is not None
         self._executor = options.executor
         self._run = os.urandom(16).hex()
-        self._inbox: Inbox[tuple[Slot, Future[Answer]]] = Inbox(options.context)
+        self._inbox: Inbox[tuple[Slot, Future[Answer]]] | None = None  # until there is a slot
         self._answered = False  # whether anything has come back
         self._lost = 0
         self._broken = False
@@ -70,6 +70,8 @@ class FarCrew(Crew["Slot"]):
         serial = self._started
         self._started += 1
         try:
+            if self._inbox is None:
+                self._inbox = Inbox(self._context)
             results, writer = forks.pipe(self._context, duplex=False)
             try:
                 self._saver.watch(serial, results)
@@ -85,12 +87,12 @@ class FarCrew(Crew["Slot"]):
         return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
 
     def events(self, now: float) -> list[Any]:
-        return [self._inbox.wakener]
+        return [] if self._inbox is None else [self._inbox.wakener]
 
     def attend(self, ready: Collection[object], now: float) -> None:
         """Pass on what has come back. (All of it, and only then say what is wrong.)"""
         trouble: ExecutorError | None = None
-        for slot, future in self._inbox.take():
+        for slot, future in self._inbox.take() if self._inbox is not None else ():
             if slot.future is not future:  # it was abandoned
                 continue
             answer = _read(future, len(slot.batch))
@@ -136,7 +138,8 @@ class FarCrew(Crew["Slot"]):
             slot.abandon()
             self._saver.tell(Died(slot.serial))
             del self._workers[slot.serial]
-        self._inbox.close()
+        if self._inbox is not None:
+            self._inbox.close()
 
     def statuses(self, now: float) -> list[WorkerStatus]:
         raise RuntimeError(
