@@ -14,7 +14,7 @@ from . import messages
 from .clock import Clock
 from .crew import Crew, State
 from .dealing import Dealer
-from .display import ProgressLine
+from .display import ProgressLine, progress_line
 from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .ledger import Finished, Ledger
 from .options import Options
@@ -206,13 +206,13 @@ class Run:
         self._crew.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
-        if not self._opened or self._error is not None:  # who is refused has not begun
-            return
         now = self._clock.now
         try:
-            self._progress.draw(self._counts, now, lambda: self._crew.longest(now))
-        except Exception as error:  # of a bar that is not ours
+            if self._opened:  # who is refused has not begun
+                self._progress.draw(self._counts, now, lambda: self._crew.longest(now))
+        except Exception as error:  # of a bar that is not ours, and is left alone from now on
             self._fail(error)
+            self._progress = progress_line(False, None)
 
     # What is decided.
 
