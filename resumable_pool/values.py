@@ -15,6 +15,9 @@ from typing import Any
 # another pickle without renumbering (see checkpoints/pickle_layout.py).
 PROTOCOL = 3
 
+# So many bytes are looked through faster than they are unpickled.
+_SMALL = 1 << 12
+
 # What multiprocessing calls the user's script in a spawned child.
 _SCRIPT_IN_CHILD = "__mp_main__"
 
@@ -45,14 +48,24 @@ def pickle_value(value: Any) -> bytes:
         data = _dumps(value)
     except BaseException as error:
         raise UnstorableValue("the result cannot be pickled") from error
-    # In protocol 3 only an opcode that ends in a newline can name a global, so without one nothing
-    # of the value's own code runs at unpickling and nothing can go wrong there.
-    if b"\n" in data or data[1] != PROTOCOL:
+    if data[1] != PROTOCOL or _may_name_a_global(data):
         try:
             pickle.loads(data)
         except BaseException as error:
             raise UnstorableValue("the result can be pickled, but not unpickled again") from error
     return data
+
+
+def _may_name_a_global(data: bytes) -> bool:
+    """Whether anything of the value's own code can run, and so go wrong, when it is unpickled.
+
+    In protocol 3 only one opcode names a global, and a newline ends the module and the name. No
+    name has a NUL in it, as the lengths of all texts do, and those are often enough a newline.
+    """
+    if data.find(b"\n", data.find(b"\n") + 1) < 0:
+        return False
+    # To look at all of a large value would take as long as unpickling it.
+    return len(data) > _SMALL or any(part.count(b"\n") > 1 for part in data.split(b"\0"))
 
 
 def _dumps(value: Any) -> bytes:

@@ -140,7 +140,7 @@ class _InWorker:
             outcome = process(call, path, attempt)
             now = time.perf_counter()
             # After a failure the runner decides how to go on.
-            last = number == len(batch) or now >= due or not outcome.ok
+            last = number == len(batch) or now >= due or outcome.failure is not None
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
             self._write(outcome_frame(outcome, setup.record), batch_over=last)
@@ -188,7 +188,9 @@ class _InWorker:
                 os.chdir(self._folder)
 
     def _call(self, setup: Setup, path: str) -> bytes:
-        if setup.watched and setup.timeout is not None:
+        if setup.timeout is None:
+            return setup.encode(setup.function(path))
+        if setup.watched:
             # If it takes too long it leaves word of where it is, for the runner, which ends it. The
             # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
             # hinder it, and unlike a signal it interrupts nothing that may still succeed.
@@ -197,11 +199,10 @@ class _InWorker:
         try:
             return setup.encode(setup.function(path))
         finally:
-            if setup.timeout is not None:
-                self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
-                if setup.watched:
-                    faulthandler.cancel_dump_traceback_later()
-                self._tell_call_over()
+            self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
+            if setup.watched:
+                faulthandler.cancel_dump_traceback_later()
+            self._tell_call_over()
 
     def _tell_call_over(self) -> None:
         with contextlib.suppress(OSError):  # the function has closed it

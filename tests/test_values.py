@@ -106,6 +106,8 @@ UNREADABLE = {
     "exits": RaisesAtUnpickling(_exit),
     "deep inside": [{"a": (RaisesAtUnpickling(_fail),)}],
     "two arguments": TwoArguments("message", 2),
+    "among newlines": ["0123456789", RaisesAtUnpickling(_fail), 10, "\n\0\n"],
+    "in a large value": ["\0" * 100_000, RaisesAtUnpickling(_fail)],
     "in a later protocol": RaisesAtUnpickling(_fail, lowest_protocol=4),
 }
 
@@ -128,6 +130,8 @@ def test_plain_values_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(values.pickle, "loads", loads)
     assert pickle_value({"a": [1, 2.5, None, "text"]})
+    ten = "0123456789"  # so many characters are a newline
+    assert pickle_value({ten: 1, "b": {ten: [ten, 10]}, "c": "c\n"})
     with pytest.raises(UnstorableValue):
         pickle_value(types.SimpleNamespace(a=1))
 
