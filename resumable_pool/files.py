@@ -143,20 +143,21 @@ def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
 
 def _entries(folder: str) -> _Entries:
     """What is in the folder, by name; nothing if nobody may look."""
-    entries: _Entries = {}
     # By way of its `.`, since a folder may be read whose files nobody may open.
     with contextlib.suppress(OSError), os.scandir(folder + os.curdir) as found:
-        for entry in found:
-            entries[entry.name] = entry
-    return entries
+        return {entry.name: entry for entry in found}
+    return {}
 
 
-def _names(entries: _Entries, pattern: str) -> Iterator[str]:
+def _names(entries: _Entries, pattern: str) -> list[str]:
     """The names of the files that match, by the rules of `glob.glob`."""
-    hidden_too = pattern.startswith(".")
-    for name in fnmatch.filter(entries, pattern):
-        if (hidden_too or not name.startswith(".")) and _is_file(entries[name]):
-            yield name
+    names = fnmatch.filter(entries, pattern)
+    if not pattern.startswith("."):
+        names = [name for name in names if name[0] != "."]
+    try:
+        return [name for name in names if entries[name].is_file()]
+    except OSError:  # links in a circle
+        return [name for name in names if _is_file(entries[name])]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
