@@ -286,7 +286,7 @@ class ResumableRunner(Hooks[Result]):
                 steps = ring.go()
                 with stop_requests.finishing(steps):
                     for finished in steps:
-                        with progress.aside():
+                        with progress.aside() if finished else contextlib.nullcontext():
                             for path, ok in finished if told else ():
                                 self.on_saved(self._read_outcome(path, ok))
                             yield finished
