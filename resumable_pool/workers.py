@@ -112,8 +112,9 @@ class WorkerProcess:
         self.busy_since = now  # with the next one of its batch, if there is one
         self.finished += number
         self.late_at = self.end_at = NEVER
-        self._hear()
-        self._words = b""
+        if self._setup.timeout is not None:  # or they may be those of the next one of its batch
+            self._hear()
+            self._words = b""
 
     def end_if_overdue(self, now: float) -> None:
         """Terminate it if its file takes too long, kill it if it has not ended when asked."""

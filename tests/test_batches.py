@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
@@ -98,6 +99,21 @@ def slow_from_300_on(path: str) -> str:
     if path >= "many/300.txt":
         time.sleep(0.02)
     return path
+
+
+def deadly_in_native_code(path: str) -> str:
+    if path.endswith("50.txt"):
+        faulthandler._sigsegv()  # type: ignore[attr-defined]
+    return path
+
+
+def test_a_crash_in_a_batch_has_its_traceback(many: list[str]) -> None:
+    """Though outcomes of the files before it may be heard of later than its last words."""
+    report = runner(deadly_in_native_code).run()
+    assert len(report.failures) == NUMBER // 100
+    for failure in report.failures:
+        assert failure.kind == "crashed"
+        assert "deadly_in_native_code" in failure.traceback, failure
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
