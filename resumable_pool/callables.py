@@ -24,13 +24,7 @@ _MAKES_A_GENERATOR = 0x20 | 0x80 | 0x200
 
 def check_function(function: Any) -> None:
     """Raise `TypeError` for what would fail with every file."""
-    if not callable(function):
-        raise TypeError(f"function must be callable, not {function!r}")
-    if _returns_at_once(function):
-        raise TypeError(
-            f"function {function!r} must return its result, and not a coroutine or a generator: "
-            "wrap it, with asyncio.run or list"
-        )
+    _check_callable("function", function)
     if not _takes_a_path(function):
         raise TypeError(
             f"function {function!r} must take one argument, the path of a file: give it the others "
@@ -40,14 +34,17 @@ def check_function(function: Any) -> None:
 
 def check_initializer(initializer: Any) -> None:
     """Raise `TypeError` for what would do nothing in a worker."""
-    if initializer is None:
-        return
-    if not callable(initializer):
-        raise TypeError(f"initializer must be callable, not {initializer!r}")
-    if _returns_at_once(initializer):
+    if initializer is not None:
+        _check_callable("initializer", initializer)
+
+
+def _check_callable(name: str, given: Any) -> None:
+    if not callable(given):
+        raise TypeError(f"{name} must be callable, not {given!r}")
+    if _returns_at_once(given):
         raise TypeError(
-            f"initializer {initializer!r} must not be a coroutine or a generator function: nobody "
-            "would run it; wrap it, with asyncio.run or list"
+            f"{name} {given!r} must not be a coroutine or a generator function, which nobody would "
+            "run to its end: wrap it, with asyncio.run or list"
         )
 
 

@@ -58,16 +58,15 @@ def run(
     if as_json:
         failures = [failure._asdict() for failure in report.failures]
         _write([json.dumps({**report._asdict(), "failures": failures}, indent=2)])
+    elif report.total == 0 and "shard" not in options and not quiet:
+        _write([f"no files match {' '.join(map(printable, patterns))}: nothing to do"])
     elif not (quiet and all_done):
-        _write(_describe(report, patterns, checkpoint))
+        _write(_describe(report, checkpoint))
     return ALL_DONE if all_done else SOME_LEFT
 
 
-def _describe(report: Report, patterns: list[str], checkpoint: str) -> Iterator[str]:
+def _describe(report: Report, checkpoint: str) -> Iterator[str]:
     """The report; but how to see more failures than it shows is a command here."""
-    if report.total == 0:
-        yield f"no files match {' '.join(map(printable, patterns))}: nothing to do"
-        return
     yield str(report._replace(failures=report.failures[:SHOWN_FAILURES]))
     unshown = len(report.failures) - SHOWN_FAILURES
     if unshown > 0:

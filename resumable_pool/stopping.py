@@ -42,7 +42,7 @@ class Stopping:
         progress: ProgressLine,
     ) -> None:
         self.stopped = self.insisted = self._abandoned = False
-        self.due = NEVER
+        self.due = self._insist_at = NEVER
         self._grace_period = options.grace_period
         self._requests = requests
         self._dealer = dealer
@@ -69,7 +69,7 @@ class Stopping:
                 self.stop(request, now, f", for {in_words(self._grace_period)} at most")
                 self.due = min(self.due, now + self._grace_period)
         if now >= self.due:
-            self._say_who_is_waited_for() if self._abandoned else self._abandon(now)
+            self._abandon(now)
 
     def stop(self, why: str, now: float, how: str = "") -> None:
         """Deal nothing more; what is in work is finished."""
@@ -88,13 +88,14 @@ class Stopping:
             again = "; run again to go on" if self._counts.finished < self._counts.total else ""
             self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
-    def _say_who_is_waited_for(self) -> None:
-        self.due = NEVER
-        self._progress.announce(
-            "the saver has not saved yet what has come; another Ctrl-C or SIGTERM gives that up"
-        )
-
     def _abandon(self, now: float) -> None:
+        """First what is in work; what has come, only if somebody insists."""
+        if self._abandoned:
+            self.due = NEVER
+            self._progress.announce(
+                "the saver has not saved yet what has come; another Ctrl-C or SIGTERM gives that up"
+            )
+            return
         self._abandoned = True
         self.due = self._insist_at = now + SAVING_SECONDS
         states = State.STARTING, State.READY, State.LEAVING

@@ -180,6 +180,15 @@ def test_a_glob_without_files_is_nothing_to_do() -> None:
     assert out == "no files match no/*: nothing to do\n"
 
 
+def test_a_part_without_files_is_nothing_to_do() -> None:
+    """The pattern does match some, in another part."""
+    outs = [
+        succeed("run", "code/work.py:number", "in/0[0]*", f"{part}.pkl", "--shard", f"{part}/2")
+        for part in range(2)
+    ]
+    assert "no files: nothing to do\n" in outs
+
+
 def test_failures_make_the_status_1() -> None:
     """They are listed, and show tells all of them."""
     done = command("run", "code/work.py:even", "in/*.txt", "result.pkl")

@@ -86,10 +86,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"function": 5}, TypeError, "function must be callable, not 5"),
     ({"function": None}, TypeError, "function must be callable, not None"),
     ({"function": "name"}, TypeError, "function must be callable, not 'name'"),
-    ({"function": coroutine_function}, TypeError, "must return its result, and not a coroutine or "
-                                                "a generator: wrap it, with asyncio"),
-    ({"function": generator_function}, TypeError, "must return its result, and not a coroutine or "
-                                                "a generator: wrap it, with asyncio"),
+    ({"function": coroutine_function}, TypeError, "must not be a coroutine or a generator "
+                                                "function, which nobody would run to its end"),
+    ({"function": generator_function}, TypeError, "must not be a coroutine or a generator "
+                                                "function, which nobody would run to its end"),
     ({"function": of_none}, TypeError, "must take one argument, the path of a file"),
     ({"function": of_two}, TypeError, "must take one argument, the path of a file: give it the "
                                       "others beforehand, with functools.partial"),
@@ -113,7 +113,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_workers": "2"}, TypeError, "max_workers must be an int, not '2'"),
     ({"initializer": 5}, TypeError, "initializer must be callable, not 5"),
     ({"initializer": coroutine_function}, TypeError, "must not be a coroutine or a generator"),
-    ({"initializer": generator_function}, TypeError, "nobody would run it"),
+    ({"initializer": generator_function}, TypeError, "wrap it, with asyncio.run or list"),
     ({"initargs": 5}, TypeError, "initargs must be a tuple of arguments, not 5"),
     ({"initargs": "model"}, TypeError, "initargs must be a tuple of arguments, not 'model'"),
     ({"initargs": b"model"}, TypeError, "initargs must be a tuple of arguments, not b'model'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -266,6 +267,23 @@ def test_workers_do_not_read_the_terminal(folder: Path, method: str) -> None:
     done = runner(functions.read_terminal, mp_context=method)
     done.run()
     assert list(done.results.values()) == [b""] * 10
+
+
+def size_of_pipe(path: str) -> int:
+    import fcntl
+
+    (worker,) = (o for o in gc.get_objects() if type(o).__name__ == "_InWorker")
+    size: int = fcntl.fcntl(worker._ends[1].fileno(), fcntl.F_GETPIPE_SZ)
+    return size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes are as they are")
+@pytest.mark.parametrize(("max_workers", "size"), [(2, 1 << 20), (64, 1 << 18), (1000, 1 << 16)])
+def test_many_workers_have_smaller_pipes(folder: Path, max_workers: int, size: int) -> None:
+    """Together they leave this user room for others."""
+    runner = ResumableRunner(size_of_pipe, "in/00.txt", "result.pkl", max_workers=max_workers)
+    runner.run()
+    assert [*runner.results.values()] == [size]
 
 
 def test_an_alarm_that_a_function_leaves_ticking_never_goes_off(folder: Path, method: str) -> None:
