@@ -10,16 +10,10 @@ from binascii import crc32
 from collections.abc import Callable
 from typing import Any
 
+from .describing import describe
 from .files import fingerprint
 from .records import Failure, Outcome
-from .values import Encoded, UnstorableValue
-
-# How code of the user's came to be called helps nobody: these modules are left out of tracebacks.
-_MODULES = ("calling", "worker_process", "far_process", "executors", "saver_process", "saving")
-_OURS = {f"{__package__}.{name}" for name in _MODULES}
-
-# Enough for any text that a person reads; an exception can carry megabytes.
-_MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
+from .values import Encoded
 
 
 def process(call: Callable[[str], Encoded], path: str, attempt: int) -> Outcome[Any]:
@@ -35,33 +29,3 @@ def process(call: Callable[[str], Encoded], path: str, attempt: int) -> Outcome[
         return Outcome(path, None, 0, failure, seconds, attempt, found, time.time())
     seconds = time.perf_counter() - begun
     return Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found, time.time())
-
-
-def describe(error: BaseException) -> tuple[str, str]:
-    """A line and a traceback for `error`, whatever its own methods do."""
-    prefix = ""
-    if isinstance(error, UnstorableValue) and error.__cause__ is not None:
-        prefix, error = f"{error}: ", error.__cause__
-    try:
-        text = str(error)
-    except BaseException:
-        text = "<its text cannot be printed>"
-    name = type(error).__name__
-    message = f"{prefix}{name}: {text}" if text else f"{prefix}{name}"
-    entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_globals.get("__name__") in _OURS:
-        entry = entry.tb_next
-    import traceback  # slow to import, and nobody needs it as long as all goes well
-
-    try:
-        lines = traceback.format_exception(type(error), error, entry)
-    except BaseException:
-        lines = ["<the traceback cannot be printed>"]
-    return _shortened(message, _MESSAGE_LIMIT), _shortened("".join(lines), _TRACEBACK_LIMIT)
-
-
-def _shortened(text: str, limit: int) -> str:
-    """`text`, without its middle if it is very long."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]} ... [{len(text) - limit:,} characters] ... {text[-limit // 2 :]}"

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from .clock import NEVER
-from .dealing import Dealer, Task
+from .dealing import Dealer
+from .messages import Task
 from .options import Options
 from .records import WorkerStatus
 from .saver import Saver

@@ -23,16 +23,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 
-# A path, and which attempt at it this is, from 1.
-Task = tuple[str, int]
-
-# What a batch of quick files is to take. Passing it round the ring takes a fraction of a
-# millisecond; and nobody notices that a stop takes so much longer.
-BATCH_SECONDS = 0.05
-
-# And what one that is given to an executor is to take. The way there takes some milliseconds; and
-# since it cannot be recalled, a stop waits for it.
-FAR_BATCH_SECONDS = 0.5
+from .messages import BATCH_SECONDS, Task
 
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
 MOST_PATHS = 1024

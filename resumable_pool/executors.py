@@ -31,14 +31,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from . import forks
-from .calling import describe
 from .crew import Crew, State
-from .dealing import FAR_BATCH_SECONDS, Dealer, Task
+from .dealing import Dealer
+from .describing import describe
 from .errors import ExecutorError
 from .far_process import Answer, process_far
 from .frames import FrameWriter, plain_frame
 from .inbox import Inbox
-from .messages import Died, Done
+from .messages import FAR_BATCH_SECONDS, Died, Done, Task
 from .options import Options
 from .processes import cannot_start
 from .records import WorkerStatus

@@ -21,6 +21,17 @@ from .errors import ResumablePoolError
 from .records import Outcome
 from .values import Bytes, Encoded
 
+# A path, and which attempt at it this is, from 1.
+Task = tuple[str, int]
+
+# What a batch of quick files is to take. Passing it round the ring takes a fraction of a
+# millisecond; and nobody notices that a stop takes so much longer.
+BATCH_SECONDS = 0.05
+
+# And what one that is given to an executor is to take. The way there takes some milliseconds; and
+# since it cannot be recalled, a stop waits for it.
+FAR_BATCH_SECONDS = 0.5
+
 
 class Setup(NamedTuple):
     """What a worker needs before its first file."""

@@ -16,7 +16,6 @@ from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
 from .messages import Setup
-from .plan import Choices
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -26,6 +25,14 @@ _MOST_WORKERS = 60 if sys.platform == "win32" else None
 
 # A month: more than any file needs, and less than the systems' clocks can wait for.
 _MOST_SECONDS = 31 * 24 * 3600
+
+
+class Choices(NamedTuple):
+    """The runner's options of the same names."""
+
+    retry_failed: bool = True
+    rerun_changed: bool = False
+    largest_first: bool = False
 
 
 class Options(NamedTuple):

@@ -11,15 +11,8 @@ from typing import NamedTuple
 
 from .checkpoints import Checkpoint
 from .files import fingerprint
+from .options import Choices
 from .records import NO_FINGERPRINT, count_files, tally
-
-
-class Choices(NamedTuple):
-    """The runner's options of the same names."""
-
-    retry_failed: bool = True
-    rerun_changed: bool = False
-    largest_first: bool = False
 
 
 class Plan(NamedTuple):

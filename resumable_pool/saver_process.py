@@ -22,9 +22,9 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from . import forks, processes
-from .calling import describe
 from .checkpoints import Checkpoint
 from .clock import NEVER
+from .describing import describe
 from .errors import CheckpointError, ResumablePoolError, SaverError
 from .messages import (
     BatchOver,

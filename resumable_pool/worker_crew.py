@@ -17,9 +17,9 @@ from typing import Any
 from . import forks
 from .clock import NEVER
 from .crew import Crew, State
-from .dealing import BATCH_SECONDS, Dealer
+from .dealing import Dealer
 from .frames import PIPE_SIZE
-from .messages import Died
+from .messages import BATCH_SECONDS, Died
 from .options import Options
 from .processes import cannot_start
 from .records import WorkerStatus

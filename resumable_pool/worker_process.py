@@ -25,10 +25,10 @@ from multiprocessing.context import BaseContext
 from typing import NoReturn
 
 from . import processes
-from .calling import describe, process
-from .dealing import BATCH_SECONDS, Task
+from .calling import process
+from .describing import describe
 from .frames import FrameWriter, outcome_frame, plain_frame
-from .messages import Done, FromWorker, Hello, Ready, Setup, StartFailed
+from .messages import BATCH_SECONDS, Done, FromWorker, Hello, Ready, Setup, StartFailed, Task
 from .values import Bytes, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it

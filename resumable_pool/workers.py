@@ -17,8 +17,7 @@ from multiprocessing.context import BaseContext
 from . import forks, processes
 from .clock import NEVER
 from .crew import State
-from .dealing import Task
-from .messages import Setup
+from .messages import Setup, Task
 from .worker_process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a

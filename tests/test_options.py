@@ -14,8 +14,7 @@ import pytest
 
 from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.options import Options, usable_processors
-from resumable_pool.plan import Choices
+from resumable_pool.options import Choices, Options, usable_processors
 
 
 def function(path: str) -> str:

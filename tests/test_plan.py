@@ -10,7 +10,8 @@ import pytest
 
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.files import fingerprint
-from resumable_pool.plan import Choices, Plan, make_plan
+from resumable_pool.options import Choices
+from resumable_pool.plan import Plan, make_plan
 from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
 
 
