@@ -14,7 +14,7 @@ import types
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from .messages import Setup
+from .between.messages import Setup
 
 # Some of the flags that `inspect` knows of a function, and that is slow to import: CO_VARARGS; and
 # CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR.

@@ -10,7 +10,7 @@ from binascii import crc32
 from collections.abc import Callable
 from typing import Any
 
-from .describing import describe
+from .between.describing import describe
 from .files import fingerprint
 from .records import Failure, Outcome
 from .values import Encoded

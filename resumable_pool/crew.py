@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from .clock import NEVER
+from .between.clock import NEVER
+from .between.messages import Task
 from .dealing import Dealer
-from .messages import Task
 from .options import Options
 from .records import WorkerStatus
 from .saver import Saver

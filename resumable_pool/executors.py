@@ -30,17 +30,17 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import forks
+from .between import pipes
+from .between.children import cannot_start
+from .between.describing import describe
+from .between.frames import FrameWriter, plain_frame
+from .between.messages import FAR_BATCH_SECONDS, Died, Done, Task
 from .crew import Crew, State
 from .dealing import Dealer
-from .describing import describe
 from .errors import ExecutorError
 from .far_process import Answer, process_far
-from .frames import FrameWriter, plain_frame
 from .inbox import Inbox
-from .messages import FAR_BATCH_SECONDS, Died, Done, Task
 from .options import Options
-from .processes import cannot_start
 from .records import WorkerStatus
 from .saver import Saver
 
@@ -72,11 +72,11 @@ class FarCrew(Crew["Slot"]):
         try:
             if self._inbox is None:
                 self._inbox = Inbox(self._context)
-            results, writer = forks.pipe(self._context, duplex=False)
+            results, writer = pipes.pipe(self._context, duplex=False)
             try:
                 self._saver.watch(serial, results)
             except OSError:
-                forks.close(writer)
+                pipes.close(writer)
                 raise
         except OSError as error:
             raise cannot_start("worker", error) from None
@@ -218,7 +218,7 @@ class Slot:
 
     def _leave(self) -> None:
         self._write(plain_frame(Done(self._outcomes)))
-        forks.close(self._results)
+        pipes.close(self._results)
 
     def _write(self, frames: bytes, batch_over: bool = False) -> None:
         # The saver never waits for the runner, so there will be room. Or it is dead, and says so.
@@ -230,7 +230,7 @@ class Slot:
         self._how = how
         self.state = State.CONDEMNED
         self.batch, self.future = (), None
-        forks.close(self._results)
+        pipes.close(self._results)
 
     def abandon(self) -> None:
         """Do not wait for its batch, and ignore what still comes of it."""
@@ -241,7 +241,7 @@ class Slot:
                 future.cancel()
 
     def bury(self, in_peace: bool) -> tuple[str, str]:
-        forks.close(self._results)
+        pipes.close(self._results)
         return self._how, ""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
-from . import forks
+from .between import pipes
 
 Item = TypeVar("Item")
 
@@ -28,7 +28,7 @@ class Inbox(Generic[Item]):
 
     def __init__(self, context: BaseContext) -> None:
         self._items: deque[Item] = deque()
-        self.wakener, self._writer = forks.pipe(context, duplex=False)
+        self.wakener, self._writer = pipes.pipe(context, duplex=False)
         if sys.platform != "win32":
             os.set_blocking(self._writer.fileno(), False)  # full is as good as written
         # Or the pipe could be closed, and its number be another's, in the middle of `put`.
@@ -51,4 +51,4 @@ class Inbox(Generic[Item]):
     def close(self) -> None:
         """Nobody waits any more."""
         with self._guard:
-            forks.close(self.wakener, self._writer)
+            pipes.close(self.wakener, self._writer)

@@ -12,10 +12,10 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .between.messages import Setup
 from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
-from .messages import Setup
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

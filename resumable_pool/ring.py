@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from . import messages
-from .clock import Clock
+from .between import messages
+from .between.clock import Clock
 from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine, progress_line

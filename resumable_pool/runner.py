@@ -36,6 +36,7 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from .between.children import refuse_in_daemonic_process
 from .checkpoints import Checkpoint
 from .display import ProgressLine, progress_line
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
@@ -44,7 +45,6 @@ from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .ledger import Finished, Ledger
 from .options import check_options
 from .plan import Plan, make_plan
-from .processes import refuse_in_daemonic_process
 from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .ring import Run
 from .saving import Saving

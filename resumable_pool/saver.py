@@ -12,9 +12,9 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 
-from . import forks, processes
+from .between import children, pipes
+from .between.messages import FromSaver, ToSaver, Watch
 from .errors import ResumablePoolError, SaverError, WorkerStartError
-from .messages import FromSaver, ToSaver, Watch
 from .saver_process import run_saver
 from .saving import Saving
 
@@ -46,14 +46,14 @@ class Saver:
         # A pipe of its own for the reports: the other one also carries descriptors, whose receipt
         # is acknowledged on it where the system (macOS) needs that.
         try:
-            with forks.PipesForChild(self._context) as pipes:
+            with pipes.PipesForChild(self._context) as pipes:
                 self.reports, reports = pipes.from_child()
                 self._orders, orders = pipes.both_ways()
                 ends = (orders, reports)
                 arguments = (*ends, self._saving, self._timeout)
-                self.process = processes.Child(self._context, "saver", run_saver, arguments, ends)
+                self.process = children.Child(self._context, "saver", run_saver, arguments, ends)
         except OSError as error:
-            raise processes.cannot_start("saver", error) from None
+            raise children.cannot_start("saver", error) from None
 
     def tell(self, message: ToSaver) -> None:
         """Send an order. If the saver is dead nothing happens: its end of `reports` tells."""
@@ -76,7 +76,7 @@ class Saver:
             self.no_more_workers()  # it must not wait for what was announced
             raise
         finally:
-            forks.close(results)
+            pipes.close(results)
 
     def read_reports(self) -> Iterator[FromSaver]:
         """The reports that have come since; sets `gone` when there will be no more."""
@@ -93,7 +93,7 @@ class Saver:
 
     def no_more_workers(self) -> None:
         """Let it leave once the streams it knows have ended."""
-        forks.close(self._orders)
+        pipes.close(self._orders)
 
     def last_reports(self, wakener: Connection, look: Callable[[], None]) -> Iterator[FromSaver]:
         """Let it leave, and read its reports until it has. Each time that something has come, from
@@ -109,7 +109,7 @@ class Saver:
         if opened:
             return SaverError(self._saving.checkpoint.path, f"the saver process {how}")
         what = f"the saver process {how} before it was ready"
-        return WorkerStartError(what, processes.MAIN_GUARD_REMEDY)
+        return WorkerStartError(what, children.MAIN_GUARD_REMEDY)
 
     def kill(self) -> None:
         """Make it end at once: what it has not saved is still to do."""
@@ -117,6 +117,6 @@ class Saver:
 
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
-        forks.close(self._orders, self.reports)
+        pipes.close(self._orders, self.reports)
         exitcode = self.process.reap(in_peace=True)
-        return processes.ending_in_words(exitcode) if exitcode else ""
+        return children.ending_in_words(exitcode) if exitcode else ""

@@ -21,12 +21,10 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from . import forks, processes
-from .checkpoints import Checkpoint
-from .clock import NEVER
-from .describing import describe
-from .errors import CheckpointError, ResumablePoolError, SaverError
-from .messages import (
+from .between import children, pipes
+from .between.clock import NEVER
+from .between.describing import describe
+from .between.messages import (
     BatchOver,
     Died,
     DropFailure,
@@ -48,6 +46,8 @@ from .messages import (
     Values,
     Watch,
 )
+from .checkpoints import Checkpoint
+from .errors import CheckpointError, ResumablePoolError, SaverError
 from .records import Outcome
 from .reporting import Reports
 from .saving import Saving
@@ -63,7 +63,7 @@ def run_saver(
     orders: Connection, reports: Connection, saving: Saving, timeout: float | None
 ) -> NoReturn:
     """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
-    processes.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
+    children.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
     saver = _InSaver(orders, Reports(reports), saving, timeout)
     try:
@@ -199,7 +199,7 @@ class _InSaver:
         else:
             os.set_inheritable(handle, False)
             end = Connection(handle, writable=False)
-        self._streams.add(worker, forks.enter(end))
+        self._streams.add(worker, pipes.enter(end))
 
     def _end_orphans(self) -> None:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and

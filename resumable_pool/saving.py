@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .between.clock import NEVER
 from .checkpoints import Checkpoint
-from .clock import NEVER
 from .hooks import Hooks
 from .records import Outcome
 from .values import Encoded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .clock import NEVER
+from .between.clock import NEVER
 from .crew import Crew, State
 from .dealing import Dealer
 from .display import ProgressLine

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
-from . import forks
-from .frames import FrameReader
-from .messages import Done, Ended, FromWorker, Hello, Values
-from .processes import signal_group
+from .between import pipes
+from .between.children import signal_group
+from .between.frames import FrameReader
+from .between.messages import Done, Ended, FromWorker, Hello, Values
 from .records import Outcome
 from .waiting import Waiter
 
@@ -107,7 +107,7 @@ class Streams:
     def _end(self, stream: _Stream, clean: bool) -> None:
         del self._streams[stream.reader.end]
         self._waiter.remove(stream.reader.end)
-        forks.close(stream.reader.end)
+        pipes.close(stream.reader.end)
         self._received.append((stream.worker, Ended(stream.worker, clean)))
 
 

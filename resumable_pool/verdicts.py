@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from .clock import NEVER
+from .between.clock import NEVER
+from .between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from .dealing import Dealer
 from .ledger import Ledger
-from .messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from .options import Options
 from .records import Failure, Outcome, count_files, in_words
 from .saver import Saver

@@ -14,14 +14,14 @@ from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import forks
-from .clock import NEVER
+from .between import pipes
+from .between.children import cannot_start
+from .between.clock import NEVER
+from .between.frames import PIPE_SIZE
+from .between.messages import BATCH_SECONDS, Died
 from .crew import Crew, State
 from .dealing import Dealer
-from .frames import PIPE_SIZE
-from .messages import BATCH_SECONDS, Died
 from .options import Options
-from .processes import cannot_start
 from .records import WorkerStatus
 from .saver import Saver
 from .worker_process import watchdog_works
@@ -73,7 +73,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         slot = next(slot for slot in range(len(self._slots)) if slot not in taken)
         try:
             # In this order no child ever holds the read end, and a worker notices a dead saver.
-            results, writer = forks.pipe(self._context, duplex=False)
+            results, writer = pipes.pipe(self._context, duplex=False)
             _enlarge(writer, self._pipe_size)
             try:
                 self._saver.watch(serial, results)
@@ -81,7 +81,7 @@ class WorkerCrew(Crew[WorkerProcess]):
                     self._context, serial, slot, writer, self._setup, self._folder
                 )
             finally:
-                forks.close(writer)
+                pipes.close(writer)
         except OSError as error:
             raise cannot_start("worker", error) from None
         self._workers[serial] = worker

@@ -24,11 +24,20 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
-from . import processes
+from .between import children
+from .between.describing import describe
+from .between.frames import FrameWriter, outcome_frame, plain_frame
+from .between.messages import (
+    BATCH_SECONDS,
+    Done,
+    FromWorker,
+    Hello,
+    Ready,
+    Setup,
+    StartFailed,
+    Task,
+)
 from .calling import process
-from .describing import describe
-from .frames import FrameWriter, outcome_frame, plain_frame
-from .messages import BATCH_SECONDS, Done, FromWorker, Hello, Ready, Setup, StartFailed, Task
 from .values import Bytes, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
@@ -72,7 +81,7 @@ def run_worker(
     must not hold it."""
     global _slot
     _slot = slot
-    processes.do_first_things(tasks, results, last_words)
+    children.do_first_things(tasks, results, last_words)
     if sys.platform != "win32":
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
         # What does not fit is dropped.
@@ -257,11 +266,11 @@ def watchdog_works(context: BaseContext) -> bool:
         return False
     if context.get_start_method() != "fork":
         return True
-    return processes.Child(context, "probe", _try_watchdog, (), ()).reap(in_peace=False) == 0
+    return children.Child(context, "probe", _try_watchdog, (), ()).reap(in_peace=False) == 0
 
 
 def _try_watchdog() -> NoReturn:
-    processes.do_first_things()
+    children.do_first_things()
     faulthandler.cancel_dump_traceback_later()
     os._exit(0)
 

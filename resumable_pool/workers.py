@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from . import forks, processes
-from .clock import NEVER
+from .between import children, pipes
+from .between.clock import NEVER
+from .between.messages import Setup, Task
 from .crew import State
-from .messages import Setup, Task
 from .worker_process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
@@ -77,13 +77,13 @@ class WorkerProcess:
         self.timed_out = self.reported_dead = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
-        with forks.PipesForChild(context) as pipes:
+        with pipes.PipesForChild(context) as pipes:
             self._tasks, tasks = pipes.to_child()
             self.last_words, last_words = pipes.from_child()
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
             arguments = (*ends, setup if forked else None, slot, folder)
-            self.process = processes.Child(context, "worker", run_worker, arguments, ends)
+            self.process = children.Child(context, "worker", run_worker, arguments, ends)
 
     def set_up(self, pickled: bytes) -> None:
         """Answer its `Hello`, with its pickled `Setup`; it ignores that if it has inherited one."""
@@ -133,13 +133,13 @@ class WorkerProcess:
         """Tell it to leave when it has finished its batch."""
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
-        forks.close(self._tasks)
+        pipes.close(self._tasks)
 
     def hurry(self, now: float) -> None:
         """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
         has inherited from a thread that was not forked, a thread that does not let go of the
         interpreter, a stop."""
-        self.end_at = min(self.end_at, now + processes.LEAVING_SECONDS)
+        self.end_at = min(self.end_at, now + children.LEAVING_SECONDS)
 
     def terminate(self, now: float) -> None:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""
@@ -160,13 +160,13 @@ class WorkerProcess:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
-        forks.close(self._tasks)
+        pipes.close(self._tasks)
         exitcode = self.process.reap(in_peace)
         self.was_killed = exitcode is None or exitcode < 0
         words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
         self._hear()
-        forks.close(self.last_words)
-        return words or processes.ending_in_words(exitcode), self._traceback()
+        pipes.close(self.last_words)
+        return words or children.ending_in_words(exitcode), self._traceback()
 
     def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # it is dead; its stream will end, and tell so

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_pool import clock
-from resumable_pool.clock import STOPPED_SECONDS, Clock
+from resumable_pool.between import clock
+from resumable_pool.between.clock import STOPPED_SECONDS, Clock
 
 
 def test_it_stands_still_while_nobody_can_look(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Failure, Report, ResumableRunner, processes, workers
+from resumable_pool import Failure, Report, ResumableRunner, workers
+from resumable_pool.between import children as processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 

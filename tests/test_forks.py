@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from resumable_pool import forks
+from resumable_pool.between import pipes as forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 

@@ -11,8 +11,16 @@ from multiprocessing import Pipe
 
 import pytest
 
-from resumable_pool.frames import FrameReader, FrameWriter, outcome_frame, plain_frame
-from resumable_pool.messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Values
+from resumable_pool.between.frames import FrameReader, FrameWriter, outcome_frame, plain_frame
+from resumable_pool.between.messages import (
+    BatchOver,
+    Done,
+    FromWorker,
+    Hello,
+    Ready,
+    StartFailed,
+    Values,
+)
 from resumable_pool.records import Failure, Fingerprint, Outcome
 from resumable_pool.values import Bytes
 

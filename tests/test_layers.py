@@ -40,7 +40,7 @@ LAYERS = [
     "resumable_pool.worker_process",
     "resumable_pool.far_process",
     "resumable_pool.calling",
-    "resumable_pool.describing",
+    "resumable_pool.between.describing",
     "resumable_pool.options",
     "resumable_pool.callables",
     "resumable_pool.checkpoints",
@@ -60,19 +60,19 @@ LAYERS = [
     "resumable_pool.checkpoints.disk",
     "resumable_pool.checkpoints.base",
     "resumable_pool.streams",
-    "resumable_pool.frames",
+    "resumable_pool.between.frames",
     "resumable_pool.waiting",
     "resumable_pool.signals",
     "resumable_pool.inbox",
-    "resumable_pool.processes",
-    "resumable_pool.messages",
+    "resumable_pool.between.children",
+    "resumable_pool.between.messages",
     "resumable_pool.display",
     "resumable_pool.progress",
     "resumable_pool.files",
-    "resumable_pool.clock",
+    "resumable_pool.between.clock",
     "resumable_pool.records",
     "resumable_pool.values",
-    "resumable_pool.forks",
+    "resumable_pool.between.pipes",
     "resumable_pool.errors",
 ]
 
@@ -152,7 +152,7 @@ def test_processes_share_no_locks(module: str) -> None:
 def test_the_imports_are_seen() -> None:
     """These tests look at something: the picture's main road is among what they see."""
     assert "resumable_pool.ring" in _imports("resumable_pool.runner")
-    assert "resumable_pool.forks" in _imports("resumable_pool.checkpoints.append_file")
+    assert "resumable_pool.between.pipes" in _imports("resumable_pool.checkpoints.append_file")
     assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
     assert sum(len(list(_imports(module))) for module in MODULES) > 100
 

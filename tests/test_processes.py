@@ -8,7 +8,7 @@ from multiprocessing.connection import wait
 
 import pytest
 
-from resumable_pool import processes
+from resumable_pool.between import children as processes
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -10,9 +10,9 @@ from multiprocessing import Pipe
 
 import pytest
 
-from resumable_pool import forks
-from resumable_pool.frames import FrameWriter, outcome_frame, plain_frame
-from resumable_pool.messages import Done, Ended, FromWorker, Hello, Ready, Values
+from resumable_pool.between import pipes as forks
+from resumable_pool.between.frames import FrameWriter, outcome_frame, plain_frame
+from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
 from resumable_pool.records import Failure, Outcome
 from resumable_pool.streams import Streams
 from resumable_pool.waiting import Waiter

@@ -21,7 +21,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from .. import forks
+from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import Outcome
 from ..values import Bytes, Encoded
@@ -101,7 +101,7 @@ class AppendFile(IndexedFile):
         return self._file.fileno()
 
     def _release(self) -> None:
-        forks.close(self._file)
+        pipes.close(self._file)
         unlock(self.path)
 
     def _recover(self, fd: int, notes: list[str]) -> None:
@@ -241,5 +241,5 @@ class AppendFile(IndexedFile):
     def _replace_by(self, new: str) -> None:
         """Put another file in the place of this one, which is locked until then."""
         if sys.platform == "win32":  # nobody may replace an open file there
-            forks.close(self._file)
+            pipes.close(self._file)
         put_in_place(new, self.path)

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from .. import forks
+from ..between import pipes
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from .base import Checkpoint, Failures
@@ -197,7 +197,7 @@ class IndexedFile(Checkpoint):
     @contextlib.contextmanager
     def _reading(self) -> Iterator[int]:
         """The same, with the index up to date."""
-        with forks.undivided(), self._opened() as fd:
+        with pipes.undivided(), self._opened() as fd:
             if fd < 0:
                 self._forget()
             else:

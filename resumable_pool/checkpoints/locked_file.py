@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from io import FileIO
 
-from .. import forks
+from ..between import pipes
 from ..errors import CheckpointLocked
 from .base import NEW_FILE
 from .disk import BINARY, force, force_folder, lock, lock_file, read_at, write_at
@@ -42,7 +42,7 @@ def open_locked(
             fd = os.open(path, os.O_RDWR | BINARY)
         except FileNotFoundError:
             continue  # a lock file that its owner has just removed
-        file = forks.enter(FileIO(fd, "r+"))
+        file = pipes.enter(FileIO(fd, "r+"))
         try:
             if not _lock(file, path, notes):
                 raise CheckpointLocked(path, holder(file.fileno()))
@@ -52,9 +52,9 @@ def open_locked(
                     force(file.fileno())
                 return file
         except BaseException:
-            forks.close(file)
+            pipes.close(file)
             raise
-        forks.close(file)  # somebody put another file in its place between open and lock
+        pipes.close(file)  # somebody put another file in its place between open and lock
 
 
 def _lock(file: FileIO, path: str, notes: list[str]) -> bool:

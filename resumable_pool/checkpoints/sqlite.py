@@ -35,7 +35,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .. import forks
+from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
@@ -125,7 +125,7 @@ class SqliteFile(SqliteReader):
             self._db = None
         path = lock_file(self._real_path)
         unsign(path)
-        forks.close(self._lock)
+        pipes.close(self._lock)
         unlock(path)
 
     def _make(self) -> None:

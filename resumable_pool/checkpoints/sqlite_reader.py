@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import forks
+from ..between import pipes
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import read_value
@@ -102,7 +102,7 @@ class SqliteReader(Checkpoint):
     def _select(self, query: str, *arguments: object, text: Any = str) -> list[Any]:
         # SQLite has locks between threads. One that is held when the saver is forked is held there
         # for ever.
-        with forks.undivided(), self._reading() as db:
+        with pipes.undivided(), self._reading() as db:
             if db is None:
                 return []
             db.text_factory = text

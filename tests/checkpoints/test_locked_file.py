@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import forks
+from resumable_pool.between import pipes as forks
 from resumable_pool.checkpoints import locked_file
 from resumable_pool.checkpoints.locked_file import is_at, open_locked, sign, signer, unsign
 

@@ -5,7 +5,7 @@ Knows no process, and not what becomes of the text.
 
 from __future__ import annotations
 
-from .values import UnstorableValue
+from ..values import UnstorableValue
 
 # How code of the user's came to be called helps nobody: these modules are left out of tracebacks.
 _MODULES = ("calling", "worker_process", "far_process", "executors", "saver_process", "saving")

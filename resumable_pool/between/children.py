@@ -19,8 +19,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from . import forks
-from .errors import WorkerStartError
+from ..errors import WorkerStartError
+from . import pipes
 
 # How long a process that has nothing more to do may take to leave, and one that has lost its pipes
 # to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
@@ -60,7 +60,7 @@ class Child:
         name: str,
         target: Callable[..., None],
         arguments: tuple[Any, ...],
-        ends: tuple[forks.Closable, ...],
+        ends: tuple[pipes.Closable, ...],
     ) -> None:
         """Start a child that runs `target(*arguments)` and keeps these `ends` of pipes.
 
@@ -74,7 +74,7 @@ class Child:
         )
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
-            with _interrupts_held_back(context), forks.handing_over(*ends):
+            with _interrupts_held_back(context), pipes.handing_over(*ends):
                 self._process.start()
         except RuntimeError as error:
             if "bootstrapping" in str(error):
@@ -205,7 +205,7 @@ def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
     hit by the terminal's signals; every signal at its default, as a new program has it, except the
     `ignored` ones (by name); and no hold on the terminal's input.
     """
-    forks.claim(*ends)
+    pipes.claim(*ends)
     if hasattr(os, "setsid"):
         with contextlib.suppress(PermissionError):  # already a session's leader
             os.setsid()

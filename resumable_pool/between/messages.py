@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .errors import ResumablePoolError
-from .records import Outcome
-from .values import Bytes, Encoded
+from ..errors import ResumablePoolError
+from ..records import Outcome
+from ..values import Bytes, Encoded
 
 # A path, and which attempt at it this is, from 1.
 Task = tuple[str, int]

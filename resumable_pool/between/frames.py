@@ -25,9 +25,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ..records import Failure, Fingerprint, Outcome
+from ..values import Bytes, Encoded
 from .messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Values
-from .records import Failure, Fingerprint, Outcome
-from .values import Bytes, Encoded
 
 _FRAME = struct.Struct("<4s Q")
 _VALUE, _PLAIN = b"\xa5rpv", b"\xa5rpp"

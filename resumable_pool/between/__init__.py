@@ -1,0 +1,1 @@
+"""What lies between two processes: messages, frames and pipes, children, the clock."""
