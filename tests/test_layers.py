@@ -51,12 +51,12 @@ LAYERS = [
     "resumable_pool.checkpoints.merging",
     "resumable_pool.checkpoints.pickle_file",
     "resumable_pool.checkpoints.plain_pickle",
-    "resumable_pool.checkpoints.append_file",
+    "resumable_pool.checkpoints.log_file",
     "resumable_pool.checkpoints.pickle_scan",
-    "resumable_pool.checkpoints.pickle_layout",
-    "resumable_pool.checkpoints.indexed_file",
-    "resumable_pool.checkpoints.rewriting",
-    "resumable_pool.checkpoints.locked_file",
+    "resumable_pool.checkpoints.pickle_record",
+    "resumable_pool.checkpoints.log_reader",
+    "resumable_pool.checkpoints.copying",
+    "resumable_pool.checkpoints.lock",
     "resumable_pool.checkpoints.disk",
     "resumable_pool.checkpoints.base",
     "resumable_pool.streams",
@@ -152,7 +152,7 @@ def test_processes_share_no_locks(module: str) -> None:
 def test_the_imports_are_seen() -> None:
     """These tests look at something: the picture's main road is among what they see."""
     assert "resumable_pool.ring" in _imports("resumable_pool.runner")
-    assert "resumable_pool.between.pipes" in _imports("resumable_pool.checkpoints.append_file")
+    assert "resumable_pool.between.pipes" in _imports("resumable_pool.checkpoints.log_file")
     assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
     assert sum(len(list(_imports(module))) for module in MODULES) > 100
 

@@ -33,11 +33,11 @@ from typing import Any
 
 from ..records import Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoded, json_value
-from .append_file import AppendFile
 from .base import damaged, foreign, no_record
 from .disk import read_at, write_at
-from .indexed_file import Found, Index
-from .locked_file import sign, signer, unsign
+from .lock import sign, signer, unsign
+from .log_file import AppendFile
+from .log_reader import Found, Index
 
 _START = b'{"path": "'
 _LINE = re.compile(

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..records import Outcome
-from .append_file import Chosen
 from .base import damaged
+from .copying import results_and_failures
+from .log_file import Chosen
 from .pickle_file import PickleFile
-from .pickle_layout import Metadata
-from .rewriting import results_and_failures
+from .pickle_record import Metadata
 
 
 class _Place(NamedTuple):

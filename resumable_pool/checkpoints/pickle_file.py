@@ -28,10 +28,11 @@ from typing import Any
 from ..errors import CheckpointError
 from ..records import NO_FINGERPRINT, Fingerprint, Outcome, count_files
 from ..values import Bytes, Encoded
-from .append_file import AppendFile, Chosen
+from .copying import refuse_to_lose_old
 from .disk import write_at
-from .indexed_file import Found, Index, RecordScan
-from .pickle_layout import (
+from .log_file import AppendFile, Chosen
+from .log_reader import Found, Index, RecordScan
+from .pickle_record import (
     COMMITTED,
     FIRST_RECORD,
     STOP,
@@ -49,7 +50,6 @@ from .pickle_layout import (
 )
 from .pickle_scan import Scan, read_record
 from .plain_pickle import PlainPickle
-from .rewriting import refuse_to_lose_old
 
 
 class PickleFile(AppendFile):

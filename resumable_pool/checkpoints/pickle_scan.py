@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from .base import damaged
 from .disk import read_at
-from .indexed_file import Found
-from .pickle_layout import (
+from .log_reader import Found
+from .pickle_record import (
     CHECKED_FROM,
     COMMITTED,
     METADATA,

@@ -20,7 +20,7 @@ from ..records import Outcome
 from ..values import UnstorableValue, name_script_main, pickle_value
 from .base import foreign
 from .disk import read_at
-from .indexed_file import Found
+from .log_reader import Found
 
 # How a pickle of a dict begins: PROTO; EMPTY_DICT in protocol 1, MARK DICT in protocol 0. Other
 # files are not given to pickle at all, which would take their bytes for whatever they happen to be.

@@ -39,15 +39,9 @@ from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
+from .copying import keep_old, put_in_place, refuse_to_lose_old, results_and_failures, write_beside
 from .disk import force_folder, lock_file, unlock
-from .locked_file import new_name, open_locked, refuse_if_gone, sign, signer, unsign
-from .rewriting import (
-    keep_old,
-    put_in_place,
-    refuse_to_lose_old,
-    results_and_failures,
-    write_beside,
-)
+from .lock import new_name, open_locked, refuse_if_gone, sign, signer, unsign
 from .sqlite_layout import (
     LARGEST_VALUE,
     SAVE_FAILURE,

@@ -207,7 +207,7 @@ def test_a_link_stays_one(path: Path) -> None:
 
 HOLDER = """
 import sys
-from resumable_pool.checkpoints.locked_file import open_locked
+from resumable_pool.checkpoints.lock import open_locked
 file = open_locked(sys.argv[1], b"", lambda fd: None, [])
 print("locked", flush=True)
 sys.stdin.read()
@@ -312,14 +312,14 @@ def deadly(function):
         return function(*arguments, **options)
     return call
 checkpoint = PickleFile(sys.argv[1])
-import resumable_pool.checkpoints.rewriting as rewriting
+import resumable_pool.checkpoints.copying as rewriting
 write_beside = rewriting.write_beside
 def then_kill(*arguments):
     written = write_beside(*arguments)
     os.link, os.replace, os.unlink = deadly(os.link), deadly(os.replace), deadly(os.unlink)
     shutil.copymode = deadly(shutil.copymode)
     return written
-import resumable_pool.checkpoints.append_file as append_file
+import resumable_pool.checkpoints.log_file as append_file
 append_file.write_beside = then_kill
 checkpoint.open()
 """

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import append_file, checkpoint_at, rewriting, sqlite
+from resumable_pool.checkpoints import checkpoint_at, sqlite
+from resumable_pool.checkpoints import copying as rewriting
+from resumable_pool.checkpoints import log_file as append_file
 
 from .conftest import PATIENCE_SECONDS, SUFFIXES, result, start_python, writing
 

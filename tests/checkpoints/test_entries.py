@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.checkpoints import checkpoint_at, indexed_file
+from resumable_pool.checkpoints import checkpoint_at
+from resumable_pool.checkpoints import log_reader as indexed_file
 from resumable_pool.records import Outcome
 
 from . import conftest

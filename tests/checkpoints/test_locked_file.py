@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.checkpoints import locked_file
-from resumable_pool.checkpoints.locked_file import is_at, open_locked, sign, signer, unsign
+from resumable_pool.checkpoints import lock as locked_file
+from resumable_pool.checkpoints.lock import is_at, open_locked, sign, signer, unsign
 
 
 @pytest.fixture

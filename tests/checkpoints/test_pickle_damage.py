@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import PickleFile, append_file, disk, pickle_file
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD, Metadata, pid_field, read_header
+from resumable_pool.checkpoints import PickleFile, disk, pickle_file
+from resumable_pool.checkpoints import log_file as append_file
+from resumable_pool.checkpoints.pickle_record import FIRST_RECORD, Metadata, pid_field, read_header
 from resumable_pool.checkpoints.pickle_scan import Scan
 
 from .conftest import failed, pickled_result, plain, result, write, writing

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import PickleFile, append_file, disk
-from resumable_pool.checkpoints.pickle_layout import FIRST_RECORD
+from resumable_pool.checkpoints import PickleFile, disk
+from resumable_pool.checkpoints import log_file as append_file
+from resumable_pool.checkpoints.pickle_record import FIRST_RECORD
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 

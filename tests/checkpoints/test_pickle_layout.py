@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from resumable_pool import CheckpointError
-from resumable_pool.checkpoints.pickle_layout import (
+from resumable_pool.checkpoints.pickle_record import (
     FIRST_RECORD,
     METADATA,
     STOP,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from resumable_pool import ResumableRunner
-from resumable_pool.checkpoints.pickle_layout import read_header
+from resumable_pool.checkpoints.pickle_record import read_header
 from tests.stage import PATIENCE, act
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..records import Outcome, count_files
 from .base import OLD_FILE, Checkpoint
 from .disk import force_folder
-from .locked_file import new_name
+from .lock import new_name
 
 
 def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> str:

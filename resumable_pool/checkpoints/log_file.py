@@ -25,16 +25,10 @@ from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import Outcome
 from ..values import Bytes, Encoded
+from .copying import keep_old, put_in_place, refuse_to_lose_old, results_and_failures, write_beside
 from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
-from .indexed_file import IndexedFile, RecordScan
-from .locked_file import open_locked, refuse_if_gone
-from .rewriting import (
-    keep_old,
-    put_in_place,
-    refuse_to_lose_old,
-    results_and_failures,
-    write_beside,
-)
+from .lock import open_locked, refuse_if_gone
+from .log_reader import IndexedFile, RecordScan
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
