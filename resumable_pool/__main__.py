@@ -14,7 +14,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .commands import (
+from .commands.loading import look_here
+from .commands.verbs import (
     SOME_LEFT,
     USAGE,
     NotExported,
@@ -27,7 +28,6 @@ from .commands import (
     show,
 )
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
-from .loading import look_here
 
 INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
 

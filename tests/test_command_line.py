@@ -253,7 +253,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         seen.append(options)
         raise ValueError("seen")
 
-    monkeypatch.setattr("resumable_pool.commands.ResumableRunner", runner)
+    monkeypatch.setattr("resumable_pool.commands.verbs.ResumableRunner", runner)
     line = ["run", "tests.functions:number_in", "in/*", "result.pkl"]
     assert main(line) == 2
     line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]

@@ -17,8 +17,8 @@ PACKAGE = Path(resumable_pool.__file__).parent
 # From the top down: each imports only from those below it.
 LAYERS = [
     "resumable_pool.__main__",
-    "resumable_pool.commands",
-    "resumable_pool.loading",
+    "resumable_pool.commands.verbs.verbs",
+    "resumable_pool.commands.loading",
     "resumable_pool",
     "resumable_pool.runner",
     "resumable_pool.ring",

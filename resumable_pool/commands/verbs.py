@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, TextIO
 
-from .checkpoints import Checkpoint, checkpoint_at, merge
-from .files import nothing_found
+from ..checkpoints import Checkpoint, checkpoint_at, merge
+from ..files import nothing_found
+from ..records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
+from ..runner import ResumableRunner
 from .loading import CannotLoad, load, module_part
-from .records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
-from .runner import ResumableRunner
 
 ALL_DONE, SOME_LEFT, USAGE = 0, 1, 2
 
