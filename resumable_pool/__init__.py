@@ -14,7 +14,7 @@ from .errors import (
 )
 from .records import Failure, Outcome, Report, WorkerStatus
 from .runner import ResumableRunner
-from .worker_process import worker_slot
+from .worker.process import worker_slot
 
 __all__ = [
     "Checkpoint",

@@ -38,11 +38,11 @@ from .between.messages import FAR_BATCH_SECONDS, Died, Done, Task
 from .crew import Crew, State
 from .dealing import Dealer
 from .errors import ExecutorError
-from .far_process import Answer, process_far
 from .inbox import Inbox
 from .options import Options
 from .records import WorkerStatus
 from .saver import Saver
+from .worker.far_process import Answer, process_far
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3

@@ -24,7 +24,7 @@ from .dealing import Dealer
 from .options import Options
 from .records import WorkerStatus
 from .saver import Saver
-from .worker_process import watchdog_works
+from .worker.process import watchdog_works
 from .workers import WorkerProcess
 
 if sys.platform == "linux":

@@ -18,7 +18,7 @@ from .between import children, pipes
 from .between.clock import NEVER
 from .between.messages import Setup, Task
 from .crew import State
-from .worker_process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
+from .worker.process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
 # moment to write that down. If for so long there is no word, it is stopped, say. And when the call

@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-from .between.describing import describe
-from .between.frames import outcome_frame, plain_frame
-from .between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
+from ..between.describing import describe
+from ..between.frames import outcome_frame, plain_frame
+from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
+from ..values import Encoded, name_script_main
 from .calling import process
-from .values import Encoded, name_script_main
 
 # How many outcomes, how many seconds the batch took here, and the outcomes as bytes (frames.py).
 # A tuple, which every engine can carry.

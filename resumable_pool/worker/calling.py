@@ -10,10 +10,10 @@ from binascii import crc32
 from collections.abc import Callable
 from typing import Any
 
-from .between.describing import describe
-from .files import fingerprint
-from .records import Failure, Outcome
-from .values import Encoded
+from ..between.describing import describe
+from ..files import fingerprint
+from ..records import Failure, Outcome
+from ..values import Encoded
 
 
 def process(call: Callable[[str], Encoded], path: str, attempt: int) -> Outcome[Any]:

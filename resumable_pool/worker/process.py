@@ -24,10 +24,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
-from .between import children
-from .between.describing import describe
-from .between.frames import FrameWriter, outcome_frame, plain_frame
-from .between.messages import (
+from ..between import children
+from ..between.describing import describe
+from ..between.frames import FrameWriter, outcome_frame, plain_frame
+from ..between.messages import (
     BATCH_SECONDS,
     Done,
     FromWorker,
@@ -37,8 +37,8 @@ from .between.messages import (
     StartFailed,
     Task,
 )
+from ..values import Bytes, name_script_main
 from .calling import process
-from .values import Bytes, name_script_main
 
 OWN_FILE = __file__  # as tracebacks name it
 

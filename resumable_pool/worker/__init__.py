@@ -1,0 +1,1 @@
+"""What runs in a worker process, or wherever an executor processes files."""
