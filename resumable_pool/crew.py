@@ -19,7 +19,7 @@ from .between.messages import Task
 from .dealing import Dealer
 from .options import Options
 from .records import WorkerStatus
-from .saver import Saver
+from .run.saver_handle import Saver
 
 
 class State(enum.Enum):

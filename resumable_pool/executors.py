@@ -41,7 +41,7 @@ from .errors import ExecutorError
 from .inbox import Inbox
 from .options import Options
 from .records import WorkerStatus
-from .saver import Saver
+from .run.saver_handle import Saver
 from .worker.far_process import Answer, process_far
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.

@@ -20,8 +20,8 @@ from .ledger import Finished, Ledger
 from .options import Options
 from .plan import Plan
 from .records import WorkerStatus, count_files
-from .saver import Saver
-from .saving import Saving
+from .run.saver_handle import Saver
+from .saver.saving import Saving
 from .signals import StopRequests, broken_pipes_raise
 from .starts import Starts, start_error
 from .stopping import Stopping

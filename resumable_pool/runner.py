@@ -47,7 +47,7 @@ from .options import check_options
 from .plan import Plan, make_plan
 from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .ring import Run
-from .saving import Saving
+from .saver.saving import Saving
 from .signals import StopRequests
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from .dealing import Dealer
 from .ledger import Ledger
 from .options import Options
 from .records import Failure, Outcome, count_files, in_words
-from .saver import Saver
+from .run.saver_handle import Saver
 
 # So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
 # processes, in any order: what that did to a function, or to its worker, is not the file's fault.

@@ -23,7 +23,7 @@ from .crew import Crew, State
 from .dealing import Dealer
 from .options import Options
 from .records import WorkerStatus
-from .saver import Saver
+from .run.saver_handle import Saver
 from .worker.process import watchdog_works
 from .workers import WorkerProcess
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resumable_pool.checkpoints import checkpoint_at
-from resumable_pool.saving import NAP_SECONDS, Saving
+from resumable_pool.saver.saving import NAP_SECONDS, Saving
 
 NOW = 1000.0
 RECORD = b"x" * 150

@@ -12,11 +12,11 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 
-from .between import children, pipes
-from .between.messages import FromSaver, ToSaver, Watch
-from .errors import ResumablePoolError, SaverError, WorkerStartError
-from .saver_process import run_saver
-from .saving import Saving
+from ..between import children, pipes
+from ..between.messages import FromSaver, ToSaver, Watch
+from ..errors import ResumablePoolError, SaverError, WorkerStartError
+from ..saver.process import run_saver
+from ..saver.saving import Saving
 
 # How often to ask whether it lives: something may keep its end quiet.
 ASK_SECONDS = 1.0

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .between.clock import NEVER
-from .checkpoints import Checkpoint
-from .hooks import Hooks
-from .records import Outcome
-from .values import Encoded
+from ..between.clock import NEVER
+from ..checkpoints import Checkpoint
+from ..hooks import Hooks
+from ..records import Outcome
+from ..values import Encoded
 
 # Each time that the saver wakes it takes the processor from a worker. So when values come so fast
 # that there would be several in a nap of this length, it takes that nap and saves them together: a

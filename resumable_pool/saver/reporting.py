@@ -14,8 +14,8 @@ import contextlib
 import pickle
 from multiprocessing.connection import Connection
 
-from .between.clock import NEVER
-from .between.messages import FromSaver, Received, Saved
+from ..between.clock import NEVER
+from ..between.messages import FromSaver, Received, Saved
 
 # Values in the middle of a batch are told at the latest after so long: the next file of the batch
 # may take its time.

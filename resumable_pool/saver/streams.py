@@ -17,11 +17,11 @@ import sys
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
-from .between import pipes
-from .between.children import signal_group
-from .between.frames import FrameReader
-from .between.messages import Done, Ended, FromWorker, Hello, Values
-from .records import Outcome
+from ..between import pipes
+from ..between.children import signal_group
+from ..between.frames import FrameReader
+from ..between.messages import Done, Ended, FromWorker, Hello, Values
+from ..records import Outcome
 from .waiting import Waiter
 
 

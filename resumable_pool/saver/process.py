@@ -21,10 +21,10 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from .between import children, pipes
-from .between.clock import NEVER
-from .between.describing import describe
-from .between.messages import (
+from ..between import children, pipes
+from ..between.clock import NEVER
+from ..between.describing import describe
+from ..between.messages import (
     BatchOver,
     Died,
     DropFailure,
@@ -46,13 +46,13 @@ from .between.messages import (
     Values,
     Watch,
 )
-from .checkpoints import Checkpoint
-from .errors import CheckpointError, ResumablePoolError, SaverError
-from .records import Outcome
+from ..checkpoints import Checkpoint
+from ..errors import CheckpointError, ResumablePoolError, SaverError
+from ..records import Outcome
+from ..values import Encoded, name_script_main
 from .reporting import Reports
 from .saving import Saving
 from .streams import Streams
-from .values import Encoded, name_script_main
 from .waiting import Waiter
 
 # How often to look whether workers still live when the runner is no more there to tell.

@@ -1,0 +1,1 @@
+"""The side of one run that lives in the process of the caller."""
