@@ -38,17 +38,17 @@ from typing import TYPE_CHECKING, Any
 
 from .between.children import refuse_in_daemonic_process
 from .checkpoints import Checkpoint
-from .display import ProgressLine, progress_line
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
 from .files import Paths, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
-from .ledger import Finished, Ledger
 from .options import check_options
-from .plan import Plan, make_plan
 from .records import Failure, Outcome, Report, Result, WorkerStatus
-from .ring import Run
+from .run.ledger import Finished, Ledger
+from .run.loop import Run
+from .run.plan import Plan, make_plan
+from .run.screen import ProgressLine, progress_line
+from .run.stop_requests import StopRequests
 from .saver.saving import Saving
-from .signals import StopRequests
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import ResumableRunner, open_checkpoint
-from resumable_pool.dealing import Dealer
+from resumable_pool.run.books import Dealer
 
 from .functions import CALLS, calls, note
 from .stage import FAIL, PATIENCE, Stage, act, announcement

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import dealing
-from resumable_pool.dealing import Dealer
+from resumable_pool.run import books as dealing
+from resumable_pool.run.books import Dealer
 
 NOW = 0.0
 QUICK = NOW + 0.001  # after which one file has been quick enough for long batches

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Outcome, ResumableRunner, WorkerStartError, display, open_checkpoint
-from resumable_pool.display import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
-from resumable_pool.progress import Counts
+from resumable_pool import Outcome, ResumableRunner, WorkerStartError, open_checkpoint
+from resumable_pool.run import screen as display
+from resumable_pool.run.progress import Counts
+from resumable_pool.run.screen import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
 
 from . import functions
 from .stage import PATIENCE, Stage, act, announcement
@@ -372,7 +373,7 @@ def test_a_bar_that_raises_ends_the_run(
     folder: Path, method: str, nothing_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its exception comes out of `run`, no process is left, and what has come in is saved."""
-    monkeypatch.setattr("resumable_pool.display.REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("resumable_pool.run.screen.REDRAW_SECONDS", 0.0)
     made, make = _bars(raise_at=2)
     runner = ResumableRunner(
         functions.number_slowly, "in/*.txt", "result.pkl",

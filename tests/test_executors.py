@@ -36,8 +36,8 @@ from resumable_pool import (
     open_checkpoint,
     worker_slot,
 )
-from resumable_pool.executors import FarCrew
-from resumable_pool.inbox import Inbox
+from resumable_pool.run.executors import FarCrew
+from resumable_pool.run.inbox import Inbox
 
 from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act, announcement

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Failure, Report, ResumableRunner, workers
+from resumable_pool import Failure, Report, ResumableRunner
 from resumable_pool.between import children as processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
+from resumable_pool.run import workers
 
 from . import functions
 from .functions import number_in

@@ -21,17 +21,17 @@ LAYERS = [
     "resumable_pool.commands.loading",
     "resumable_pool",
     "resumable_pool.runner",
-    "resumable_pool.ring",
-    "resumable_pool.stopping",
-    "resumable_pool.verdicts",
-    "resumable_pool.ledger",
-    "resumable_pool.plan",
-    "resumable_pool.executors",
-    "resumable_pool.worker_crew",
-    "resumable_pool.workers",
-    "resumable_pool.starts",
-    "resumable_pool.crew",
-    "resumable_pool.dealing",
+    "resumable_pool.run.loop",
+    "resumable_pool.run.stopping",
+    "resumable_pool.run.verdicts",
+    "resumable_pool.run.ledger",
+    "resumable_pool.run.plan",
+    "resumable_pool.run.executors",
+    "resumable_pool.run.worker_crew",
+    "resumable_pool.run.workers",
+    "resumable_pool.run.starts",
+    "resumable_pool.run.crew",
+    "resumable_pool.run.books",
     "resumable_pool.run.saver_handle",
     "resumable_pool.run.saver_handle.process",
     "resumable_pool.run.saver_handle.saving",
@@ -62,12 +62,12 @@ LAYERS = [
     "resumable_pool.run.saver_handle.streams",
     "resumable_pool.between.frames",
     "resumable_pool.run.saver_handle.waiting",
-    "resumable_pool.signals",
-    "resumable_pool.inbox",
+    "resumable_pool.run.stop_requests",
+    "resumable_pool.run.inbox",
     "resumable_pool.between.children",
     "resumable_pool.between.messages",
-    "resumable_pool.display",
-    "resumable_pool.progress",
+    "resumable_pool.run.screen",
+    "resumable_pool.run.progress",
     "resumable_pool.files",
     "resumable_pool.between.clock",
     "resumable_pool.records",
@@ -151,7 +151,7 @@ def test_processes_share_no_locks(module: str) -> None:
 
 def test_the_imports_are_seen() -> None:
     """These tests look at something: the picture's main road is among what they see."""
-    assert "resumable_pool.ring" in _imports("resumable_pool.runner")
+    assert "resumable_pool.run.loop" in _imports("resumable_pool.runner")
     assert "resumable_pool.between.pipes" in _imports("resumable_pool.checkpoints.log_file")
     assert "resumable_pool.records" in _imports("resumable_pool.checkpoints.base")
     assert sum(len(list(_imports(module))) for module in MODULES) > 100

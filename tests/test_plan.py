@@ -11,8 +11,8 @@ import pytest
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.files import fingerprint
 from resumable_pool.options import Choices
-from resumable_pool.plan import Plan, make_plan
 from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
+from resumable_pool.run.plan import Plan, make_plan
 
 
 def done(path: str, found: Fingerprint = NO_FINGERPRINT) -> Outcome:

@@ -85,7 +85,7 @@ def test_what_was_saved_elsewhere_is_not_done_again(
 
 HANGS = """
 import threading
-import resumable_pool.stopping
+import resumable_pool.run.stopping
 
 resumable_pool.stopping.SAVING_SECONDS = 0.2
 

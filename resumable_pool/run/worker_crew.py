@@ -14,17 +14,17 @@ from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .between import pipes
-from .between.children import cannot_start
-from .between.clock import NEVER
-from .between.frames import PIPE_SIZE
-from .between.messages import BATCH_SECONDS, Died
+from ..between import pipes
+from ..between.children import cannot_start
+from ..between.clock import NEVER
+from ..between.frames import PIPE_SIZE
+from ..between.messages import BATCH_SECONDS, Died
+from ..options import Options
+from ..records import WorkerStatus
+from ..worker.process import watchdog_works
+from .books import Dealer
 from .crew import Crew, State
-from .dealing import Dealer
-from .options import Options
-from .records import WorkerStatus
-from .run.saver_handle import Saver
-from .worker.process import watchdog_works
+from .saver_handle import Saver
 from .workers import WorkerProcess
 
 if sys.platform == "linux":

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
-from .between import pipes
+from ..between import pipes
 
 Item = TypeVar("Item")
 

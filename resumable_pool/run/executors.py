@@ -30,19 +30,19 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .between import pipes
-from .between.children import cannot_start
-from .between.describing import describe
-from .between.frames import FrameWriter, plain_frame
-from .between.messages import FAR_BATCH_SECONDS, Died, Done, Task
+from ..between import pipes
+from ..between.children import cannot_start
+from ..between.describing import describe
+from ..between.frames import FrameWriter, plain_frame
+from ..between.messages import FAR_BATCH_SECONDS, Died, Done, Task
+from ..errors import ExecutorError
+from ..options import Options
+from ..records import WorkerStatus
+from ..worker.far_process import Answer, process_far
+from .books import Dealer
 from .crew import Crew, State
-from .dealing import Dealer
-from .errors import ExecutorError
 from .inbox import Inbox
-from .options import Options
-from .records import WorkerStatus
-from .run.saver_handle import Saver
-from .worker.far_process import Answer, process_far
+from .saver_handle import Saver
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3

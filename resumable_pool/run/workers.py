@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from .between import children, pipes
-from .between.clock import NEVER
-from .between.messages import Setup, Task
+from ..between import children, pipes
+from ..between.clock import NEVER
+from ..between.messages import Setup, Task
+from ..worker.process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 from .crew import State
-from .worker.process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
 # moment to write that down. If for so long there is no word, it is stopped, say. And when the call

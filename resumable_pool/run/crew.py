@@ -14,12 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from .between.clock import NEVER
-from .between.messages import Task
-from .dealing import Dealer
-from .options import Options
-from .records import WorkerStatus
-from .run.saver_handle import Saver
+from ..between.clock import NEVER
+from ..between.messages import Task
+from ..options import Options
+from ..records import WorkerStatus
+from .books import Dealer
+from .saver_handle import Saver
 
 
 class State(enum.Enum):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from ..records import Failure, Report
 from .plan import Plan
 from .progress import Counts
-from .records import Failure, Report
 
 # A path, and whether what was saved of it is a value; otherwise it is a failure.
 Finished = tuple[str, bool]

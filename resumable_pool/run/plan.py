@@ -9,10 +9,10 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from .checkpoints import Checkpoint
-from .files import fingerprint
-from .options import Choices
-from .records import NO_FINGERPRINT, count_files, tally
+from ..checkpoints import Checkpoint
+from ..files import fingerprint
+from ..options import Choices
+from ..records import NO_FINGERPRINT, count_files, tally
 
 
 class Plan(NamedTuple):

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from .between import messages
-from .between.clock import Clock
+from ..between import messages
+from ..between.clock import Clock
+from ..errors import ResumablePoolError, SaverError, WorkerStartError
+from ..options import Options
+from ..records import WorkerStatus, count_files
+from ..saver.saving import Saving
+from .books import Dealer
 from .crew import Crew, State
-from .dealing import Dealer
-from .display import ProgressLine, progress_line
-from .errors import ResumablePoolError, SaverError, WorkerStartError
 from .ledger import Finished, Ledger
-from .options import Options
 from .plan import Plan
-from .records import WorkerStatus, count_files
-from .run.saver_handle import Saver
-from .saver.saving import Saving
-from .signals import StopRequests, broken_pipes_raise
+from .saver_handle import Saver
+from .screen import ProgressLine, progress_line
 from .starts import Starts, start_error
+from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Stopping
 from .verdicts import Verdicts
 from .worker_crew import WorkerCrew

@@ -23,7 +23,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 
-from .between.messages import BATCH_SECONDS, Task
+from ..between.messages import BATCH_SECONDS, Task
 
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
 MOST_PATHS = 1024

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .between.clock import NEVER
+from ..between.clock import NEVER
+from ..options import Options
+from ..records import count_files, in_words
+from .books import Dealer
 from .crew import Crew, State
-from .dealing import Dealer
-from .display import ProgressLine
 from .ledger import Ledger
-from .options import Options
 from .progress import describe_end
-from .records import count_files, in_words
-from .signals import BY_CALL, StopRequests
+from .screen import ProgressLine
+from .stop_requests import BY_CALL, StopRequests
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from .between.clock import NEVER
-from .between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
-from .dealing import Dealer
+from ..between.clock import NEVER
+from ..between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
+from ..options import Options
+from ..records import Failure, Outcome, count_files, in_words
+from .books import Dealer
 from .ledger import Ledger
-from .options import Options
-from .records import Failure, Outcome, count_files, in_words
-from .run.saver_handle import Saver
+from .saver_handle import Saver
 
 # So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
 # processes, in any order: what that did to a function, or to its worker, is not the file's fault.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-from .records import count_files, in_words, printable, tally
+from ..records import count_files, in_words, printable, tally
 
 # A file in work for less is not worth a name that is gone again before it is read.
 LONG_SECONDS = 2.0

@@ -5,8 +5,8 @@ Knows no process: what it is told of a worker is what the runner knows of it.
 
 from __future__ import annotations
 
+from ..errors import WorkerStartError
 from .crew import State, Worker
-from .errors import WorkerStartError
 
 # A worker that is killed before it has a file may have had bad luck, when memory is short; so many
 # in a row, with no file done in between, have a reason that will not go away.
