@@ -1,7 +1,7 @@
 """The command line: `python -m resumable_pool`, or `resumable-pool` where it is installed.
 
 Reads arguments, calls the command, and turns what it raises into a line and an exit status. What
-the commands do is in commands.py.
+the commands do is in commands/verbs.py.
 """
 
 from __future__ import annotations

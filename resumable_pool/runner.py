@@ -7,17 +7,17 @@
                      └────────────── reports ───────────────┘
 
 The processes are a ring, and data run round it one way. The runner (this process; its loop is
-`Run.go` in ring.py) deals paths to the workers, through a pipe of its own for each. A worker calls
-the function and sends every outcome to the saver, through a pipe of its own. The saver writes it to
+`Run.go` in run/loop.py) deals paths to the workers, through a pipe of its own for each. A worker
+calls the function and sends every outcome to the saver, through a pipe of its own. The saver writes it to
 the checkpoint and reports so, and only on that report the runner deals that worker its next paths.
 
 Four rules hold everywhere, each of them kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
-   hurt only itself. (forks.py makes every pipe, and keeps its ends apart)
-2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver_process.py)
+   hurt only itself. (between/pipes.py makes every pipe, and keeps its ends apart)
+2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver/process.py)
 3. Only the saver decides what was finished; what else became of a file is decided by the runner,
-   after its worker's stream has ended. (`Run._note_end` in ring.py)
+   after its worker's stream has ended. (`Run._note_end` in run/loop.py)
 4. At every moment the checkpoint on disk is valid. (checkpoints/pickle_file.py)
 
 Knows nothing of pipes and messages, of bytes and pickling.

@@ -180,7 +180,7 @@ def _interrupts_held_back(context: BaseContext) -> Iterator[None]:
     try:
         if method == "forkserver":
             # Without SIGCHLD, which the program may have blocked, it would tell of no child's end;
-            # and for others it had better not inherit what signals.py blocks.
+            # and for others it had better not inherit what run/stop_requests.py blocks.
             needed = {signal.SIGCHLD, signal.SIGPIPE}
             mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
             multiprocessing.forkserver.ensure_running()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from ..values import UnstorableValue
 
-# How code of the user's came to be called helps nobody: these modules are left out of tracebacks.
-_MODULES = ("calling", "worker_process", "far_process", "executors", "saver_process", "saving")
-_OURS = {f"{__package__}.{name}" for name in _MODULES}
+# How code of the user's came to be called helps nobody: what calls it is left out of tracebacks.
+_PACKAGE = f"{__package__.partition('.')[0]}."
+_CALLERS = (f"{_PACKAGE}worker.", f"{_PACKAGE}saver.", f"{_PACKAGE}run.")
 
 # Enough for any text that a person reads; an exception can carry megabytes.
 _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
@@ -27,7 +27,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     name = type(error).__name__
     message = f"{prefix}{name}: {text}" if text else f"{prefix}{name}"
     entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_globals.get("__name__") in _OURS:
+    while entry is not None and str(entry.tb_frame.f_globals.get("__name__")).startswith(_CALLERS):
         entry = entry.tb_next
     import traceback  # slow to import, and nobody needs it as long as all goes well
 

@@ -1,4 +1,4 @@
-"""A file of records, read by an index of where they start: the reading half of append_file.py.
+"""A file of records, read by an index of where they start: the reading half of log_file.py.
 
 Keys are found without reading values, as far as the format can; values are read one by one, when
 somebody asks for them. Knows nothing of what a record looks like: the formats say that in the first

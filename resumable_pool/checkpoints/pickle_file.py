@@ -53,7 +53,7 @@ from .plain_pickle import PlainPickle
 
 
 class PickleFile(AppendFile):
-    """The default checkpoint. See the module's text, and pickle_layout.py for the bytes.
+    """The default checkpoint. See the module's text, and pickle_record.py for the bytes.
 
     `_commit` is where the STOP of the plain pickle stands.
     """

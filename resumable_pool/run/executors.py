@@ -8,8 +8,8 @@ No process is started, and none ended: the executor is its owner's. The runner's
 what came of a batch into the pipe that a worker of ours would write to, so all that comes after is
 the same: counting, saving, dealing, retries, verdicts.
 
-Whatever a future raises is the engine's own trouble (see far_process.py), and there is no telling
-by its type what has happened. Three rules decide whether a file is to blame:
+Whatever a future raises is the engine's own trouble (see worker/far_process.py), and its type does
+not tell what has happened. Three rules decide whether a file is to blame:
 
 1. A file that was alone in its batch is, and its failure says what the engine said. The files of a
    longer batch are dealt once more, each alone.

@@ -1,6 +1,6 @@
 """The runner's handle on the saver process: started, told what to do, and read.
 
-Knows nothing of what becomes of a file; what runs in the process is in saver_process.py.
+Knows nothing of what becomes of a file; what runs in the process is in saver/process.py.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Saver:
         # A pipe of its own for the reports: the other one also carries descriptors, whose receipt
         # is acknowledged on it where the system (macOS) needs that.
         try:
-            with pipes.PipesForChild(self._context) as pipes:
-                self.reports, reports = pipes.from_child()
-                self._orders, orders = pipes.both_ways()
+            with pipes.PipesForChild(self._context) as made:
+                self.reports, reports = made.from_child()
+                self._orders, orders = made.both_ways()
                 ends = (orders, reports)
                 arguments = (*ends, self._saving, self._timeout)
                 self.process = children.Child(self._context, "saver", run_saver, arguments, ends)

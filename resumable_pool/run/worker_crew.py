@@ -1,6 +1,6 @@
 """All our own workers of a run: started, looked after, and ended.
 
-Knows no outcome: whom to deal what is dealing.py's, what an end means the runner's.
+Knows no outcome: whom to deal what is books.py's, what an end means the runner's.
 """
 
 from __future__ import annotations

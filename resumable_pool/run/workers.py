@@ -1,7 +1,7 @@
 """The runner's handle on a worker process: started, given its files, and ended.
 
 Knows nothing of the checkpoint, of other workers, or of what becomes of a file; what runs in the
-process is in worker_process.py.
+process is in worker/process.py.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class WorkerProcess:
         self.timed_out = self.reported_dead = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
-        with pipes.PipesForChild(context) as pipes:
-            self._tasks, tasks = pipes.to_child()
-            self.last_words, last_words = pipes.from_child()
+        with pipes.PipesForChild(context) as made:
+            self._tasks, tasks = made.to_child()
+            self.last_words, last_words = made.from_child()
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
             arguments = (*ends, setup if forked else None, slot, folder)
