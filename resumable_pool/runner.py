@@ -8,8 +8,9 @@
 
 The processes are a ring, and data run round it one way. The runner (this process; its loop is
 `Run.go` in run/loop.py) deals paths to the workers, through a pipe of its own for each. A worker
-calls the function and sends every outcome to the saver, through a pipe of its own. The saver writes it to
-the checkpoint and reports so, and only on that report the runner deals that worker its next paths.
+calls the function and sends every outcome to the saver, through a pipe of its own. The saver writes
+it to the checkpoint and reports so, and only on that report the runner deals that worker its next
+paths.
 
 Four rules hold everywhere, each of them kept in one place:
 
