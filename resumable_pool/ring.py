@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
 from typing import Any
 
-from . import messages
+from . import forks, messages
 from .clock import Clock
 from .crew import Crew, State
 from .dealing import Dealer
@@ -90,7 +89,7 @@ class Run:
             raise self._error
 
     def _turn(self) -> None:
-        ready = wait(self._events(), self._patience())
+        ready = forks.wait(self._events(), self._patience())
         self._look()
         self._note_reports()
         self._attend_workers(ready)
