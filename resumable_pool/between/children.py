@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -97,7 +96,7 @@ class Child:
 
     def has_ended(self) -> bool:
         """Whether the process is dead; its exit code may be unknown (SIGCHLD is ignored, say)."""
-        return self._process.exitcode is not None or bool(wait([self.sentinel], 0))
+        return self._process.exitcode is not None or bool(pipes.wait([self.sentinel], 0))
 
     def signal_group(self, name: str) -> None:
         """Send a signal, by name, to the process and whatever it has started in its session."""
@@ -116,14 +115,14 @@ class Child:
             Its exit code, negative for a signal; `None` if it had to be killed, or nobody can tell.
         """
         if not self.has_ended():
-            wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
+            pipes.wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
         exitcode = self._process.exitcode
         if exitcode is None and self.has_ended():  # multiprocessing's sentinel is a moment early
             self._process.join(DYING_SECONDS)
             exitcode = self._process.exitcode
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
-            wait([self.sentinel], DYING_SECONDS)
+            pipes.wait([self.sentinel], DYING_SECONDS)
         if self._pidfd >= 0:
             os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:

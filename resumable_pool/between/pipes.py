@@ -13,9 +13,12 @@ Knows nothing of runs, workers or messages.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.connection
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
@@ -67,6 +70,59 @@ def close(*ends: Closable) -> None:
             _ends.discard(end)
             with contextlib.suppress(OSError):
                 end.close()
+
+
+if sys.platform == "win32":
+    import _winapi
+
+    def send_end(through: Connection, end: Connection, pid: int) -> None:
+        """Give the process `pid` a copy of an end that is for reading; `receive_end` takes it.
+
+        `reduction.send_handle` names DUPLICATE_SAME_ACCESS in the place where the access belongs,
+        and what arrives can only be written to (python/cpython#82369).
+        """
+        through.send(reduction.DupHandle(end.fileno(), _winapi.GENERIC_READ, pid))
+
+    def receive_end(through: Connection) -> Connection:
+        """What `send_end` has sent, entered."""
+        handle = reduction.recv_handle(through)
+        end: Any = multiprocessing.connection.PipeConnection(handle, writable=False)
+        return enter(end)
+
+    def poll(end: Connection) -> bool:
+        """Whether `end` can be read without waiting: there is a message, or no more can come."""
+        try:
+            return end.poll()
+        except BrokenPipeError:  # as poll() of POSIX says it by True
+            return True
+
+    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
+        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds,
+        or after a signal's handler has returned, which ends the wait of the main thread."""
+        try:
+            return multiprocessing.connection.wait(ends, seconds)
+        except InterruptedError:
+            return []
+
+else:
+
+    def send_end(through: Connection, end: Connection, pid: int) -> None:
+        """Give the process `pid` a copy of an end that is for reading; `receive_end` takes it."""
+        reduction.send_handle(through, end.fileno(), pid)
+
+    def receive_end(through: Connection) -> Connection:
+        """What `send_end` has sent, entered."""
+        handle = reduction.recv_handle(through)
+        os.set_inheritable(handle, False)
+        return enter(Connection(handle, writable=False))
+
+    def poll(end: Connection) -> bool:
+        """Whether `end` can be read without waiting: there is a message, or no more can come."""
+        return end.poll()
+
+    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
+        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds."""
+        return multiprocessing.connection.wait(ends, seconds)
 
 
 class PipesForChild:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
 from typing import Any
 
-from ..between import messages
+from ..between import messages, pipes
 from ..between.clock import Clock
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..options import Options
@@ -90,7 +89,7 @@ class Run:
             raise self._error
 
     def _turn(self) -> None:
-        ready = wait(self._events(), self._patience())
+        ready = pipes.wait(self._events(), self._patience())
         self._look()
         self._note_reports()
         self._attend_workers(ready)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator
-from multiprocessing import reduction
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
 from ..between import children, pipes
@@ -69,7 +68,7 @@ class Saver:
         """
         try:
             self._orders.send(Watch(worker))
-            reduction.send_handle(self._orders, results.fileno(), self.process.pid)
+            pipes.send_end(self._orders, results, self.process.pid)
         except (ConnectionError, RuntimeError):  # the saver is dead: its end of `reports` tells
             pass
         except OSError:
@@ -82,11 +81,11 @@ class Saver:
         """The reports that have come since; sets `gone` when there will be no more."""
         heard = False
         try:
-            while self.reports.poll():
+            while pipes.poll(self.reports):
                 heard = True
                 yield from pickle.loads(self.reports.recv_bytes())
             # A dead saver's last words are read before it counts as gone.
-            if not heard and self.process.has_ended() and not self.reports.poll():
+            if not heard and self.process.has_ended() and not pipes.poll(self.reports):
                 self.gone = True
         except (EOFError, OSError):
             self.gone = True
@@ -100,7 +99,7 @@ class Saver:
         it or from `wakener`, or nothing for a while, `look` is called."""
         self.no_more_workers()
         while not self.gone:
-            wait([self.reports, self.process.sentinel, wakener], ASK_SECONDS)
+            pipes.wait([self.reports, self.process.sentinel, wakener], ASK_SECONDS)
             look()
             yield from self.read_reports()
 

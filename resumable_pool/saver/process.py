@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-import multiprocessing.connection
 import os
-import sys
 import time
-from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -161,7 +158,7 @@ class _InSaver:
 
     def _follow_orders(self, ready: list[Connection]) -> None:
         if self._orders in ready:
-            while self._orders is not None and self._orders.poll():
+            while self._orders is not None and pipes.poll(self._orders):
                 try:
                     order = self._orders.recv()
                 except (EOFError, OSError):  # closed, or the runner is dead
@@ -189,17 +186,12 @@ class _InSaver:
     def _watch(self, worker: int) -> None:
         assert self._orders is not None
         try:
-            handle = reduction.recv_handle(self._orders)
+            end = pipes.receive_end(self._orders)
         except EOFError:  # the runner died in between
             return
         except RuntimeError:
             raise OSError(errno.EMFILE, "too many open files (ulimit -n)") from None
-        if sys.platform == "win32":
-            end = multiprocessing.connection.PipeConnection(handle, writable=False)
-        else:
-            os.set_inheritable(handle, False)
-            end = Connection(handle, writable=False)
-        self._streams.add(worker, pipes.enter(end))
+        self._streams.add(worker, end)
 
     def _end_orphans(self) -> None:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import select
 import sys
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
+
+from ..between import pipes
 
 
 class Waiter:
@@ -37,7 +39,7 @@ class Waiter:
         """Those that something has come from, or that have been closed at the other end; nothing
         after so many seconds (`None`: however long it takes)."""
         if sys.platform == "win32":
-            ready = wait(self._ends.values(), seconds)
+            ready = pipes.wait(self._ends.values(), seconds)
             return [end for end in self._ends.values() if end in ready]
         milliseconds = None if seconds is None else math.ceil(seconds * 1000)
         return [self._ends[fd] for fd, _ in self._poll.poll(milliseconds)]

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
-from ..between import children
+from ..between import children, pipes
 from ..between.describing import describe
 from ..between.frames import FrameWriter, outcome_frame, plain_frame
 from ..between.messages import (
@@ -165,10 +165,7 @@ class _InWorker:
         self._check_pipes()
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
-        try:
-            return self._tasks.poll() and self._receive() is not None
-        except OSError:  # Windows says so when the runner has closed it
-            return False
+        return pipes.poll(self._tasks) and self._receive() is not None
 
     def _set_up(self, inherited: Setup | None) -> Setup:
         message = self._receive()
