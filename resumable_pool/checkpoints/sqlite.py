@@ -39,6 +39,7 @@ from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
+from .base import LOCK_FILE
 from .copying import keep_old, put_in_place, refuse_to_lose_old, results_and_failures, write_beside
 from .disk import force_folder, lock_file, unlock
 from .lock import new_name, open_locked, refuse_if_gone, sign, signer, unsign
@@ -100,11 +101,11 @@ class SqliteFile(SqliteReader):
         try:
             sign(path)
             if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
-                self._make()
+                self._make(notes)
             with self._reading():  # refuses what is not ours, without changing it
                 pass
             with self._errors():
-                self._db = self._connect("rw")
+                self._db = self._connect("mode=rw")
             self._status = os.stat(self.path)
         except BaseException:
             self._release()
@@ -122,26 +123,44 @@ class SqliteFile(SqliteReader):
         pipes.close(self._lock)
         unlock(path)
 
-    def _make(self) -> None:
+    def _make(self, notes: list[str]) -> None:
         """Make an empty database in one step: whoever finds it finds it whole, and ours."""
+        for side in (f"{self._real_path}-journal", f"{self._real_path}-wal"):
+            if os.path.exists(side):  # SQLite would write what it says into the new one
+                aside = new_name(side)
+                os.replace(side, aside)
+                notes.append(f"{side!r} belongs to a database that is gone: kept as {aside!r}")
         new = new_name(self._real_path)
         db = sqlite3.connect(new)
         try:
-            db.executescript(SCHEMA)
+            db.executescript(f"PRAGMA journal_mode=memory; {SCHEMA}")
         finally:
             db.close()
         os.replace(new, self._real_path)
         force_folder(self._real_path)
 
     def _set_mode(self, db: sqlite3.Connection, mode: str) -> bool:
-        """Change the journal mode. Returns whether it is changed: not while somebody is reading."""
+        """Change the journal mode. Returns whether it is changed: not while somebody is reading.
+
+        The mode is two bytes of the first page, and to change them SQLite writes that page through
+        a journal. Whoever was killed there would leave the journal, and to undo the change would be
+        left to the next one. With the journal in memory there is nothing to undo: it is one write,
+        and all that differs is in the page's first hundred bytes, which no disk tears.
+        """
         db.execute(f"PRAGMA busy_timeout={_MODE_MILLISECONDS}")
         try:
-            return bool(db.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,))
+            if db.execute("PRAGMA journal_mode").fetchone() != (mode,):
+                db.execute("PRAGMA journal_mode=memory")
+                db.execute(f"PRAGMA journal_mode={mode}")
         except sqlite3.OperationalError:
-            return False
+            pass
         finally:
             db.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
+        is_mode: str
+        (is_mode,) = db.execute("PRAGMA journal_mode").fetchone()
+        if is_mode == "memory":  # which is not for saving in
+            (is_mode,) = db.execute("PRAGMA journal_mode=delete").fetchone()
+        return is_mode == mode
 
     def _relax(self, db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
@@ -189,7 +208,8 @@ class SqliteFile(SqliteReader):
             self._release()
 
     def settle(self) -> None:
-        if os.path.exists(os.path.realpath(self.path) + "-wal"):
+        real = os.path.realpath(self.path)
+        if any(os.path.exists(real + end) for end in (LOCK_FILE, "-wal", "-journal")):
             with contextlib.suppress(CheckpointLocked, CheckpointError, OSError):
                 self.open()
                 self.close()

@@ -1,7 +1,7 @@
 """Reading `results.sqlite`: what its reader and its writer share.
 
 A connection is made for each access and closed again, which takes a tenth of a millisecond: nothing
-to close, nothing to inherit. Never writes.
+to close, nothing to inherit. Writes only to put in order what a killed writer has left.
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ from .sqlite_layout import (
 
 # How long to wait for somebody else's transaction, in a shell say, before it is an error.
 BUSY_SECONDS = 60.0
+
+
+def half_done(path: str, error: object) -> CheckpointError:
+    """What to raise for a database with a journal that has to be applied, by whom may not do so."""
+    return CheckpointError(
+        path,
+        f"was left half-written by a writer that was killed, and cannot be mended here: {error}",
+        "Read it once where you may write to it and to its folder; or copy it to such a place, "
+        "together with the files beside it that begin with its name.",
+    )
 
 
 class SqliteReader(Checkpoint):
@@ -118,12 +128,37 @@ class SqliteReader(Checkpoint):
         if empty:
             yield None
             return
-        with self._errors(), contextlib.closing(self._connect("ro")) as db:
-            self._recognise(db)
+        with self._errors(), contextlib.closing(self._connected()) as db:
             yield db
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        uri = f"{Path(self.path).as_uri()}?mode={mode}"
+    def _connected(self) -> sqlite3.Connection:
+        """A connection for reading. It changes nothing, unless a writer was killed and has left a
+        journal, without which nobody can read: to apply that one has to write, as SQLite does for
+        whoever may, under its own locks."""
+        try:
+            return self._recognised("mode=ro")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+        self._recognised("immutable=1").close()  # is it ours? This looks at no journal
+        try:
+            return self._recognised("mode=rw")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            raise half_done(self.path, error) from error
+
+    def _recognised(self, how: str) -> sqlite3.Connection:
+        db = self._connect(how)
+        try:
+            self._recognise(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _connect(self, how: str) -> sqlite3.Connection:
+        uri = f"{Path(self.path).as_uri()}?{how}"
         return sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
 
     def _recognise(self, db: sqlite3.Connection) -> None:

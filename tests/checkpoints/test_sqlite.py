@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -248,6 +253,189 @@ os.write(1, b"over")
     assert "sync(" not in saving
     assert "results.sqlite-wal>)" in syncing
     assert "sync(" not in nothing.partition('"over"')[0]
+
+
+# A journal that somebody who was killed has left: without it nobody can read what is in the file.
+
+LEAVES_A_JOURNAL = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size=1")  # so that the file is changed before the end
+db.execute("BEGIN")
+db.execute("CREATE TABLE IF NOT EXISTS results (path, value)")
+db.execute("UPDATE results SET value = 'wrong' || value")
+db.execute("INSERT INTO results (path, value) SELECT 'new ' || path, value FROM results")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+VALUES = {f"{number}": "x" * 500 for number in range(300)}
+
+
+def leave_a_journal(path: Path) -> None:
+    before = path.read_bytes()
+    with start_python(LEAVES_A_JOURNAL, path) as process:
+        process.wait(PATIENCE_SECONDS)
+    assert Path(f"{path}-journal").stat().st_size
+    assert path.read_bytes() != before
+
+
+@pytest.fixture
+def with_journal(path: Path) -> Path:
+    """A database of ours that has to be put in order before it can be read."""
+    write(path, *(result(key, value) for key, value in VALUES.items()))
+    leave_a_journal(path)
+    return path
+
+
+def _run(path: Path) -> None:
+    write(path)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        _run,
+        lambda path: dict(open_checkpoint(path)),
+        lambda path: list(SqliteFile(path).entries()),
+        lambda path: SqliteFile(path).check(),
+        lambda path: SqliteFile(path).settle(),
+        lambda path: SqliteFile(path).compact(),
+    ],
+    ids=["run", "read", "show", "check", "settle", "compact"],
+)
+def test_whoever_comes_first_puts_in_order_what_a_killed_writer_left(
+    with_journal: Path, first: Callable[[Path], Any]
+) -> None:
+    """Everything that was saved is there, for everybody, from then on."""
+    first(with_journal)
+    assert not Path(f"{with_journal}-journal").exists()
+    assert len(select(with_journal, "SELECT path FROM results")) == len(VALUES)
+    assert dict(open_checkpoint(with_journal)) == VALUES
+    assert SqliteFile(with_journal).check() == []
+
+
+def test_readers_that_come_at_once_put_it_in_order_together(with_journal: Path) -> None:
+    """None of them is refused because of the others."""
+    code = f"""
+import sys
+from resumable_pool import open_checkpoint
+sys.stdin.readline()
+print(len(open_checkpoint({str(with_journal)!r})))
+"""
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(start_python(code)) for _ in range(6)]
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+        said = [reader.communicate(timeout=PATIENCE_SECONDS)[0] for reader in readers]
+    assert said == [f"{len(VALUES)}\n"] * 6
+
+
+def test_the_journal_of_a_foreign_database_is_not_touched(path: Path) -> None:
+    """It is somebody else's to put in order."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE results (path, value)")
+        db.executemany("INSERT INTO results VALUES (?, ?)", VALUES.items())
+    leave_a_journal(path)
+    before = [(file, file.read_bytes()) for file in sorted(path.parent.iterdir())]
+    checkpoint = SqliteFile(path)
+    for attempt in (checkpoint.open, checkpoint.compact, checkpoint.completed):
+        with pytest.raises(CheckpointError, match="not a checkpoint of this library"):
+            attempt()
+    assert "not a checkpoint of this library" in checkpoint.check()[0]
+    checkpoint.settle()
+    assert [(file, file.read_bytes()) for file in sorted(path.parent.iterdir())] == before
+
+
+MAY_NOT_WRITE = """
+import os, sys
+from resumable_pool.checkpoints import checkpoint_at
+checkpoint = checkpoint_at(sys.argv[1])  # while the library can still be read
+import urllib.parse
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+for attempt in (checkpoint.completed, checkpoint.compact):
+    try:
+        attempt()
+    except Exception as error:
+        print(type(error).__name__, error)
+print(checkpoint.check())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users are others here")
+def test_who_may_not_write_is_told_what_to_do_about_a_journal() -> None:
+    """Reading would need writing, once."""
+    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
+    try:
+        path = folder / "results.sqlite"
+        write(path, *(result(key, value) for key, value in VALUES.items()))
+        leave_a_journal(path)
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        with start_python(MAY_NOT_WRITE, path) as process:
+            read, compacted, checked = process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
+        assert read.startswith("CheckpointError ")
+        for said in (read, checked):
+            assert "was left half-written by a writer that was killed" in said
+        assert "copy it to such a place" in read
+        assert "Error" in compacted
+        folder.chmod(0o755)
+        path.chmod(0o644)
+        assert dict(open_checkpoint(path)) == VALUES
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("end", ["-journal", "-wal"])
+def test_what_belongs_to_a_database_that_is_gone_is_kept_out_of_a_new_one(
+    path: Path, end: str
+) -> None:
+    """Somebody has removed the file alone, and begins anew."""
+    write(path, *(result(key, value) for key, value in VALUES.items()))
+    if end == "-journal":
+        leave_a_journal(path)
+    else:
+        with start_python(KILLED, path) as process:
+            process.wait(PATIENCE_SECONDS)
+    path.unlink()
+    left = Path(f"{path}{end}").read_bytes()
+    checkpoint = SqliteFile(path)
+    (note,) = checkpoint.open()
+    checkpoint.close()
+    (kept,) = path.parent.glob("*.new-*")
+    assert repr(str(kept)) in note
+    assert kept.read_bytes() == left
+    assert checkpoint.owns(str(kept))
+    assert dict(open_checkpoint(path)) == {}
+    assert checkpoint.check() == []
+
+
+def test_changing_the_mode_leaves_nothing_to_undo(path: Path) -> None:
+    """A run's start and end change the database's mode; neither makes a journal, so that there is
+    no moment in which a kill could leave one."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    write(path, result("a", 1))
+    trace = path.with_name("trace")
+    code = f"""
+import sys
+sys.path.insert(0, {os.getcwd()!r})
+from resumable_pool.checkpoints.sqlite import SqliteFile
+checkpoint = SqliteFile({str(path)!r})
+checkpoint.open()
+checkpoint.save([])
+checkpoint.close()
+"""
+    command = ["strace", "-f", "-o", str(trace), "-e", "trace=openat", sys.executable, "-c", code]
+    subprocess.run(command, check=True)
+    opened = trace.read_text()
+    assert f"{path}-wal" in opened
+    assert f'{path}-journal", O_RDWR|O_CREAT' not in opened
+    assert select(path, "PRAGMA journal_mode") == [("delete",)]
 
 
 # Damage.
