@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -117,8 +118,9 @@ class ProgressLine:
 
 
 def _log(text: str) -> None:
-    import logging  # takes as long as a third of this package, and most runs have nothing to say
-
+    # Where the program has not imported it nobody listens; and it may be impossible to open a file.
+    if (logging := sys.modules.get("logging")) is None:
+        return
     logger = logging.getLogger("resumable_pool")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # silent, until the program configures logging

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 
 from ..between.describing import describe
-from ..between.frames import outcome_frame, plain_frame
+from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
 from ..values import Encoded, name_script_main
 from .calling import process
@@ -57,11 +57,11 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     size = 0
     for path, attempt in batch:
         _go_to(folder)
-        outcome = process(call, path, attempt)
-        frames.append(b"".join(outcome_frame(outcome, setup.record)))
+        ok, frame = process(call, setup.record, path, attempt)
+        frames.append(b"".join(frame))
         size += len(frames[-1])
         late = time.perf_counter() - begun >= _LONGEST_BATCH
-        if late or size >= _MOST_BYTES or not outcome.ok:
+        if late or size >= _MOST_BYTES or not ok:
             break  # after a failure the runner decides how to go on
     return len(frames), time.perf_counter() - begun, b"".join(frames)
 

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from ..between import children, pipes
 from ..between.describing import describe
-from ..between.frames import FrameWriter, outcome_frame, plain_frame
+from ..between.frames import FrameWriter, plain_frame
 from ..between.messages import (
     BATCH_SECONDS,
     Done,
@@ -146,13 +146,13 @@ class _InWorker:
             self._go_back()
             if sys.platform != "win32":
                 signal.alarm(0)  # one file's must not go off in the next
-            outcome = process(call, path, attempt)
+            ok, frame = process(call, setup.record, path, attempt)
             now = time.perf_counter()
             # After a failure the runner decides how to go on.
-            last = number == len(batch) or now >= due or outcome.failure is not None
+            last = number == len(batch) or now >= due or not ok
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
-            self._write(outcome_frame(outcome, setup.record), batch_over=last)
+            self._write(frame, batch_over=last)
             self._outcomes += 1
             if last:
                 return
