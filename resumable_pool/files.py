@@ -1,4 +1,4 @@
-"""A glob, or any paths, into the files of a run.
+"""A glob, or any paths, into the files of a run, and the names under which they are known.
 
 Knows no process and no checkpoint.
 """
@@ -43,11 +43,27 @@ def _as_text(path: str | os.PathLike[str]) -> str:
     return text
 
 
+if sys.platform == "win32":
+
+    def as_key(path: str) -> str:
+        r"""The path as results are kept and looked up under it, the same on every system: with
+        forward slashes, which every call of Windows takes. Not so \\?\ and \\.\ names, which are
+        taken letter by letter."""
+        return path if path.startswith(("\\\\?\\", "\\\\.\\")) else path.replace("\\", "/")
+
+else:
+
+    def as_key(path: str) -> str:
+        """The path as results are kept and looked up under it: itself. A backslash is a letter."""
+        return path
+
+
 def list_files(pattern: str | list[str], excluded: Callable[[str], bool]) -> list[str]:
     """The files that `pattern` names, each once, sorted; without directories, sockets, dangling
     links and those that `excluded` says.
 
-    Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`.
+    Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
+    Windows so is `a\\b`.
     Listed paths that are no files are left out with a warning, since somebody meant them.
     """
     paths = sorted(_matches(pattern) if isinstance(pattern, str) else _of_list(pattern))
@@ -85,8 +101,8 @@ def _normalised(path: str) -> str:
     short = os.path.normpath(path)
     shorter = short.count(os.pardir) < path.count(os.pardir)
     if shorter and os.path.realpath(short) != os.path.realpath(path):
-        return path.removeprefix(os.path.join(os.curdir, ""))
-    return short
+        short = path.removeprefix(os.path.join(os.curdir, ""))
+    return as_key(short)
 
 
 def _levels_to_the_caller() -> int:
@@ -143,8 +159,10 @@ def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
 
 def _entries(folder: str) -> _Entries:
     """What is in the folder, by name; nothing if nobody may look."""
-    # By way of its `.`, since a folder may be read whose files nobody may open.
-    with contextlib.suppress(OSError), os.scandir(folder + os.curdir) as found:
+    # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
+    # are no such folders, and names that are taken letter by letter, in which a dot is one.)
+    inside = folder if sys.platform == "win32" else folder + os.curdir
+    with contextlib.suppress(OSError), os.scandir(inside) as found:
         return {entry.name: entry for entry in found}
     return {}
 
@@ -181,8 +199,7 @@ def is_in_shard(path: str, shard: tuple[int, int]) -> bool:
     from hashlib import blake2b  # for those who have shards: it takes longer than all else here
 
     number, count = shard
-    text = path.replace(os.sep, "/").encode("utf-8", "surrogatepass")
-    digest = blake2b(text, digest_size=8).digest()
+    digest = blake2b(as_key(path).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % count == number
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 from .checkpoints import Checkpoint
-from .files import Paths
+from .files import Paths, as_key
 from .records import Failure, Outcome, Result
 from .values import pickle_value
 
@@ -54,7 +54,8 @@ class Hooks(Generic[Result]):
 
     def load_completed(self) -> Iterable[str]:
         """The paths that need not be processed because their results are saved, as the function
-        receives them. Called before a run, and once more when the checkpoint is locked."""
+        receives them (on Windows backslashes will do). Called before a run, and once more when the
+        checkpoint is locked."""
         return self._checkpoint.completed()
 
     def read_result(self, path: str) -> Result:
@@ -127,7 +128,7 @@ class ResultsElsewhere(Mapping[str, Any]):
         self._hooks = hooks
 
     def __getitem__(self, path: str) -> Any:
-        return self._hooks.read_result(path)
+        return self._hooks.read_result(as_key(path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._hooks.load_completed())

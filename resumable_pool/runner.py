@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 from .between.children import refuse_in_daemonic_process
 from .checkpoints import Checkpoint
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
-from .files import Paths, check_pattern, is_in_shard, list_files, nothing_found
+from .files import Paths, as_key, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
 from .records import Failure, Outcome, Report, Result, WorkerStatus
@@ -232,7 +232,9 @@ class ResumableRunner(Hooks[Result]):
         return files if shard is None else [path for path in files if is_in_shard(path, shard)]
 
     def _plan(self, files: list[str]) -> Plan:
-        elsewhere = {*self.load_completed()} if overrides(self, "load_completed") else None
+        elsewhere = None
+        if overrides(self, "load_completed"):
+            elsewhere = {*map(as_key, self.load_completed())}
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
     def _steps(self, watched: bool) -> Generator[list[Finished], None, None]:

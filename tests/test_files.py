@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.files import check_pattern, fingerprint, list_files, nothing_found
+from resumable_pool.files import as_key, check_pattern, fingerprint, list_files, nothing_found
 from resumable_pool.records import Fingerprint
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
+windows = pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +33,6 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _files(pattern: Any) -> list[str]:
     return list_files(check_pattern(pattern), lambda path: False)
-
-
-def _paths(*names: str) -> list[str]:
-    return [os.path.normpath(name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -56,26 +53,54 @@ def _paths(*names: str) -> list[str]:
 )
 def test_globs(pattern: str, names: list[str]) -> None:
     """A glob gives the files it matches: no directories, sorted, normalised, relative as it is."""
-    assert _files(pattern) == _paths(*names)
+    assert _files(pattern) == names
 
 
 def test_a_path_can_be_a_glob(tmp_path: Path) -> None:
     """A Path is a glob as its text is; absolute ones give absolute paths."""
-    assert _files(Path("sub") / "*.txt") == _paths("sub/c.txt")
-    assert _files(tmp_path / "*.log") == [str(tmp_path / "a.log")]
+    assert _files(Path("sub") / "*.txt") == ["sub/c.txt"]
+    assert _files(tmp_path / "*.log") == [(tmp_path / "a.log").as_posix()]
 
 
 @pytest.mark.parametrize("kind", [list, tuple, set, iter, lambda paths: (path for path in paths)])
 def test_iterables_of_paths(kind: Any) -> None:
     """Any iterable of texts and Paths gives these files: sorted, normalised, each once."""
     paths: Iterable[Any] = ["./b.txt", Path("a.txt"), "sub/../a.txt", "sub//c.txt"]
-    assert _files(kind(paths)) == _paths("a.txt", "b.txt", "sub/c.txt")
+    assert _files(kind(paths)) == ["a.txt", "b.txt", "sub/c.txt"]
 
 
 def test_listed_paths_are_no_globs(tmp_path: Path) -> None:
     """A listed path means that file, whatever characters are in its name."""
     (tmp_path / "[a].txt").touch()
     assert _files(["[a].txt"]) == ["[a].txt"]
+
+
+@windows
+@pytest.mark.parametrize(
+    "pattern", ["sub\\*.txt", "SUB\\..\\sub/*.txt", ["sub\\c.txt"], Path("sub", "*.txt")]
+)
+def test_paths_have_forward_slashes_on_every_system(pattern: Any) -> None:
+    """So that a checkpoint of one system goes on on another."""
+    assert _files(pattern) == ["sub/c.txt"]
+
+
+@windows
+@pytest.mark.parametrize("prefix", ["\\\\?\\", "//?/"])
+def test_names_that_windows_takes_letter_by_letter_keep_their_backslashes(
+    tmp_path: Path, prefix: str
+) -> None:
+    """They would name nothing with other ones. Such folders are listed as all others are."""
+    for pattern in (f"{prefix}{tmp_path}\\**\\*.txt", f"{prefix}{tmp_path}\\sub\\*.txt"):
+        found = _files(pattern)
+        assert found[0] == f"\\\\?\\{tmp_path}\\sub\\c.txt" or "**" in pattern
+        assert all(os.path.isfile(path) and "/" not in path for path in found)
+    assert _files([f"{prefix}{tmp_path}\\a.txt"]) == [f"\\\\?\\{tmp_path}\\a.txt"]
+
+
+@windows
+def test_a_shared_folder_keeps_its_two_slashes() -> None:
+    """`//machine/folder` is what such a name is with forward slashes."""
+    assert as_key("\\\\machine\\folder\\a.txt") == "//machine/folder/a.txt"
 
 
 def test_an_empty_list_is_no_files() -> None:
@@ -86,7 +111,7 @@ def test_an_empty_list_is_no_files() -> None:
 def _slowly(pattern: str) -> list[str]:
     """What the pattern means, by `glob` alone."""
     found = glob.glob(pattern, recursive=True)
-    return sorted({os.path.normpath(path) for path in found if os.path.isfile(path)})
+    return sorted({as_key(os.path.normpath(path)) for path in found if os.path.isfile(path)})
 
 
 @pytest.fixture
@@ -229,7 +254,7 @@ def test_a_checkpoint_that_is_named_by_a_link_is_no_input(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     (tmp_path / "data" / "latest.pkl").symlink_to("real.pkl")
     (tmp_path / "latest.pkl").symlink_to("data/real.pkl")
-    notes = os.path.join("data", "real.pkl.new-notes.txt")
+    notes = "data/real.pkl.new-notes.txt"
     for name in ("latest.pkl", "data/latest.pkl"):
         inputs = list_files("**/*.pkl*", PickleFile(name).owns)
         others = {"latest.pkl", "data/latest.pkl"} - {name}
@@ -242,8 +267,8 @@ def test_a_folder_may_be_called_like_the_checkpoint_in_it(tmp_path: Path) -> Non
     for name in ("a.pkl", "a.pkl.lock", ".lock", ".bak", "x"):
         (tmp_path / "a.pkl" / name).touch()
     owns = PickleFile(tmp_path / "a.pkl" / "a.pkl").owns
-    assert list_files("a.pkl/*", owns) == _paths("a.pkl/x")
-    assert list_files("a.pkl/.*", owns) == _paths("a.pkl/.bak", "a.pkl/.lock")
+    assert list_files("a.pkl/*", owns) == ["a.pkl/x"]
+    assert list_files("a.pkl/.*", owns) == ["a.pkl/.bak", "a.pkl/.lock"]
 
 
 @pytest.mark.parametrize("pattern", [b"*.txt", 5, None, len])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoded, pickle_value
 
@@ -47,7 +48,8 @@ class Checkpoint(Mapping[str, Any]):
     """Finished files and their values, on disk: a read-only mapping of path to value.
 
     Reading needs no lock and works at any time, in any process, also while a run goes on; each
-    access looks for what has been added since. A checkpoint that is not there yet is empty.
+    access looks for what has been added since. A checkpoint that is not there yet is empty. A path
+    is looked up as it is kept (`as_key`), so that on Windows both kinds of slashes find it.
 
     Writing is the saver's alone: `open`, then `save` and `save_failures` with `sync` in between,
     then `close`, in one process.
@@ -65,19 +67,21 @@ class Checkpoint(Mapping[str, Any]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
         # Where it is, by this name and, if that is a link, by its own.
-        real = os.path.realpath(self.path)
         folder, name = os.path.split(self.path)
-        self._places = {(os.path.realpath(folder), name), os.path.split(real)}
+        places = os.path.join(os.path.realpath(folder), name), os.path.realpath(self.path)
+        self._places = {os.path.split(os.path.normcase(place)) for place in places}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
+        path = os.path.normcase(path)
         for place, own in self._places:
             if own in path:  # asked of every input, so this has to be quick
                 folder, name = os.path.split(path)
-                if self._is_own(name, own) and os.path.realpath(folder) == place:
+                real = os.path.realpath(folder) if self._is_own(name, own) else ""
+                if os.path.normcase(real) == place:
                     return True
         return False
 
@@ -198,10 +202,10 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     def __getitem__(self, path: str) -> Any:
-        return self.read(path)
+        return self.read(as_key(path))
 
     def __contains__(self, path: object) -> bool:
-        return path in self.completed()
+        return isinstance(path, str) and as_key(path) in self.completed()
 
     def __iter__(self) -> Iterator[str]:
         # A copy: more may be saved, and another thread may look at it, while somebody iterates.
@@ -242,10 +246,10 @@ class Failures(Mapping[str, Failure]):
         self._read = read
 
     def __getitem__(self, path: str) -> Failure:
-        return self._read(path)
+        return self._read(as_key(path))
 
     def __contains__(self, path: object) -> bool:
-        return path in self._paths()
+        return isinstance(path, str) and as_key(path) in self._paths()
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._paths()))

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..records import Outcome, count_files
 from .base import OLD_FILE, Checkpoint
-from .disk import force_folder
+from .disk import force_folder, replace
 from .lock import new_name
 
 
@@ -32,10 +32,14 @@ def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> st
             new.close()
     except BaseException:
         for suffix in ("", *checkpoint.side_files):
-            with contextlib.suppress(OSError):
-                os.unlink(new.path + suffix)
+            _remove(new.path + suffix)
         raise
     return new.path
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def results_and_failures(results: int, failures: int) -> str:
@@ -43,19 +47,19 @@ def results_and_failures(results: int, failures: int) -> str:
     return f"the results of {count_files(results)} and the failures of {count_files(failures)}"
 
 
-def keep_old(path: str) -> str:
+def _keep_old(path: str) -> str:
     """Keep the file at `path`, which is to be replaced, also under another name. Says which, in
     words."""
-    path = os.path.realpath(path)
     old = path + OLD_FILE
     copy = new_name(path)
-    try:  # at every moment there is a whole file at `path`
-        os.link(path, copy)
-    except OSError:  # a file system without links
-        shutil.copy2(path, copy)
-    os.replace(copy, old)
-    with contextlib.suppress(FileNotFoundError):  # both were one file, since somebody was killed
-        os.unlink(copy)
+    try:
+        try:  # at every moment there is a whole file at `path`
+            os.link(path, copy)
+        except OSError:  # a file system without links
+            shutil.copy2(path, copy)
+        replace(copy, old)
+    finally:
+        _remove(copy)  # it is still there if both were one file, since somebody was killed
     return f"what was there before is kept as {old!r}"
 
 
@@ -81,9 +85,16 @@ def refuse_to_lose_old(checkpoint: Checkpoint, may_be_sound: bool = True) -> Non
     )
 
 
-def put_in_place(new: str, path: str) -> None:
-    """Make `new` the file at `path`."""
+def put_in_place(new: str, path: str, keeping_old: bool = True) -> list[str]:
+    """Make `new` the file at `path`, or, if that cannot be, as if it had never been. Says what has
+    become of the old one, in words, if that is to be kept."""
     path = os.path.realpath(path)
-    shutil.copymode(path, new)
-    os.replace(new, path)
+    try:
+        notes = [_keep_old(path)] if keeping_old else []
+        shutil.copymode(path, new)
+        replace(new, path)
+    except BaseException:
+        _remove(new)
+        raise
     force_folder(path)
+    return notes

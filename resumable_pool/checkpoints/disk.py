@@ -1,5 +1,6 @@
 """The few things about files on disk that differ between systems: positioned reads and writes,
-forcing data to the disk, and a lock that dies with its process.
+forcing data to the disk, putting a file in the place of another, and a lock that dies with its
+process.
 
 Knows nothing of records or formats.
 """
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from ..values import Bytes
@@ -29,8 +31,11 @@ _VECTOR = 1_000
 # What is read at once where it has to be copied.
 _CHUNK = 1 << 20
 
-# What holds the locks on Windows.
-_side_files: dict[str, int] = {}
+# What the system says where somebody else has the lock.
+_HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+
+# How long to wait, on Windows, for who has a file open that is to be replaced.
+_REPLACE_ATTEMPTS, _REPLACE_PAUSE_SECONDS = 20, 0.1
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
@@ -134,40 +139,75 @@ def force_folder(path: str) -> None:
         os.close(fd)
 
 
-def lock(fd: int, path: str) -> bool:
-    """Take the lock of the file at `path`, open as `fd`, without waiting. It is given up by closing
-    `fd` and calling `unlock`, or by the end of the process.
+if sys.platform == "win32":
+    # The descriptors that hold the locks.
+    _side_files: dict[str, int] = {}
 
-    flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed in
-    this process, by a user's `pickle.load(open(path))` for instance. On Windows a lock is mandatory
-    and would keep plain readers out, so a byte of a side file is locked there.
+    def lock(fd: int, path: str) -> bool:
+        """See below. A lock is mandatory here and would keep plain readers out, so a byte of a side
+        file is locked, which is removed with the lock: the system refuses that as long as somebody
+        else has it open."""
+        side_file = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
+        try:
+            msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            os.close(side_file)
+            if error.errno in _HELD:
+                return False
+            raise
+        _side_files[path] = side_file
+        return True
 
-    Returns:
-        Whether the lock was taken; False: another process holds it.
+    def unlock(path: str) -> None:
+        """See below."""
+        side_file = _side_files.pop(path, None)
+        if side_file is not None:
+            os.close(side_file)
+            with contextlib.suppress(OSError):
+                os.unlink(lock_file(path))
 
-    Raises:
-        OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`).
-    """
-    try:
-        if sys.platform == "win32":
-            _side_files[path] = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
-            msvcrt.locking(_side_files[path], msvcrt.LK_NBLCK, 1)
-        else:
+    def replace(new: str, path: str) -> None:
+        """See below. Nobody may rename a file here, or replace it, that somebody has open: the
+        caller has closed it, and a viewer or a virus scanner is waited for a little."""
+        for _ in range(_REPLACE_ATTEMPTS):
+            with contextlib.suppress(PermissionError):
+                return os.replace(new, path)
+            time.sleep(_REPLACE_PAUSE_SECONDS)
+        what = "another program has this file open: close it there, and try again"
+        raise PermissionError(errno.EACCES, what, path)
+
+else:
+
+    def lock(fd: int, path: str) -> bool:
+        """Take the lock of the file at `path`, open as `fd`, without waiting. It is given up by
+        closing `fd` and calling `unlock`, or by the end of the process.
+
+        flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed
+        in this process, by a user's `pickle.load(open(path))` for instance.
+
+        Returns:
+            Whether the lock was taken; False: another process holds it.
+
+        Raises:
+            OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or nobody may make one.
+        """
+        try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        unlock(path)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            return False
-        raise
-    return True
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            raise
+        return True
 
+    def unlock(path: str) -> None:
+        """Give up the lock of the file at `path`, as far as it is not bound to its descriptor."""
 
-def unlock(path: str) -> None:
-    """Give up the lock of the file at `path`, as far as it is not bound to its descriptor."""
-    if path in _side_files:
-        os.close(_side_files.pop(path))
+    def replace(new: str, path: str) -> None:
+        """Make `new` the file at `path`, in one step."""
+        os.replace(new, path)
 
 
 def lock_file(path: str) -> str:
-    """The side file that carries the lock on Windows; that of a side file is itself."""
-    return path if path.endswith(".lock") else path + ".lock"
+    """The side file that carries the lock on Windows; that of a side file is itself. A file that is
+    named by a link is the same file."""
+    return path if path.endswith(".lock") else os.path.realpath(path) + ".lock"

@@ -25,7 +25,7 @@ from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import Outcome
 from ..values import Bytes, Encoded
-from .copying import keep_old, put_in_place, refuse_to_lose_old, results_and_failures, write_beside
+from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
 from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
 from .lock import open_locked, refuse_if_gone
 from .log_reader import IndexedFile, RecordScan
@@ -214,10 +214,11 @@ class AppendFile(IndexedFile):
                     refuse_to_lose_old(self)
                 self._sign(fd)
                 new = write_beside(self, chosen.outcomes)
-                notes += [chosen.done] if is_new else [chosen.done, keep_old(self.path)]
-                self._replace_by(new)
+                self._let_go()
+                notes += [chosen.done, *put_in_place(new, self.path, keeping_old=not is_new)]
         except BaseException:
             if is_new and len(self) == 0:
+                self._let_go()
                 os.unlink(self.path)
             raise
         finally:
@@ -232,8 +233,7 @@ class AppendFile(IndexedFile):
         done = results_and_failures(len(index.results), len(index.failures))
         return Chosen(f"rewritten with {done}", filter(None, outcomes))
 
-    def _replace_by(self, new: str) -> None:
-        """Put another file in the place of this one, which is locked until then."""
-        if sys.platform == "win32":  # nobody may replace an open file there
+    def _let_go(self) -> None:
+        """Close the file and keep its lock, where nobody may move or remove what is open."""
+        if sys.platform == "win32":
             pipes.close(self._file)
-        put_in_place(new, self.path)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
+from ..files import as_key
 from ..records import Outcome
 from ..values import UnstorableValue, name_script_main, pickle_value
 from .base import foreign
@@ -62,7 +63,7 @@ class PlainPickle:
         self._size = os.fstat(fd).st_size
         self._values: list[Any] | None = None
         # A key is the path that the function would receive; of two that name one file the later.
-        self.keys = [os.path.normpath(key) for key in _read_keys(fd, path)]
+        self.keys = [as_key(os.path.normpath(key)) for key in _read_keys(fd, path)]
 
     def scan(self) -> PlainScan:
         """A scan of it. Nobody can tell how long a single value is: each has an equal share."""

@@ -40,8 +40,8 @@ from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome
 from ..values import UnstorableValue, json_or_pickle
 from .base import LOCK_FILE
-from .copying import keep_old, put_in_place, refuse_to_lose_old, results_and_failures, write_beside
-from .disk import force_folder, lock_file, unlock
+from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
+from .disk import force_folder, lock_file, replace, unlock
 from .lock import new_name, open_locked, refuse_if_gone, sign, signer, unsign
 from .sqlite_layout import (
     LARGEST_VALUE,
@@ -136,7 +136,7 @@ class SqliteFile(SqliteReader):
             db.executescript(f"PRAGMA journal_mode=memory; {SCHEMA}")
         finally:
             db.close()
-        os.replace(new, self._real_path)
+        replace(new, self._real_path)
         force_folder(self._real_path)
 
     def _set_mode(self, db: sqlite3.Connection, mode: str) -> bool:
@@ -230,8 +230,7 @@ class SqliteFile(SqliteReader):
             self._db = None
             rewritten = SqliteFile(new)
             done = results_and_failures(len(rewritten), len(rewritten.failures()))
-            notes += [f"rewritten with {done}", keep_old(self.path)]
-            put_in_place(new, self.path)
+            notes += [f"rewritten with {done}", *put_in_place(new, self.path)]
         finally:
             self._release()
         return notes

@@ -11,11 +11,12 @@ import errno
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..between import pipes
 from ..errors import CheckpointError
+from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome
 from ..values import read_value
 from .base import Checkpoint, Failures, damaged, foreign, of_another_version
@@ -90,7 +91,7 @@ class SqliteReader(Checkpoint):
 
     def __contains__(self, path: object) -> bool:
         query = "SELECT 1 FROM results WHERE path = ?"
-        return isinstance(path, str) and self._select(query, stored(path)) != []
+        return isinstance(path, str) and self._select(query, stored(as_key(path))) != []
 
     def __len__(self) -> int:
         return sum(count for (count,) in self._select("SELECT count(*) FROM results"))
@@ -158,7 +159,10 @@ class SqliteReader(Checkpoint):
         return db
 
     def _connect(self, how: str) -> sqlite3.Connection:
-        uri = f"{Path(self.path).as_uri()}?{how}"
+        # Three slashes, whatever comes then: behind two, SQLite expects a machine's name, and knows
+        # no other one than its own. (That of a shared folder, on Windows, begins with two more.)
+        path = quote(os.fsencode(as_key(self.path)))
+        uri = f"file://{path if path.startswith('/') else '/' + path}?{how}"
         return sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
 
     def _recognise(self, db: sqlite3.Connection) -> None:

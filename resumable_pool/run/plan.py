@@ -114,7 +114,7 @@ def _advice(files: list[str], completed: Collection[str]) -> Iterator[str]:
 def _is_end(one: str, other: str) -> bool:
     """Whether one of two paths is the end of the other, from a folder on."""
     short, long = sorted((one, other), key=len)
-    return long.endswith(os.sep + short)
+    return long.endswith(f"/{short}")
 
 
 def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
