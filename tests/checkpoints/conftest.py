@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 60  # for another process; no test waits for it to pass
 FINISHED_AT = 1_764_259_200.123_456_7
 
 
-def pickled_result(path: str, pickled: bytes, at: float = FINISHED_AT) -> Outcome:
+def pickled_result(path: str, pickled: bytes, at: float = FINISHED_AT) -> Outcome[Any]:
     return Outcome(path, pickled, crc32(pickled), None, 0.25, 1, FINGERPRINT, at)
 
 
@@ -36,11 +36,11 @@ def result(
     value: Any,
     encode: Callable[[Any], bytes] = pickle_value,
     at: float = FINISHED_AT,
-) -> Outcome:
+) -> Outcome[Any]:
     return pickled_result(path, encode(value), at)
 
 
-def failed(path: str, message: str = "ValueError: no", at: float = FINISHED_AT) -> Outcome:
+def failed(path: str, message: str = "ValueError: no", at: float = FINISHED_AT) -> Outcome[Any]:
     failure = Failure(path, "error", message, "Traceback: here", 2, 0.5)
     return Outcome(path, None, 0, failure, 0.5, 2, FINGERPRINT, at)
 
@@ -61,7 +61,7 @@ def writing(path: Path) -> Iterator[Any]:
         checkpoint.close()
 
 
-def write(path: Path, *outcomes: Outcome) -> None:
+def write(path: Path, *outcomes: Outcome[Any]) -> None:
     """A closed checkpoint with these outcomes, each in a group of its own."""
     with writing(path) as checkpoint:
         for outcome in outcomes:

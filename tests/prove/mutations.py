@@ -1,0 +1,221 @@
+"""Whether a module's own tests notice when the module is changed.
+
+    python -m tests.prove.mutations [MODULE...]
+
+Each mutant is the module with one small change: a comparison turned round, a number one higher, a
+statement left out. The tests must fail; a mutant that passes them survives, and is either a test
+that is missing, or a change that makes no difference.
+
+The mutants are the files of a run of our own: each worker has a copy of the checkout, and tries one
+after the other in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resumable_pool import ResumableRunner, worker_slot
+
+ROOT = Path(__file__).parents[2]
+
+# The pure modules, and the tests that are about each.
+MODULES = {
+    "run/books.py": ["tests/test_dealing.py"],
+    "run/plan.py": ["tests/test_plan.py"],
+    "run/progress.py": ["tests/test_progress.py"],
+    "files.py": ["tests/test_files.py"],
+    "records.py": ["tests/test_records.py"],
+    "values.py": ["tests/test_values.py"],
+    "checkpoints/pickle_record.py": [
+        "tests/checkpoints/test_pickle_layout.py",
+        "tests/checkpoints/test_pickle_damage.py",
+        "tests/checkpoints/test_contract.py",
+    ],
+    "checkpoints/json_lines.py": [
+        "tests/checkpoints/test_json_lines.py",
+        "tests/checkpoints/test_contract.py",
+    ],
+}
+
+# A mutant may make a loop endless.
+LONGEST_SECONDS = 120.0
+
+_OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+
+
+class Change(NamedTuple):
+    """One change of a tree that was parsed for it: where, what, and how to make it."""
+
+    line: int
+    what: str
+    make: Callable[[], None]
+
+
+def changes(tree: ast.AST) -> Iterator[Change]:
+    """All small changes of a module, in an order that depends on nothing but its text."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(ops=[operator]) if type(operator) in _OPPOSITES:
+                opposite = _OPPOSITES[type(operator)]()
+                yield _change(node, "comparison", ops=[opposite])
+            case ast.BoolOp(op=operator):
+                other = ast.Or() if isinstance(operator, ast.And) else ast.And()
+                yield _change(node, "and, or", op=other)
+            case ast.BinOp(op=ast.Add()):
+                yield _change(node, "+ to -", op=ast.Sub())
+            case ast.BinOp(op=ast.Sub()):
+                yield _change(node, "- to +", op=ast.Add())
+            case ast.Constant(value=bool(value)):
+                yield _change(node, f"{value} to {not value}", value=not value)
+            case ast.Constant(value=int(value) | float(value)):
+                yield _change(node, f"{value} to {value + 1}", value=value + 1)
+            case ast.If() | ast.While() | ast.IfExp():
+                yield _change(node, "never", test=ast.Constant(False))
+                yield _change(node, "not", test=ast.UnaryOp(ast.Not(), node.test))
+            case ast.Expr(value=ast.Constant()):
+                pass  # a docstring
+            case ast.Expr() | ast.AugAssign():
+                yield Change(node.lineno, "left out", functools.partial(_leave_out, node))
+
+
+def _change(node: Any, what: str, **fields: Any) -> Change:
+    return Change(node.lineno, what, lambda: vars(node).update(fields))
+
+
+def _leave_out(node: ast.stmt) -> None:
+    vars(node).update(vars(ast.Pass()))
+    node.__class__ = ast.Pass
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """Each mutant of a module: the line, what is changed there, and its text."""
+    for number in range(sum(1 for _ in changes(ast.parse(source)))):
+        tree = ast.parse(source)
+        change = [*changes(tree)][number]
+        change.make()
+        yield change.line, change.what, ast.unparse(ast.fix_missing_locations(tree))
+
+
+_copy: Path | None = None  # of the checkout, in a worker
+
+
+def copy_checkout(folder: str) -> None:
+    """The initializer of a worker."""
+    global _copy
+    _copy = Path(folder) / f"copy-{worker_slot()}"
+    shutil.rmtree(_copy, ignore_errors=True)
+    for name in ("resumable_pool", "tests", "docs"):
+        shutil.copytree(ROOT / name, _copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, _copy)
+
+
+def noticed(mutant: str) -> bool:
+    """Whether the tests of the mutant's module fail with it. Its folder names the module."""
+    assert _copy is not None
+    module = Path(mutant).parent.name.replace("!", "/")
+    place = _copy / "resumable_pool" / module
+    before = place.read_bytes()
+    place.write_bytes(Path(mutant).read_bytes())
+    tests = [name for name in MODULES[module] if (_copy / name).exists()]
+    command = [sys.executable, "-B", "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=_copy,
+            env={**os.environ, "PYTHONPATH": str(_copy)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=LONGEST_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        place.write_bytes(before)
+    return done.returncode != 0
+
+
+def write_mutants(folder: Path, modules: Sequence[str]) -> dict[str, str]:
+    """A file for each; returns what is changed in it, by its path."""
+    described = {}
+    for module in modules:
+        source = (ROOT / "resumable_pool" / module).read_text(encoding="utf-8")
+        lines = source.splitlines()
+        home = folder / module.replace("/", "!")
+        home.mkdir()
+        for number, (line, what, text) in enumerate(mutants(source)):
+            path = home / f"{number:04}.py"
+            path.write_text(text, encoding="utf-8")
+            described[str(path)] = f"{module}:{line} {what}: {lines[line - 1].strip()[:80]}"
+    return described
+
+
+class Score(NamedTuple):
+    """What came of it: how many mutants of a module were noticed, of how many; and the others."""
+
+    noticed: int
+    tried: int
+    survivors: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.noticed:,} of {self.tried:,} mutants noticed"
+
+
+def run(modules: Sequence[str] = (), workers: int | None = None) -> dict[str, Score]:
+    """Try all mutants of these modules, or of all of them."""
+    modules = modules or [*MODULES]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        folder = Path(scratch) / "mutants"
+        folder.mkdir()
+        described = write_mutants(folder, modules)
+        runner = ResumableRunner(
+            noticed,
+            sorted(described),
+            os.path.join(scratch, "noticed.pkl"),
+            max_workers=workers,
+            initializer=copy_checkout,
+            initargs=(scratch,),
+        )
+        report = runner.run()
+        assert not report.failed, report
+        results = dict(runner.results)
+    scores = {}
+    for module in modules:
+        mine = {path: seen for path, seen in results.items() if described[path].startswith(module)}
+        survivors = [described[path] for path, seen in sorted(mine.items()) if not seen]
+        scores[module] = Score(sum(mine.values()), len(mine), survivors)
+    return scores
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.prove.mutations", description=__doc__)
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(MODULES)}; default: all")
+    options = parser.parse_args()
+    if unknown := {*options.modules} - {*MODULES}:
+        parser.error(f"no tests are named for {', '.join(sorted(unknown))}")
+    for module, score in run(options.modules).items():
+        print(f"{module}: {score}")
+        for survivor in score.survivors:
+            print(f"  {survivor}")
+    return 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
