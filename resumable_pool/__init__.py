@@ -16,6 +16,8 @@ from .records import Failure, Outcome, Report, WorkerStatus
 from .runner import ResumableRunner
 from .worker.process import worker_slot
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Checkpoint",
     "CheckpointError",
@@ -29,6 +31,7 @@ __all__ = [
     "SaverError",
     "WorkerStartError",
     "WorkerStatus",
+    "__version__",
     "open_checkpoint",
     "worker_slot",
 ]

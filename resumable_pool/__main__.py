@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from . import __version__
 from .commands.loading import look_here
 from .commands.verbs import (
     SOME_LEFT,
@@ -39,7 +40,8 @@ _STATUSES = """\
 exit status:
   0    all done
   1    some files failed or are still to do, `check` found something, or an error ended the command
-  2    it cannot be carried out as given, or the checkpoint is in use, damaged or none
+  2    it cannot be carried out as given, no file matches, or the checkpoint is in use, damaged
+       or none
   130  ended by Ctrl-C
 """
 
@@ -71,6 +73,7 @@ def _parse(program: str, arguments: Sequence[str]) -> argparse.Namespace:
         program, description=_DESCRIPTION, epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"resumable_pool {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for each in _COMMANDS:
         command = commands.add_parser(
@@ -116,6 +119,8 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="seconds for the files in work after SIGTERM or SIGHUP")
     add("--shard", metavar="K/N", type=_shard,
         help="only part K of N, from 0: for array jobs, each with a checkpoint of its own")
+    add("--allow-empty", action="store_true",
+        help="a pattern without files is no error (nor is it with --shard)")
     add("--progress", action="store_true",
         help="where stderr is no terminal, write a line of progress to it now and then")
     add("-q", "--quiet", action="store_true",
@@ -134,6 +139,9 @@ def _shard(text: str) -> tuple[int, int]:
 def _add_show(command: argparse.ArgumentParser) -> None:
     _add_checkpoint(command)
     command.add_argument("--failures", action="store_true", help="only the failures, a line each")
+    command.add_argument(
+        "-v", "--verbose", action="store_true", help="with --failures, also their tracebacks"
+    )
     command.add_argument(
         "--json", dest="as_json", action="store_true",
         help="as JSON; with --failures an object a line, with tracebacks",

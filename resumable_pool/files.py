@@ -71,14 +71,40 @@ def list_files(pattern: str | list[str], excluded: Callable[[str], bool]) -> lis
 
 
 def nothing_found(pattern: str | list[str]) -> str:
-    """What to say to a person who expects files where there are none."""
+    """What to say to a person who expects files where there are none: what was looked for, in which
+    folder, and what may be wrong with it."""
     if not isinstance(pattern, str):
-        return "no files were listed"
+        number = len(pattern)
+        return (
+            f"none of the {number:,} paths listed is a file" if number else "no files were listed"
+        )
     if os.path.isdir(pattern):
         inside = os.path.join(pattern, "**", "*")
         return f"{pattern!r} is a folder, and only files are processed: {inside!r} is all in it"
-    advice = "; os.path.expanduser knows what ~ stands for" if pattern.startswith("~") else ""
-    return f"no files match {pattern!r}{advice}"
+    start = "" if os.path.isabs(pattern) else f" in the folder {os.getcwd()!r}"
+    hint = _hint(pattern)
+    return f"no files match {pattern!r}{start}{hint and '; '}{hint}"
+
+
+def _hint(pattern: str) -> str:
+    """The usual mistakes in a glob."""
+    if pattern.startswith("~"):
+        return "os.path.expanduser knows what ~ stands for"
+    if not pattern.isprintable():
+        return "a backslash in it has become another character: write / in its place, or r'...'"
+    if "\\" in pattern and os.sep == "/":
+        return f"folders are separated by / here: {pattern.replace(chr(92), '/')!r}"
+    above = ""
+    for name in pattern.split(os.sep):
+        path = f"{above}{name}"
+        if glob.has_magic(name):
+            if os.path.exists(path):  # it is called like a glob
+                return f"brackets stand for one letter; glob.escape({path!r}) is the name itself"
+            return ""
+        if not os.path.exists(path or os.sep):
+            return f"there is no {path!r}"
+        above = f"{path}{os.sep}"
+    return ""
 
 
 def _of_list(paths: list[str]) -> set[str]:

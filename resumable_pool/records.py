@@ -5,7 +5,9 @@ Knows nothing of processes, pipes or the checkpoint's format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from .values import Encoded, read_value
@@ -18,6 +20,9 @@ FailureKind = Literal["error", "crashed", "timeout"]
 # A person reads the first few and then wants the list; ten lines leave the counts in sight.
 SHOWN_FAILURES = 10
 SHOWN_LENGTH = 200
+
+# Numbers and addresses differ from file to file, where what is wrong does not.
+_NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
 class Failure(NamedTuple):
@@ -42,10 +47,49 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         """One line, whatever is in the path and the message."""
+        return self._line("")
+
+    def _line(self, more: str) -> str:
         message = self.message.split("\n", 1)[0][:SHOWN_LENGTH]
         if len(message) < len(self.message.rstrip()):
             message = f"{message}..."
-        return printable(f"{self.path}: {message}")
+        return printable(f"{self.path}{more}: {message}")
+
+
+class AlikeFailures:
+    """Failures, grouped by what went wrong: many files often fail for one reason. Messages are
+    alike if they differ only in numbers and in the name of the file."""
+
+    def __init__(self, failures: Iterable[Failure] = ()) -> None:
+        self._groups: dict[str, tuple[Failure, int]] = {}  # the first one, and how many there are
+        for failure in failures:
+            self.add(failure)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, failure: Failure) -> int:
+        """How many of its kind there are now."""
+        line = failure.message.split("\n", 1)[0]
+        for name in (failure.path, os.path.basename(failure.path)):
+            if name and name in line:
+                line = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "/", line)
+        kind = _NUMBERS.sub("0", line)
+        first, number = self._groups.get(kind, (failure, 0))
+        self._groups[kind] = first, number + 1
+        return number + 1
+
+    def lines(self, where: str) -> Iterator[str]:
+        """For a person: a line for each kind, those with most files first. The last one says
+        `where` all are, if not all are shown."""
+        groups = sorted(self._groups.values(), key=lambda group: -group[1])
+        for first, number in groups[:SHOWN_FAILURES]:
+            yield f"  {first._line(f' and {number - 1:,} more' if number > 1 else '')}"
+        unshown = sum(number for _, number in groups[SHOWN_FAILURES:])
+        if unshown:
+            yield f"  ... and {unshown:,} more: {where}"
+        elif len(groups) < sum(number for _, number in groups):
+            yield f"  ({where})"
 
 
 class Fingerprint(NamedTuple):
@@ -161,6 +205,7 @@ class Report(NamedTuple):
         seconds: how long the run took.
         stopped: whether the run was asked to stop.
         failures: the failed files' failures, in path order.
+        note: where there were no files, what was looked for and where; otherwise `""`.
     """
 
     total: int
@@ -171,18 +216,24 @@ class Report(NamedTuple):
     seconds: float
     stopped: bool
     failures: Sequence[Failure]
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file has a result: none has failed, and none is still to do."""
+        return not (self.failed or self.remaining)
 
     def __str__(self) -> str:
-        lines = [self._summary()]
-        lines += [f"  {failure}" for failure in self.failures[:SHOWN_FAILURES]]
-        unshown = len(self.failures) - SHOWN_FAILURES
-        if unshown > 0:
-            lines.append(f"  ... and {unshown:,} more: report.failures has them all")
-        return "\n".join(lines)
+        return "\n".join(self.lines("report.failures has them all"))
+
+    def lines(self, where: str) -> Iterator[str]:
+        """The text, line by line; `where` is what it says about where to see all failures."""
+        yield self._summary()
+        yield from AlikeFailures(self.failures).lines(where)
 
     def _summary(self) -> str:
         if self.total == 0:
-            return "no files: nothing to do"
+            return f"nothing to do: {self.note}" if self.note else "no files: nothing to do"
         counts = [f"{self.completed:,} done"] if self.completed or not self.skipped else []
         if self.skipped:
             counts.append(f"{self.skipped:,} done before")

@@ -47,8 +47,9 @@ from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .run.ledger import Finished, Ledger
 from .run.loop import Run
 from .run.plan import Plan, make_plan
-from .run.screen import ProgressLine, progress_line
+from .run.screen import progress_line
 from .run.stop_requests import StopRequests
+from .run.story import Story
 from .saver.saving import Saving
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class ResumableRunner(Hooks[Result]):
 
     def pending(self) -> list[str]:
         """The files that `run` would process now, in order; raises `CheckpointError` like it."""
-        return [*self._plan(self._files(check_pattern(self.collect_files()))).to_do]
+        return [*self._plan(self._files()[0]).to_do]
 
     @property
     def results(self) -> Mapping[str, Result]:
@@ -226,10 +227,15 @@ class ResumableRunner(Hooks[Result]):
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
         return self._checkpoint.failures()
 
-    def _files(self, pattern: str | list[str]) -> list[str]:
+    def _files(self) -> tuple[list[str], str]:
+        """The files of the run; and if the pattern finds none, what to say of that."""
+        pattern = check_pattern(self.collect_files())
         files = list_files(pattern, self._checkpoint.owns)
+        note = "" if files else nothing_found(pattern)
         shard = self._options.shard
-        return files if shard is None else [path for path in files if is_in_shard(path, shard)]
+        if shard is not None:
+            files = [path for path in files if is_in_shard(path, shard)]
+        return files, note
 
     def _plan(self, files: list[str]) -> Plan:
         elsewhere = None
@@ -257,24 +263,28 @@ class ResumableRunner(Hooks[Result]):
     ) -> Generator[list[Finished], None, None]:
         begun = time.monotonic()
         name = getattr(self._options.setup.function, "__name__", "files")
-        progress = progress_line(self._options.progress, sys.stderr, name, shared=watched)
-        pattern = check_pattern(self.collect_files())
-        files = self._files(pattern)
-        if not files and self._options.shard is None:
-            progress.say(nothing_found(pattern))
-        plan = self._plan(files)
-        ledger = Ledger(plan)
-        stopped = False
-        if plan.to_do:
-            stopped = yield from self._go_round(files, ledger, stop_requests, progress)
-        else:
-            self._checkpoint.settle()
+        screen = progress_line(self._options.progress, sys.stderr, name, shared=watched)
+        story = Story(screen)
+        story.begins(name, self._checkpoint.path)
+        with story.of_what_breaks_it():
+            files, note = self._files()
+            if note:
+                story.announce(note)
+            plan = self._plan(files)
+            ledger = Ledger(plan)
+            stopped = False
+            if plan.to_do:
+                stopped = yield from self._go_round(files, ledger, stop_requests, story)
+            else:
+                self._checkpoint.settle()
         failures = [self.failures.get(path) for path in sorted(ledger.standing)]
         known = [failure for failure in failures if failure is not None]  # not damaged
-        self._report = ledger.report(known, time.monotonic() - begun, stopped)
+        report = ledger.report(known, time.monotonic() - begun, stopped)
+        self._report = report._replace(note=note)
+        story.ends(self._report)
 
     def _go_round(
-        self, files: list[str], ledger: Ledger, stop_requests: StopRequests, progress: ProgressLine
+        self, files: list[str], ledger: Ledger, stop_requests: StopRequests, story: Story
     ) -> Generator[list[Finished], None, bool]:
         """Yields as `_steps` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
@@ -285,11 +295,11 @@ class ResumableRunner(Hooks[Result]):
         plan = functools.partial(self._plan, files)
         try:
             with stop_requests:
-                ring = self._ring = Run(options, saving, plan, ledger, stop_requests, progress)
+                ring = self._ring = Run(options, saving, plan, ledger, stop_requests, story)
                 steps = ring.go()
                 with stop_requests.finishing(steps):
                     for finished in steps:
-                        with progress.aside() if finished else contextlib.nullcontext():
+                        with story.screen.aside() if finished else contextlib.nullcontext():
                             for path, ok in finished if told else ():
                                 self.on_saved(self._read_outcome(path, ok))
                             yield finished

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "runner": {"plain", "between", "checkpoints", "front", "saver", "run"},
     "": {"plain", "checkpoints", "worker", "runner"},
     "commands": {"plain", "checkpoints", "runner", "commands"},
-    "__main__": {"plain", "commands"},
+    "__main__": {"", "plain", "commands"},
 }
 
 # A process that is killed while it holds one of these hangs all others (or, as a pool, is one).

@@ -30,6 +30,8 @@ def _report(**changed: Any) -> Report:
         ({}, "3 files: 3 done, in 2.0 s"),
         ({"total": 1, "completed": 1}, "1 file: 1 done, in 2.0 s"),
         ({"total": 0, "completed": 0, "seconds": 0.01}, "no files: nothing to do"),
+        ({"total": 0, "completed": 0, "note": "no files match 'a'"},
+         "nothing to do: no files match 'a'"),
         ({"total": 1296, "completed": 93, "skipped": 1203, "seconds": 200},
          "1,296 files: 93 done, 1,203 done before, in 3 min 20 s"),
         ({"completed": 0, "skipped": 3}, "3 files: 3 done before, in 2.0 s"),
@@ -44,6 +46,34 @@ def test_report(facts: dict[str, Any], text: str) -> None:
     assert str(_report(**facts)) == text
 
 
+def _letters(number: int) -> str:
+    """Another word for each number."""
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+
+
+def test_failures_that_are_alike_share_a_line() -> None:
+    """With a count and one example, the most frequent first, whatever numbers and names differ."""
+    failures = [
+        _failure("in/x.wav", "OSError: no space"),
+        *(
+            _failure(f"in/{n}.wav", f"ValueError: {n} of in/{n}.wav at 0x7f{n}, in /a/in/{n}.wav")
+            for n in range(11)
+        ),
+    ]
+    assert str(_report(failed=12, failures=failures)).split("\n")[1:] == [
+        "  in/0.wav and 10 more: ValueError: 0 of in/0.wav at 0x7f0, in /a/in/0.wav",
+        "  in/x.wav: OSError: no space",
+        "  (report.failures has them all)",
+    ]
+
+
+def test_ok_means_that_every_file_has_a_result() -> None:
+    """So a script can end with `sys.exit(not report.ok)`."""
+    assert _report().ok
+    assert not _report(failed=1).ok
+    assert not _report(remaining=1).ok
+
+
 @pytest.mark.parametrize(
     ("number", "more"),
     [
@@ -54,7 +84,7 @@ def test_report(facts: dict[str, Any], text: str) -> None:
 )
 def test_a_report_shows_the_first_failures(number: int, more: str | None) -> None:
     """The first failures have a line each, in order; of the others it says how many they are."""
-    failures = [_failure(f"{index}.wav") for index in range(number)]
+    failures = [_failure(f"{index}.wav", f"Error: {_letters(index)}") for index in range(number)]
     lines = str(_report(failed=number, failures=failures)).split("\n")[1:]
     assert lines[:SHOWN_FAILURES] == [f"  {failure}" for failure in failures[:SHOWN_FAILURES]]
     assert lines[SHOWN_FAILURES:] == ([more] if more else [])

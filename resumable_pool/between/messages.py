@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ResumablePoolError
-from ..records import Outcome
+from ..records import Failure, Outcome
 from ..values import Bytes, Encoded
 
 # A path, and which attempt at it this is, from 1.
@@ -125,9 +125,11 @@ class Saved(NamedTuple):
 
 class Failed(NamedTuple):
     """The function failed on the next path of the worker's batch. The saver holds the failure
-    until the runner, which alone knows whether a stop was asked for, says to keep or drop it."""
+    until the runner, which alone knows whether a stop was asked for, says to keep or drop it; here
+    it is without its traceback."""
 
     worker: int
+    failure: Failure
 
 
 class FailureSaved(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from ..checkpoints import Checkpoint, checkpoint_at, merge
 from ..files import nothing_found
-from ..records import SHOWN_FAILURES, Entry, Failure, Report, count_files, in_words, printable
+from ..records import AlikeFailures, Entry, Failure, count_files, in_words, printable
 from ..runner import ResumableRunner
 from .loading import CannotLoad, load, module_part
 
@@ -42,6 +42,7 @@ def run(
     checkpoint: str,
     as_json: bool = False,
     quiet: bool = False,
+    allow_empty: bool = False,
     **options: Any,
 ) -> int:
     """Process the files; `options` are the runner's, as far as they are given."""
@@ -50,30 +51,25 @@ def run(
     try:
         if "initializer" in options:
             options["initializer"] = load(options["initializer"], module_part(function))
-        runner = ResumableRunner(load(function), _files(patterns), checkpoint, **options)
+        may_be_empty = allow_empty or "shard" in options
+        files = _files(patterns, may_be_empty)
+        runner = ResumableRunner(load(function), files, checkpoint, **options)
     except (CannotLoad, TypeError, ValueError, OSError) as error:
         raise Refused(str(error)) from None
     report = runner.run()
-    all_done = not (report.failed or report.remaining)
     if as_json:
         failures = [failure._asdict() for failure in report.failures]
         _write([json.dumps({**report._asdict(), "failures": failures}, indent=2)])
-    elif report.total == 0 and "shard" not in options and not quiet:
-        _write([f"no files match {' '.join(map(printable, patterns))}: nothing to do"])
-    elif not (quiet and all_done):
-        _write(_describe(report, checkpoint))
-    return ALL_DONE if all_done else SOME_LEFT
+    elif not (report.ok and (quiet or report.note)):
+        _write(report.lines(f"show {printable(checkpoint)} --failures lists them all"))
+    if report.note and not may_be_empty:
+        if quiet:  # or the run has said so
+            raise Refused(report.note)
+        return USAGE
+    return ALL_DONE if report.ok else SOME_LEFT
 
 
-def _describe(report: Report, checkpoint: str) -> Iterator[str]:
-    """The report; but how to see more failures than it shows is a command here."""
-    yield str(report._replace(failures=report.failures[:SHOWN_FAILURES]))
-    unshown = len(report.failures) - SHOWN_FAILURES
-    if unshown > 0:
-        yield f"  ... and {unshown:,} more: show {printable(checkpoint)} --failures lists them all"
-
-
-def _files(patterns: list[str]) -> str | list[str]:
+def _files(patterns: list[str], may_be_empty: bool) -> str | list[str]:
     """One glob as it is, so that the runner expands it; several paths, or globs, as one list."""
     for pattern in patterns:
         if not glob.has_magic(pattern) and not os.path.exists(pattern):
@@ -85,15 +81,20 @@ def _files(patterns: list[str]) -> str | list[str]:
     found: list[str] = []
     for pattern in patterns:  # a file may be called like a glob: take[1].wav
         found += [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
-    return [path for path in found if os.path.isfile(path)]
+    files = [path for path in found if os.path.isfile(path)]
+    if not (files or may_be_empty):
+        raise Refused("; ".join(map(nothing_found, patterns)))
+    return files
 
 
-def show(checkpoint: str, failures: bool = False, as_json: bool = False) -> int:
+def show(
+    checkpoint: str, failures: bool = False, as_json: bool = False, verbose: bool = False
+) -> int:
     """What is in a checkpoint, without its values."""
     entries = _existing(checkpoint).entries()
     if failures:
         failed = (entry.failure for entry in entries if entry.failure is not None)
-        _write(json.dumps(each._asdict()) if as_json else str(each) for each in failed)
+        _write(_describe(each, as_json, verbose) for each in failed)
         return ALL_DONE
     tally = _Tally()
     slowest = heapq.nlargest(SHOWN_SLOWEST, tally.count(entries), key=lambda entry: entry.seconds)
@@ -104,13 +105,22 @@ def show(checkpoint: str, failures: bool = False, as_json: bool = False) -> int:
     return ALL_DONE
 
 
+def _describe(failure: Failure, as_json: bool, verbose: bool) -> str:
+    if as_json:
+        return json.dumps(failure._asdict())
+    lines = [str(failure)]
+    if verbose:
+        lines += [f"    {printable(line)}" for line in failure.traceback.splitlines()]
+    return "\n".join(lines)
+
+
 class _Tally:
-    """Counts entries as they pass by, and keeps the first failures."""
+    """Counts entries as they pass by, and groups the failures."""
 
     def __init__(self) -> None:
         self._done = self._failed = self._size = 0
         self._seconds = 0.0
-        self._first_failures: list[Failure] = []
+        self._failures = AlikeFailures()
 
     def count(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
@@ -120,8 +130,7 @@ class _Tally:
                 self._size += entry.size
             else:
                 self._failed += 1
-                if self._failed <= SHOWN_FAILURES:
-                    self._first_failures.append(entry.failure)
+                self._failures.add(entry.failure)
             yield entry
 
     def as_facts(self, checkpoint: str, slowest: list[Entry]) -> dict[str, Any]:
@@ -142,10 +151,8 @@ class _Tally:
             yield from (f"  {in_words(each.seconds)}: {printable(each.path)}" for each in slowest)
         if self._failed:
             yield "failed:"
-            yield from (f"  {failure}" for failure in self._first_failures)
-        if self._failed > SHOWN_FAILURES:
-            yield f"  ... and {self._failed - SHOWN_FAILURES:,} more: --failures lists them all"
-        yield f"values: {self._size:,} bytes, not unpickled: safe on a file you do not trust"
+            yield from self._failures.lines("--failures lists them all")
+        yield f"values: {self._size:,} bytes (not unpickled)"
 
 
 def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int:

@@ -41,6 +41,7 @@ class Worker(Protocol):
 
     Attributes:
         serial: its number; no other worker of the run has it.
+        name: what a person calls it.
         state: what is wanted of it.
         finished: how many outcomes its process is known to have sent: none, and it is fresh.
         busy_since: when it was given the file that it is at, by the clock of the run.
@@ -50,6 +51,7 @@ class Worker(Protocol):
     """
 
     serial: int
+    name: str
     state: State
     finished: int
     busy_since: float

@@ -170,6 +170,7 @@ class Slot:
     ) -> None:
         """`results` is the write end of its pipe to the saver."""
         self.serial = serial
+        self.name = f"slot {serial}"
         self.state = State.READY  # it needs no initializer, and has nothing to be told
         self.busy_since = 0.0
         self.to_blame = self.refused = False

@@ -13,17 +13,18 @@ from ..between import messages, pipes
 from ..between.clock import Clock
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..options import Options
-from ..records import WorkerStatus, count_files
+from ..records import Failure, WorkerStatus
 from ..saver.saving import Saving
 from .books import Dealer
 from .crew import Crew, State
 from .ledger import Finished, Ledger
 from .plan import Plan
 from .saver_handle import Saver
-from .screen import ProgressLine, progress_line
+from .screen import progress_line
 from .starts import Starts, start_error
 from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Stopping
+from .story import Story
 from .verdicts import Verdicts
 from .worker_crew import WorkerCrew
 
@@ -46,7 +47,7 @@ class Run:
         make_plan: Callable[[], Plan],
         ledger: Ledger,
         stop_requests: StopRequests,
-        progress: ProgressLine,
+        story: Story,
     ) -> None:
         self._options = options
         self._make_plan = make_plan
@@ -54,7 +55,7 @@ class Run:
         self._counts = ledger.counts
         self._clock = Clock()
         self._stop_requests = stop_requests
-        self._progress = progress
+        self._story = story
         self._opened = False
         self._error: Exception | None = None
         self._starts = Starts()
@@ -62,8 +63,8 @@ class Run:
         crew = _crew_for(options)
         self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
         self._crew = crew(options, self._saver, self._dealer, os.getcwd())
-        self._verdicts = Verdicts(options, self._dealer, self._saver, ledger)
-        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, progress)
+        self._verdicts = Verdicts(options, self._dealer, self._saver, ledger, story)
+        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, story)
 
     def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -140,6 +141,7 @@ class Run:
                 self._crew.note_hello(serial)
             case messages.PassedOn(serial, messages.Ready()):
                 self._crew[serial].note_ready()
+                self._story.has_worker(self._crew[serial].name, self._clock.now)
             case messages.PassedOn(_, messages.StartFailed(message, traceback)):
                 if not self.stopping.stopped:  # or it failed of being told to end
                     self._fail(start_error(message, traceback))
@@ -150,8 +152,8 @@ class Run:
             case messages.FailureSaved(path):
                 self._ledger.note_failure_saved(path)
                 self._verdicts.note_saved()
-            case messages.Failed(serial):
-                self._note_failure(serial)
+            case messages.Failed(serial, failure):
+                self._note_failure(serial, failure)
             case messages.Idle(serial):
                 self._note_idle(serial)
             case messages.Ended(serial, clean):
@@ -208,21 +210,18 @@ class Run:
         now = self._clock.now
         try:
             if self._opened:  # who is refused has not begun
-                self._progress.draw(self._counts, now, lambda: self._crew.longest(now))
+                self._story.draw(self._counts, now, lambda: self._crew.longest(now))
         except Exception as error:  # of a bar that is not ours, and is left alone from now on
             self._fail(error)
-            self._progress = progress_line(False, None)
+            self._story.screen = progress_line(False, None)
 
     # What is decided.
 
     def _note_opened(self, notes: list[str]) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         plan = self._make_plan()
-        for note in [*notes, *plan.advice]:
-            self._progress.announce(note)
+        self._story.knows_the_plan(plan, notes)
         self._ledger.begin(plan)
-        if plan.new < plan.total:
-            self._progress.say(str(plan))
         self._dealer.add(plan.to_do)
         self._opened = True
         self._crew.begin()
@@ -233,15 +232,15 @@ class Run:
             worker.note_outcomes(number, self._clock.now)
         return self._dealer.finish(serial, number, self._clock.now)
 
-    def _note_failure(self, serial: int) -> None:
+    def _note_failure(self, serial: int, failure: Failure) -> None:
         """The function failed. The saver holds the failure until it is judged."""
         path = self._dealer.path_of(serial)
         if path is not None and self._crew[serial].timed_out:
             # It failed of being told to end, and its worker's end is near.
             self._saver.tell(messages.DropFailure(path, self._dealer.attempt(path)))
             return
-        (path,) = self._finish(serial, 1)
-        self._verdicts.note_failure(path, self._clock.now)
+        self._finish(serial, 1)
+        self._verdicts.note_failure(failure, self._clock.now)
 
     def _note_idle(self, serial: int) -> None:
         worker = self._crew.get(serial)
@@ -255,6 +254,8 @@ class Run:
         if worker is None:  # its start has failed
             return
         how, last_words = worker.bury(in_peace=clean)
+        if not clean:
+            self._story.loses_worker(worker.name, how)
         now = self._clock.now
         path = self._dealer.lose(serial, certain=worker.to_blame)
         if path is not None:
@@ -272,8 +273,7 @@ class Run:
             self._dealer.stop()
             self._crew.recall()
             if self._dealer.busy and not isinstance(error, SaverError):
-                what = f"{type(error).__name__}: finishing {count_files(self._dealer.busy)} first"
-                self._progress.announce(f"{what}; press Ctrl-C twice to abandon them")
+                self._story.finishes_first(error, self._dealer.busy)
 
     # The end.
 
@@ -287,7 +287,7 @@ class Run:
         how = self._saver.bury()
         if (how or lost) and not self.stopping.insisted:
             self._fail(self._saver.loss(how or "ended", self._opened))
-        self._progress.end(self._counts)
+        self._story.screen.end(self._counts)
         self.stopping.end()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -24,7 +23,7 @@ LOG_SECONDS = 10.0
 class ProgressLine:
     """Draws the line on `stream`, or nothing where that is `None`.
 
-    What is said goes there too, and to the logger `resumable_pool` in any case.
+    What is said goes there too.
 
     Args:
         stream: where to.
@@ -60,12 +59,9 @@ class ProgressLine:
         """A line that stays, for somebody who watches."""
         if self._draw_at < float("inf"):
             self.announce(text)
-        else:
-            _log(text)
 
     def announce(self, text: str) -> None:
         """A line that stays, and that a person must see, also where no progress is drawn."""
-        _log(text)
         self.clear()
         self._write(text + "\n")
 
@@ -115,16 +111,6 @@ class ProgressLine:
             self._stream.flush()
         except (OSError, ValueError):  # the terminal is gone; the run goes on
             self._stream = None
-
-
-def _log(text: str) -> None:
-    # Where the program has not imported it nobody listens; and it may be impossible to open a file.
-    if (logging := sys.modules.get("logging")) is None:
-        return
-    logger = logging.getLogger("resumable_pool")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
-    logger.info("%s", text)
 
 
 class ProgressBar(ProgressLine):

@@ -15,8 +15,8 @@ from .books import Dealer
 from .crew import Crew, State
 from .ledger import Ledger
 from .progress import describe_end
-from .screen import ProgressLine
 from .stop_requests import BY_CALL, StopRequests
+from .story import Story
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
@@ -39,7 +39,7 @@ class Stopping:
         dealer: Dealer,
         crew: Crew[Any],
         ledger: Ledger,
-        progress: ProgressLine,
+        story: Story,
     ) -> None:
         self.stopped = self.insisted = self._abandoned = False
         self.due = self._insist_at = NEVER
@@ -48,7 +48,7 @@ class Stopping:
         self._dealer = dealer
         self._crew = crew
         self._counts = ledger.counts
-        self._progress = progress
+        self._story = story
         self._interrupts = 0
 
     def follow_requests(self, now: float) -> None:
@@ -80,19 +80,19 @@ class Stopping:
             self._crew.terminate(now, State.STARTING)
         in_work = self._dealer.busy
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
-        self._progress.announce(f"{why}: {what}")
+        self._story.announce(f"{why}: {what}")
 
     def end(self) -> None:
         """The run has ended: say where it stands, where there will be no report."""
         if self._requests.signals:
             again = "; run again to go on" if self._counts.finished < self._counts.total else ""
-            self._progress.announce(f"Stopped. {describe_end(self._counts)}{again}")
+            self._story.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
     def _abandon(self, now: float) -> None:
         """First what is in work; what has come, only if somebody insists."""
         if self._abandoned:
             self.due = NEVER
-            self._progress.announce(
+            self._story.announce(
                 "the saver has not saved yet what has come; another Ctrl-C or SIGTERM gives that up"
             )
             return
@@ -102,4 +102,4 @@ class Stopping:
         more = bool(self._crew.are(*states))
         self._crew.terminate(now, *states)
         if more and self._dealer.busy:
-            self._progress.announce(f"abandoning {count_files(self._dealer.busy)}")
+            self._story.announce(f"abandoning {count_files(self._dealer.busy)}")

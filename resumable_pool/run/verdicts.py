@@ -16,6 +16,7 @@ from ..records import Failure, Outcome, count_files, in_words
 from .books import Dealer
 from .ledger import Ledger
 from .saver_handle import Saver
+from .story import Story
 
 # So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
 # processes, in any order: what that did to a function, or to its worker, is not the file's fault.
@@ -23,10 +24,10 @@ JUDGING_SECONDS = 0.25
 
 
 class _Setback(NamedTuple):
-    """A failed attempt at `path`, to be judged at `due`; what tells the saver to keep the failure,
-    or to drop it if it holds it; and whether a further attempt needs a fresh worker."""
+    """A failed attempt, to be judged at `due`; what tells the saver to keep the failure, or to drop
+    it if it holds it; and whether a further attempt needs a fresh worker."""
 
-    path: str
+    failure: Failure
     due: float
     keep: ToSaver
     drop: ToSaver | None
@@ -36,11 +37,14 @@ class _Setback(NamedTuple):
 class Verdicts:
     """The failed attempts of one run that are not settled yet. Lives in the runner's process."""
 
-    def __init__(self, options: Options, dealer: Dealer, saver: Saver, ledger: Ledger) -> None:
+    def __init__(
+        self, options: Options, dealer: Dealer, saver: Saver, ledger: Ledger, story: Story
+    ) -> None:
         self._options = options
         self._dealer = dealer
         self._saver = saver
         self._counts = ledger.counts
+        self._story = story
         self._setbacks: deque[_Setback] = deque()
         self._unsaved = 0
 
@@ -81,11 +85,11 @@ class Verdicts:
         limit = self._options.max_failures
         return limit is not None and failed > limit
 
-    def note_failure(self, path: str, now: float) -> None:
+    def note_failure(self, failure: Failure, now: float) -> None:
         """The function failed; the saver holds the failure."""
-        attempt = self._dealer.attempt(path)
-        keep, drop = KeepFailure(path, attempt), DropFailure(path, attempt)
-        self._setbacks.append(_Setback(path, now + JUDGING_SECONDS, keep, drop, fresh=False))
+        which = failure.path, failure.attempts
+        keep, drop = KeepFailure(*which), DropFailure(*which)
+        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, drop, fresh=False))
 
     def note_loss(
         self, path: str, timed_out: bool, how: str, traceback: str, seconds: float, now: float
@@ -99,18 +103,22 @@ class Verdicts:
             message = f"its worker {how}"
             failure = Failure(path, "crashed", message, traceback, attempt, seconds)
         keep = RecordCrash(Outcome(path, None, 0, failure, seconds, attempt))
-        self._setbacks.append(_Setback(path, now + JUDGING_SECONDS, keep, None, fresh=True))
+        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, None, fresh=True))
 
     def judge(self, stopped: bool) -> None:
         """Decide about the next one. After a stop its file is still to do: nobody can know whether
         it would have failed without."""
         setback = self._setbacks.popleft()
-        final = self._dealer.attempt(setback.path) > self._options.retries
-        if final and not stopped:
+        failure = setback.failure
+        if not stopped and self._dealer.attempt(failure.path) > self._options.retries:
             self._saver.tell(setback.keep)
             self._unsaved += 1
+            self._story.fails(failure, self._counts)
             return
         if setback.drop is not None:
             self._saver.tell(setback.drop)
-        if not stopped:
-            self._dealer.retry(setback.path, setback.fresh)
+        if stopped:
+            self._story.drops(failure)
+        else:
+            self._story.will_retry(failure)
+            self._dealer.retry(failure.path, setback.fresh)

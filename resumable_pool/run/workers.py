@@ -69,6 +69,7 @@ class WorkerProcess:
             WorkerStartError: the system would not start it.
         """
         self.serial = serial
+        self.name = f"worker {slot}"
         self._setup = setup
         self.state = State.STARTING
         self.slot = slot
@@ -83,7 +84,7 @@ class WorkerProcess:
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
             arguments = (*ends, setup if forked else None, slot, folder)
-            self.process = children.Child(context, "worker", run_worker, arguments, ends)
+            self.process = children.Child(context, self.name, run_worker, arguments, ends)
 
     def set_up(self, pickled: bytes) -> None:
         """Answer its `Hello`, with its pickled `Setup`; it ignores that if it has inherited one."""

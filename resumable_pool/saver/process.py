@@ -45,7 +45,7 @@ from ..between.messages import (
 )
 from ..checkpoints import Checkpoint
 from ..errors import CheckpointError, ResumablePoolError, SaverError
-from ..records import Outcome
+from ..records import Failure, Outcome
 from ..values import Encoded, name_script_main
 from .reporting import Reports
 from .saving import Saving
@@ -222,9 +222,9 @@ class _InSaver:
         match message:
             case Values(records):
                 self._reports.add_values(worker, len(records), now)
-            case Outcome():
+            case Outcome(failure=Failure() as failure):
                 self._held[message.path, message.attempts] = message
-                self._reports.add(Failed(worker))
+                self._reports.add(Failed(worker, failure._replace(traceback="")))
             case BatchOver():
                 self._reports.add(Idle(worker))
             case Hello() | Ready() | StartFailed():
