@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from .commands.verbs import (
     show,
 )
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
+from .records import explained
 
 INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look_here()
     name = os.path.basename(sys.argv[0])
     program = "python -m resumable_pool" if name == "__main__.py" else name
-    options = vars(_parse(program, sys.argv[1:] if arguments is None else arguments))
+    options = vars(_parse(program, _unquoted(sys.argv[1:] if arguments is None else arguments)))
     command, carry_out = options.pop("command"), options.pop("carry_out")
     try:
         return int(carry_out(**options))
@@ -64,8 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{program} {command}: {error}", file=sys.stderr)
         return USAGE
     except (NotExported, ResumablePoolError, OSError) as error:
-        print(f"{program} {command}: {error}", file=sys.stderr)
+        text = explained(error) if isinstance(error, OSError) else error
+        print(f"{program} {command}: {text}", file=sys.stderr)
         return SOME_LEFT
+
+
+def _unquoted(arguments: Sequence[str]) -> Sequence[str]:
+    """Without the single quotes that cmd.exe, other than all shells, leaves around them."""
+    if sys.platform != "win32":
+        return arguments
+    return [re.sub(r"^'(.*)'$", r"\1", argument) for argument in arguments]
 
 
 def _parse(program: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -7,6 +7,8 @@ Knows nothing of processes or files.
 
 from __future__ import annotations
 
+from .records import quoted
+
 # Of the files that an executor had.
 _SHOWN_FILES = 5
 
@@ -31,10 +33,10 @@ class CheckpointLocked(ResumablePoolError):
     def __str__(self) -> str:
         holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
-            f"{self.path!r} is in use: {holder} is writing to it, usually another run's saver. "
-            "Wait until that run has ended, end it with a Ctrl-C or SIGTERM to its script, or give "
-            "this run another checkpoint. If its script was killed, the files that it had begun "
-            "are still being finished; who kills that process as well gives them up."
+            f"{quoted(self.path)} is in use: {holder} is writing to it, usually another run's "
+            "saver. Wait until that run has ended, end it with a Ctrl-C or SIGTERM to its script, "
+            "or give this run another checkpoint. If its script was killed, the files that it had "
+            "begun are still being finished; who kills that process as well gives them up."
         )
 
 
@@ -54,7 +56,7 @@ class CheckpointError(ResumablePoolError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.path!r} {self.reason}. Nothing in it was changed. {self.remedy}"
+        return f"{quoted(self.path)} {self.reason}. Nothing in it was changed. {self.remedy}"
 
 
 class SaverError(ResumablePoolError):
@@ -76,7 +78,7 @@ class SaverError(ResumablePoolError):
 
     def __str__(self) -> str:
         text = (
-            f"the run was stopped, because results could not be saved to {self.path!r}: "
+            f"the run was stopped, because results could not be saved to {quoted(self.path)}: "
             f"{self.reason}. What was saved before is kept; put that right and run again to go on."
         )
         return f"{text}\n\n{self.traceback}" if self.traceback else text

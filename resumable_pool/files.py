@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
-from .records import Fingerprint
+from .records import Fingerprint, quoted
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -80,10 +80,11 @@ def nothing_found(pattern: str | list[str]) -> str:
         )
     if os.path.isdir(pattern):
         inside = os.path.join(pattern, "**", "*")
-        return f"{pattern!r} is a folder, and only files are processed: {inside!r} is all in it"
-    start = "" if os.path.isabs(pattern) else f" in the folder {os.getcwd()!r}"
+        what = f"{quoted(pattern)} is a folder, and only files are processed"
+        return f"{what}: {quoted(inside)} is all in it"
+    start = "" if os.path.isabs(pattern) else f" in the folder {quoted(os.getcwd())}"
     hint = _hint(pattern)
-    return f"no files match {pattern!r}{start}{hint and '; '}{hint}"
+    return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
 
 
 def _hint(pattern: str) -> str:
@@ -93,17 +94,19 @@ def _hint(pattern: str) -> str:
     if not pattern.isprintable():
         return "a backslash in it has become another character: write / in its place, or r'...'"
     if "\\" in pattern and os.sep == "/":
-        return f"folders are separated by / here: {pattern.replace(chr(92), '/')!r}"
-    above = ""
-    for name in pattern.split(os.sep):
+        return f"folders are separated by / here: {quoted(pattern.replace(chr(92), '/'))}"
+    above, below = os.path.splitdrive(as_key(pattern))
+    for name in below.split("/"):
         path = f"{above}{name}"
         if glob.has_magic(name):
             if os.path.exists(path):  # it is called like a glob
-                return f"brackets stand for one letter; glob.escape({path!r}) is the name itself"
+                return (
+                    f"brackets stand for one letter; glob.escape({quoted(path)}) is the name itself"
+                )
             return ""
         if not os.path.exists(path or os.sep):
-            return f"there is no {path!r}"
-        above = f"{path}{os.sep}"
+            return f"there is no {quoted(path)}"
+        above = f"{path}/"
     return ""
 
 
@@ -115,8 +118,8 @@ def _of_list(paths: list[str]) -> set[str]:
         what = "a folder" if os.path.isdir(missing[0]) else "no such file"
         advice = "; a glob in a list is not expanded" if glob.has_magic(missing[0]) else ""
         warnings.warn(
-            f"{what}, and so left out: {missing[0]!r} ({len(missing)} of the {len(paths)} paths "
-            f"listed{advice})",
+            f"{what}, and so left out: {quoted(missing[0])} ({len(missing)} of the {len(paths)} "
+            f"paths listed{advice})",
             stacklevel=_levels_to_the_caller(),
         )
     return {*map(_normalised, files)}

@@ -16,6 +16,7 @@ from .between.messages import Setup
 from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
+from .records import quoted
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -142,11 +143,12 @@ def _check_checkpoint(checkpoint: Any) -> Checkpoint:
     checked = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoint_at(checkpoint)
     folder = os.path.dirname(checked.path)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"checkpoint {checked.path!r}: there is no folder {folder!r}")
+        what = f"there is no folder {quoted(folder)}"
+        raise FileNotFoundError(f"checkpoint {quoted(checked.path)}: {what}")
     if os.path.isdir(checked.path):
-        raise IsADirectoryError(f"checkpoint {checked.path!r} is a folder; name a file")
+        raise IsADirectoryError(f"checkpoint {quoted(checked.path)} is a folder; name a file")
     if os.path.exists(checked.path) and not os.path.isfile(checked.path):
-        raise ValueError(f"checkpoint {checked.path!r} is not a regular file")
+        raise ValueError(f"checkpoint {quoted(checked.path)} is not a regular file")
     return checked
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -144,9 +145,10 @@ class Outcome(_Outcome, Generic[Result]):
             LookupError: it is saved elsewhere, and the runner does not say how to read it.
         """
         if self.ok and self.pickled is None:
-            raise LookupError(f"{self.path!r} is saved elsewhere: override read_result to read it")
+            remedy = "override read_result to read it"
+            raise LookupError(f"{quoted(self.path)} is saved elsewhere: {remedy}")
         if self.pickled is None:
-            raise ValueError(f"{self.path!r} failed, there is no value: {self.failure}")
+            raise ValueError(f"{quoted(self.path)} failed, there is no value: {self.failure}")
         value: Result = read_value(self.pickled)
         return value
 
@@ -245,8 +247,24 @@ class Report(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """`text` in one line that does nothing to a terminal, whatever is in it."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    """`text` in one line that does nothing to a terminal, whatever is in it, and that stdout can
+    show: a Windows console, or a file that it is sent to, may have no more than 256 letters."""
+    if not text.isprintable():
+        text = text.encode("unicode_escape").decode("ascii")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def quoted(path: str) -> str:
+    """A path in quotes, as one would type it: `repr` doubles the backslashes of Windows."""
+    return repr(path).replace("\\\\", "\\")
+
+
+def explained(error: OSError) -> str:
+    """What the system says, and of which file."""
+    if not isinstance(error.filename, str) or error.strerror is None:
+        return str(error)
+    return f"{error.strerror}: {quoted(error.filename)}"
 
 
 def count_files(number: int) -> str:

@@ -541,10 +541,17 @@ def test_merge_joins_shards(folder: Path) -> None:
     for number in range(3):
         write(folder / f"shard-{number}.pkl", result("all", number), result(f"{number}", number))
     shards = ["shard-0.pkl", "shard-1.pkl", "shard-2.pkl"]
-    out = succeed("merge", "all.pkl", *shards[:2])
+    out = succeed("merge", "all.pkl", "shard-[01].pkl")  # as cmd.exe leaves it
     assert out.startswith("merged the results of 3 files and the failures of 0 files; 1 had")
     assert "kept as" in succeed("merge", "all.pkl", shards[2])
     assert dict(open_checkpoint("all.pkl")) == {"all": 2, "0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_single_quotes_that_no_shell_has_taken_away_do_no_harm(folder: Path) -> None:
+    """cmd.exe takes them for letters."""
+    (folder / "work.py").write_text(WORK)
+    assert succeed("run", "work.py:number", "'in/*.txt'", "result.pkl").startswith("10 files: 10")
 
 
 @pytest.mark.parametrize(

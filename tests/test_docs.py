@@ -24,7 +24,8 @@ from .stage import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+DESIGN = ROOT / "docs" / "design.md"
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 # What comes of a block whose output the page does not show: outcomes and a report, or tests passed.
 NORMAL = re.compile(
     r"(texts/\S+ \d+\n)*(\d+ words in all\n)?(\d files?: \d done, in .*\n)?"
@@ -46,7 +47,7 @@ def blocks() -> Iterator[object]:
     shown = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.S)
     for page in PAGES:
         if page.name != "tutorial.md":
-            for number, match in enumerate(shown.finditer(page.read_text())):
+            for number, match in enumerate(shown.finditer(page.read_text(encoding="utf-8"))):
                 yield pytest.param(Block(*match.groups()), id=f"{page.name}-{number}")
 
 
@@ -101,7 +102,7 @@ def _any_time(output: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """To files that exist, and to headings that they have."""
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"\w+:", link):
             continue
         name, _, anchor = link.partition("#")
@@ -112,7 +113,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def _anchors(page: Path) -> set[str]:
     """As GitHub makes them of headings: no punctuation, and hyphens for spaces."""
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     headings = [heading.lower().strip() for heading in re.findall(r"^#+ (.*)", text, re.M)]
     return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
 
@@ -160,7 +161,7 @@ def test_every_command_is_in_the_reference() -> None:
 
 def test_every_module_is_in_the_tour() -> None:
     """And nothing that is no more."""
-    tour = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## A tour")[2]
+    tour = DESIGN.read_text(encoding="utf-8").partition("## A tour")[2]
     package = Path(resumable_pool.__file__).parent
     modules = [file.relative_to(package).as_posix() for file in package.rglob("*.py")]
     there = {name for name in modules if not name.endswith("__init__.py")}
@@ -170,7 +171,7 @@ def test_every_module_is_in_the_tour() -> None:
 def test_the_ring_looks_the_same_everywhere() -> None:
     """In README, in the page on design, and in the module that owns the picture."""
     assert runner.__doc__
-    pages = [runner.__doc__, PAGES[0].read_text(), (ROOT / "docs" / "design.md").read_text()]
+    pages = [runner.__doc__, *(page.read_text(encoding="utf-8") for page in (PAGES[0], DESIGN))]
     pictures = [re.findall(r"^ *(?:paths .*|[ ▲]*[┌│└].*)$", page, re.M) for page in pages]
     assert len(pictures[0]) == 5
     assert pictures[0] == pictures[1] == pictures[2]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import sys
 from typing import Any
 
 import pytest
 
 from resumable_pool import Failure, Outcome, Report
-from resumable_pool.records import SHOWN_FAILURES, count_files, in_words
+from resumable_pool.records import SHOWN_FAILURES, count_files, explained, in_words, quoted
 
 
 def _failure(path: str = "a.wav", message: str = "ValueError: no") -> Failure:
@@ -183,3 +185,30 @@ def test_records_travel_and_stay(record: Any) -> None:
     assert pickle.loads(pickle.dumps(record)) == record
     with pytest.raises(AttributeError):
         record.seconds = 3
+
+
+def test_a_path_is_shown_as_one_would_type_it() -> None:
+    """In quotes, with as many backslashes as it has, in one line."""
+    assert quoted("C:\\texts\\one.txt") == "'C:\\texts\\one.txt'"
+    assert quoted("it's.txt") == '"it\'s.txt"'
+    assert quoted("two\nlines") == "'two\\nlines'"
+
+
+def test_an_error_of_the_system_shows_its_file_likewise() -> None:
+    """Python's own text doubles the backslashes."""
+    error = PermissionError(13, "Permission denied", "C:\\texts\\one.txt")
+    assert explained(error) == "Permission denied: 'C:\\texts\\one.txt'"
+    assert explained(FileNotFoundError("there is no x")) == "there is no x"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("cp1252", "caf\u00e9\\u0107"), ("utf-8", "caf\u00e9\u0107")]
+)
+def test_a_report_can_be_printed_whatever_stdout_can_show(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    """A console, or a file, may have no more than the 256 letters of one language."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    print(Failure("caf\u00e9\u0107", "error", "no", "", 1, 0.0), file=out, flush=True)
+    assert out.buffer.getvalue().decode(encoding).strip() == f"{shown}: no"  # type: ignore[attr-defined]

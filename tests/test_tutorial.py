@@ -14,7 +14,7 @@ from .terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(resumable_pool.__file__).parent  # the installed one, if that is tested
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
 # What the reader is told to save under which name, and what to type.
 STEP = re.compile(r"as\s`(?P<name>\w+\.py)`[^`]*(?:`\w+`[^`]*)?```python\n(?P<script>.*?)```"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from ..records import quoted
 from .base import Checkpoint
 from .json_lines import JsonLines
 from .merging import choose
@@ -42,7 +43,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     suffix = os.path.splitext(os.path.normpath(name))[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
-            f"checkpoint {name!r}: its suffix names the format, and {suffix!r} is not one of "
+            f"checkpoint {quoted(name)}: its suffix names the format, and {suffix!r} is not one of "
             f"{', '.join(_FORMATS)}"
         )
     return _FORMATS[suffix](name)
@@ -63,7 +64,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     checkpoint = checkpoint_at(path)
     if not os.path.exists(checkpoint.path):
-        raise FileNotFoundError(f"there is no checkpoint at {os.fspath(path)!r}")
+        raise FileNotFoundError(f"there is no checkpoint at {quoted(os.fspath(path))}")
     checkpoint.completed()
     return checkpoint
 
@@ -93,7 +94,7 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
     sources = {os.path.realpath(target.path): target}
     for other in others:
         if not os.path.exists(other.path):
-            raise FileNotFoundError(f"there is no checkpoint at {other.path!r}")
+            raise FileNotFoundError(f"there is no checkpoint at {quoted(other.path)}")
         sources.setdefault(os.path.realpath(other.path), other)  # merge("all.pkl", "*.pkl")
     return target.rewrite(lambda fd, notes: choose([*sources.values()]))
 
@@ -101,5 +102,5 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
 def _mergeable(path: str | os.PathLike[str]) -> PickleFile:
     checkpoint = checkpoint_at(path)
     if not isinstance(checkpoint, PickleFile):
-        raise ValueError(f"checkpoint {os.fspath(path)!r}: only .pkl checkpoints can be merged")
+        raise ValueError(f"{quoted(os.fspath(path))}: only .pkl checkpoints can be merged")
     return checkpoint

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files import as_key
-from ..records import Entry, Failure, Fingerprint, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, pickle_value
 
 # Files that a checkpoint may keep beside itself have its name and one of these; what is still being
@@ -72,7 +72,7 @@ class Checkpoint(Mapping[str, Any]):
         self._places = {os.path.split(os.path.normcase(place)) for place in places}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.path!r})"
+        return f"{type(self).__name__}({quoted(self.path)})"
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import CheckpointError
-from ..records import Outcome, count_files
+from ..records import Outcome, count_files, quoted
 from .base import OLD_FILE, Checkpoint
 from .disk import force_folder, replace
 from .lock import new_name
@@ -60,7 +60,7 @@ def _keep_old(path: str) -> str:
         replace(copy, old)
     finally:
         _remove(copy)  # it is still there if both were one file, since somebody was killed
-    return f"what was there before is kept as {old!r}"
+    return f"what was there before is kept as {quoted(old)}"
 
 
 def refuse_to_lose_old(checkpoint: Checkpoint, may_be_sound: bool = True) -> None:
@@ -80,7 +80,8 @@ def refuse_to_lose_old(checkpoint: Checkpoint, may_be_sound: bool = True) -> Non
             return
     raise CheckpointError(
         path,
-        f"would be kept as {old!r}, but there is another file already, which may be worth keeping",
+        f"would be kept as {quoted(old)}, but there is another file already, which may be worth "
+        "keeping",
         "Move that one away, and try again.",
     )
 

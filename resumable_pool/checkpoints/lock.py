@@ -13,6 +13,7 @@ from io import FileIO
 
 from ..between import pipes
 from ..errors import CheckpointLocked
+from ..records import quoted
 from .base import NEW_FILE
 from .disk import BINARY, force, force_folder, lock, lock_file, read_at, write_at
 
@@ -62,8 +63,8 @@ def _lock(file: FileIO, path: str, notes: list[str]) -> bool:
         return lock(file.fileno(), path)
     except OSError as error:
         notes.append(
-            f"{path!r} could not be locked ({error.strerror}): nothing would notice a second run "
-            "that writes to it at the same time"
+            f"{quoted(path)} could not be locked ({error.strerror}): nothing would notice a second "
+            "run that writes to it at the same time"
         )
         return True
 

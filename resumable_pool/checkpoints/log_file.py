@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ..between import pipes
 from ..errors import CheckpointLocked
-from ..records import Outcome
+from ..records import Outcome, quoted
 from ..values import Bytes, Encoded
 from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
 from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
@@ -107,7 +107,7 @@ class AppendFile(IndexedFile):
         self._forcing = self._end  # up to where the disk has been set to work
         torn = os.fstat(fd).st_size - (self._end + len(self._terminator))
         if torn > 0:
-            notes.append(f"{self.path!r}: cut off an unfinished end of {torn:,} bytes")
+            notes.append(f"{quoted(self.path)}: cut off an unfinished end of {torn:,} bytes")
         if read_at(fd, len(self._terminator) + 1, self._end) != self._terminator:
             self._end_here(fd)
         self._mend(fd, scan)

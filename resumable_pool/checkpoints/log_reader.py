@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..between import pipes
 from ..errors import CheckpointError
-from ..records import Entry, Failure, Fingerprint, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from .base import Checkpoint, Failures
 from .disk import BINARY, read_at
 
@@ -246,7 +246,7 @@ class IndexedFile(Checkpoint):
                     self._recognise(fd)
                     self._verify(fd, findings)
                 except CheckpointError as error:
-                    findings.append(f"{self.path!r} {error.reason}")
+                    findings.append(f"{quoted(self.path)} {error.reason}")
         return findings
 
     def _verify(self, fd: int, findings: list[str]) -> Index:
@@ -262,7 +262,7 @@ class IndexedFile(Checkpoint):
                 else:
                     index.drop(path, failed)
                     what = "failure" if failed else "value"
-                    findings.append(f"the {what} of {path!r} is damaged, at byte {start:,}")
+                    findings.append(f"the {what} of {quoted(path)} is damaged, at byte {start:,}")
             damage = scan.skip_damage()
             if damage is not None:
                 findings.append(damage)

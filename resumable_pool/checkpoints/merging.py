@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..records import Outcome
+from ..records import Outcome, quoted
 from .base import damaged
 from .copying import results_and_failures
 from .log_file import Chosen
@@ -79,5 +79,5 @@ def _outcomes(sources: Sequence[PickleFile], chosen: _Places) -> Iterator[Outcom
         found = source.outcomes_at([start for _, start, _ in wanted])
         for (_, _, path), outcome in zip(wanted, found, strict=True):
             if outcome is None or outcome.path != path:  # or it has been rewritten meanwhile
-                raise damaged(source.path, f"the record of {path!r} is not sound")
+                raise damaged(source.path, f"the record of {quoted(path)} is not sound")
             yield outcome

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
 from ..files import as_key
-from ..records import Outcome
+from ..records import Outcome, quoted
 from ..values import UnstorableValue, name_script_main, pickle_value
 from .base import foreign
 from .disk import read_at
@@ -85,7 +85,8 @@ class PlainPickle:
         try:
             pickled = pickle_value(self._values[place])
         except UnstorableValue as error:
-            raise self._refusal(f"{error}, of {self.keys[place]!r}", error.__cause__) from error
+            what = f"{error}, of {quoted(self.keys[place])}"
+            raise self._refusal(what, error.__cause__) from error
         return Outcome(self.keys[place], pickled, crc32(pickled), None, 0.0)
 
     def _unpickle(self, fd: int) -> list[Any]:

@@ -37,7 +37,7 @@ from typing import Any
 
 from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked
-from ..records import Outcome
+from ..records import Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from .base import LOCK_FILE
 from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
@@ -128,8 +128,9 @@ class SqliteFile(SqliteReader):
         for side in (f"{self._real_path}-journal", f"{self._real_path}-wal"):
             if os.path.exists(side):  # SQLite would write what it says into the new one
                 aside = new_name(side)
-                os.replace(side, aside)
-                notes.append(f"{side!r} belongs to a database that is gone: kept as {aside!r}")
+                replace(side, aside)
+                kept = f"kept as {quoted(aside)}"
+                notes.append(f"{quoted(side)} belongs to a database that is gone: {kept}")
         new = new_name(self._real_path)
         db = sqlite3.connect(new)
         try:

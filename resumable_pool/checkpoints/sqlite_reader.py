@@ -17,7 +17,7 @@ from urllib.parse import quote
 from ..between import pipes
 from ..errors import CheckpointError
 from ..files import as_key
-from ..records import Entry, Failure, Fingerprint, Outcome
+from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import read_value
 from .base import Checkpoint, Failures, damaged, foreign, of_another_version
 from .sqlite_layout import (
@@ -208,7 +208,7 @@ class SqliteReader(Checkpoint):
                         pass
                     findings += [text for (text,) in db.execute("PRAGMA integrity_check")]
         except CheckpointError as error:
-            findings.append(f"{self.path!r} {error.reason}")
+            findings.append(f"{quoted(self.path)} {error.reason}")
         return [finding for finding in findings if finding != "ok"]
 
     def _sound(self, db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome[Any]]:
@@ -222,7 +222,8 @@ class SqliteReader(Checkpoint):
                     row = None
                 outcome = outcome_of(row) if row is not None and row[0] == path else None
                 if outcome is None:
-                    findings.append(f"what is saved of {text_of(path)!r} in {table} is damaged")
+                    name = quoted(text_of(path))
+                    findings.append(f"what is saved of {name} in {table} is damaged")
                 else:
                     yield outcome
 

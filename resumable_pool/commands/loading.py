@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from ..records import quoted
+
 # Of the names in a module, when none of them is the right one.
 _SHOWN_NAMES = 8
 
@@ -36,15 +38,16 @@ def load(name: str, default_module: str | None = None) -> Callable[..., Any]:
     if not colon and default_module is not None:
         where = default_module
     if not (where and attribute):
-        raise CannotLoad(f"{name!r} names no function: write module:function or file.py:function")
+        how = "write module:function or file.py:function"
+        raise CannotLoad(f"{quoted(name)} names no function: {how}")
     module = _import_file(where) if where.endswith(".py") else _import_module(where)
     try:
         function = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
-        raise CannotLoad(f"{where!r} has no {attribute!r}; {_defined_in(module)}") from None
+        raise CannotLoad(f"{quoted(where)} has no {attribute!r}; {_defined_in(module)}") from None
     if not callable(function):
         raise CannotLoad(
-            f"{name!r} cannot be called, it is {function!r:.80}; {_defined_in(module)}"
+            f"{quoted(name)} cannot be called, it is {function!r:.80}; {_defined_in(module)}"
         )
     return function
 
@@ -67,18 +70,19 @@ def _import_module(name: str) -> ModuleType:
 
 def _import_file(file: str) -> ModuleType:
     if not os.path.isfile(file):
-        raise CannotLoad(f"there is no file {file!r}")
+        raise CannotLoad(f"there is no file {quoted(file)}")
     folder, name = os.path.split(os.path.abspath(file))
     stem = name.removesuffix(".py")
     if "." in stem:
-        raise CannotLoad(f"{file!r} cannot be imported, because of the dot in its name: rename it")
+        why = "because of the dot in its name: rename it"
+        raise CannotLoad(f"{quoted(file)} cannot be imported, {why}")
     sys.path.insert(0, folder)  # first, where it would be if the file were run as a script
     module = _imported(stem, file, f"name it as a module, package.{stem}, if it is in a package")
     found = getattr(module, "__file__", None)
     if found is None or not os.path.samefile(found, file):
         raise CannotLoad(
-            f"{file!r} cannot be imported, because {stem!r} is also the name of another module "
-            f"({found or 'built into Python'}): rename it"
+            f"{quoted(file)} cannot be imported, because {stem!r} is also the name of another "
+            f"module ({found or 'built into Python'}): rename it"
         )
     return module
 

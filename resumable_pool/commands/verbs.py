@@ -19,7 +19,16 @@ from typing import Any, TextIO
 
 from ..checkpoints import Checkpoint, checkpoint_at, merge
 from ..files import nothing_found
-from ..records import AlikeFailures, Entry, Failure, count_files, in_words, printable
+from ..records import (
+    AlikeFailures,
+    Entry,
+    Failure,
+    count_files,
+    explained,
+    in_words,
+    printable,
+    quoted,
+)
 from ..runner import ResumableRunner
 from .loading import CannotLoad, load, module_part
 
@@ -54,7 +63,9 @@ def run(
         may_be_empty = allow_empty or "shard" in options
         files = _files(patterns, may_be_empty)
         runner = ResumableRunner(load(function), files, checkpoint, **options)
-    except (CannotLoad, TypeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise Refused(explained(error)) from None
+    except (CannotLoad, TypeError, ValueError) as error:
         raise Refused(str(error)) from None
     report = runner.run()
     if as_json:
@@ -73,18 +84,23 @@ def _files(patterns: list[str], may_be_empty: bool) -> str | list[str]:
     """One glob as it is, so that the runner expands it; several paths, or globs, as one list."""
     for pattern in patterns:
         if not glob.has_magic(pattern) and not os.path.exists(pattern):
-            raise Refused(f"there is no file {pattern!r}")
+            raise Refused(f"there is no file {quoted(pattern)}")
     if len(patterns) == 1 and not os.path.isfile(patterns[0]):
         if os.path.isdir(patterns[0]):
             raise Refused(nothing_found(patterns[0]))
         return patterns[0]
-    found: list[str] = []
-    for pattern in patterns:  # a file may be called like a glob: take[1].wav
-        found += [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
-    files = [path for path in found if os.path.isfile(path)]
+    files = [path for path in _expanded(patterns) if os.path.isfile(path)]
     if not (files or may_be_empty):
         raise Refused("; ".join(map(nothing_found, patterns)))
     return files
+
+
+def _expanded(patterns: list[str]) -> Iterator[str]:
+    """What the globs among them mean, as a shell has it: cmd.exe expands nothing. A file may be
+    called like a glob: take[1].wav."""
+    for pattern in patterns:
+        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        yield from found or [pattern]
 
 
 def show(
@@ -160,13 +176,13 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     source = _existing(checkpoint)
     write = {".jsonl": _write_json_lines, ".csv": _write_csv}.get(PurePath(out).suffix.lower())
     if write is None:
-        raise Refused(f"{out!r}: its suffix names the format, and must be .jsonl or .csv")
+        raise Refused(f"{quoted(out)}: its suffix names the format, and must be .jsonl or .csv")
     if source.owns(out):
-        raise Refused(f"{out!r} is the checkpoint itself, or belongs to it")
+        raise Refused(f"{quoted(out)} is the checkpoint itself, or belongs to it")
     if os.path.lexists(out) and not force:
-        raise Refused(f"{out!r} exists already: --force replaces it")
+        raise Refused(f"{quoted(out)} exists already: --force replaces it")
     if not os.path.isdir(os.path.dirname(out) or os.curdir):
-        raise Refused(f"{out!r}: there is no folder {os.path.dirname(out)!r}")
+        raise Refused(f"{quoted(out)}: there is no folder {quoted(os.path.dirname(out))}")
     paths = sorted(source)
     new = f"{out}.new-{os.getpid()}"
     try:
@@ -196,16 +212,16 @@ def _values(
             continue
         except Exception as error:  # code of the value's own
             raise NotExported(
-                f"the value of {path!r} cannot be unpickled: {type(error).__name__}: {error}; the "
-                "module of its class must be importable: put its folder on PYTHONPATH"
+                f"the value of {quoted(path)} cannot be unpickled: {type(error).__name__}: "
+                f"{error}; the module of its class must be importable: put its folder on PYTHONPATH"
             ) from None
         try:
             yield path, value, _as_json(value)
         except (TypeError, ValueError, RecursionError) as error:
             if not as_repr:
                 raise NotExported(
-                    f"the value of {path!r}, a {type(value).__qualname__}, is not JSON: {error}; "
-                    "--repr writes such values as Python shows them"
+                    f"the value of {quoted(path)}, a {type(value).__qualname__}, is not JSON: "
+                    f"{error}; --repr writes such values as Python shows them"
                 ) from None
             yield path, repr(value), _as_json(repr(value))
 
@@ -249,6 +265,7 @@ def compact(checkpoint: str) -> int:
 
 def merge_all(out: str, inputs: list[str]) -> int:
     """Join checkpoints in one."""
+    inputs = [*_expanded(inputs)]
     for path in inputs:
         _existing(path)
     try:
@@ -264,9 +281,11 @@ def _existing(path: str) -> Checkpoint:
         checkpoint = checkpoint_at(path)
         open(path, "rb").close()
     except FileNotFoundError:
-        raise Refused(f"there is no checkpoint {path!r}") from None
-    except (ValueError, OSError) as error:
+        raise Refused(f"there is no checkpoint {quoted(path)}") from None
+    except ValueError as error:
         raise Refused(str(error)) from None
+    except OSError as error:
+        raise Refused(explained(error)) from None
     return checkpoint
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
 from ..options import Choices
-from ..records import NO_FINGERPRINT, count_files, tally
+from ..records import NO_FINGERPRINT, count_files, quoted, tally
 
 
 class Plan(NamedTuple):
@@ -105,9 +105,9 @@ def _advice(files: list[str], completed: Collection[str]) -> Iterator[str]:
         path, key = pairs[0]
         yield (
             f"none of the {count_files(len(files))} has a result under its path, but "
-            f"{len(pairs):,} seem to have one under another, {path!r} under {key!r}: all are "
-            "processed anew. To keep those results, stop, and give them these paths as keys, or "
-            "run with a pattern that finds the files under the old ones"
+            f"{len(pairs):,} seem to have one under another, {quoted(path)} under {quoted(key)}: "
+            "all are processed anew. To keep those results, stop, and give them these paths as "
+            "keys, or run with a pattern that finds the files under the old ones"
         )
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..records import AlikeFailures, Failure, Report, count_files, in_words
+from ..records import AlikeFailures, Failure, Report, count_files, in_words, quoted
 from .plan import Plan
 from .progress import Counts, Longest
 from .screen import ProgressLine
@@ -92,7 +92,7 @@ class Story:
 
     def fails(self, failure: Failure, counts: Counts) -> None:
         """A file has failed for good. Of each kind of failure the first one is shown at once."""
-        log(_WARNING, f"{failure.path!r} has failed ({failure.kind}): {failure.message}")
+        log(_WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
         alike = self._kinds.add(failure)
         if alike == 1 and len(self._kinds) <= SHOWN_KINDS:
             self.screen.announce(f"failed: {failure}")
@@ -104,12 +104,13 @@ class Story:
 
     def drops(self, failure: Failure) -> None:
         """The file has failed while the run was being stopped, and nobody can know why."""
-        log(_INFO, f"{failure.path!r} is still to do, it failed during the stop: {failure.message}")
+        what = "is still to do, it failed during the stop"
+        log(_INFO, f"{quoted(failure.path)} {what}: {failure.message}")
 
     def will_retry(self, failure: Failure) -> None:
         """The file has failed, and gets another attempt."""
         attempt = f"attempt {failure.attempts}"
-        log(_INFO, f"{failure.path!r} will be tried again ({attempt}): {failure.message}")
+        log(_INFO, f"{quoted(failure.path)} will be tried again ({attempt}): {failure.message}")
 
     # Workers.
 
