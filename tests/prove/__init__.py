@@ -1,4 +1,4 @@
-"""Machines that try the promises: by hand, before a release, and a little of each in every test run.
+"""Machines that try the promises: by hand before a release, and a little of each in every test run.
 
     python -m tests.prove [--only NAME...] [--minutes N]
 
