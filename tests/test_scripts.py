@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,26 @@ def test_a_program_that_still_holds_a_loop_ends(folder: Path, method: str) -> No
     done = python("script.py")
     assert (done.returncode, done.stdout) == (0, "over\n")
     assert len(pickle.loads(Path("result.pkl").read_bytes())) == len(calls())
+
+
+def old_pythons() -> list[str]:
+    """Those from before 3.10 that this machine has: on the PATH, or kept by pyenv."""
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    kept = [str(path) for path in root.glob("versions/3.[6-9].*/bin/python3")]
+    found = [shutil.which(f"python3.{minor}") for minor in range(6, 10)]
+    return [python for python in [*filter(None, found), *kept] if _runs(python)]
+
+
+def _runs(python: str) -> bool:  # pyenv has a name for each, also where it is not installed
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not old_pythons(), reason="there is no Python before 3.10 here")
+def test_an_older_python_is_told_so_in_words() -> None:
+    """By the import, and not by the first line that it cannot run."""
+    for old in old_pythons():
+        done = subprocess.run(
+            [old, "-c", "import resumable_pool"], cwd=ROOT, capture_output=True, text=True
+        )
+        last = done.stderr.rstrip().split("\n")[-1]
+        assert last.startswith("ImportError: resumable_pool needs Python 3.10 or newer; this is 3.")
