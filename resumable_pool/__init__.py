@@ -6,9 +6,8 @@ This module is the front door; runner.py has the picture of what is behind it.
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036 (a copied folder knows no requires-python)
-    raise ImportError(
-        "resumable_pool needs Python 3.10 or newer; this is %d.%d" % sys.version_info[:2]
-    )
+    here = ".".join(map(str, sys.version_info[:2]))
+    raise ImportError("resumable_pool needs Python 3.10 or newer; this is " + here)
 
 from .checkpoints import Checkpoint, open_checkpoint
 from .errors import (
