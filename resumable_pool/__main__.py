@@ -111,7 +111,10 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("checkpoint", metavar="CHECKPOINT", help="where results are saved, such as result.pkl")
     add("-j", "--max-workers", metavar="N", type=int,
         help="worker processes (default: as many as there are processors)")
-    add("--timeout", metavar="S", type=float, help="seconds for one file; then it has failed")
+    add("--timeout", metavar="S", type=_seconds,
+        help="seconds for one file, or 5m, 1h30m; then it has failed")
+    add("--stop-after", metavar="S", type=_seconds,
+        help="stop after so many seconds, or 90m, 3h: finish the files in progress, begin no more")
     add("--retries", metavar="N", type=int, help="more attempts at a file that fails (default: 0)")
     add("--initializer", metavar="NAME",
         help="a function, of the same module if no other is named, called once in each worker")
@@ -137,6 +140,20 @@ def _add_run(command: argparse.ArgumentParser) -> None:
         help="no progress, and nothing at all unless something failed or is still to do")
     add("--json", dest="as_json", action="store_true", help="print the report as JSON")
     # fmt: on
+
+
+def _seconds(text: str) -> float:
+    """`90`, `1.5h`, `1h30m`."""
+    parts = re.findall(r"([\d.]+)([smhd]?)", text)
+    try:
+        if text and "".join(map("".join, parts)) == text:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no time, such as 90, 90s, 5m, 3h or 1h30m")
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .between.clock import NEVER
 from .between.messages import Setup
 from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
@@ -52,6 +53,7 @@ class Options(NamedTuple):
     save_every: int
     save_interval: float
     grace_period: float
+    stop_after: float
     progress: bool | Callable[..., Any] | None
     executor: Executor | None
     shard: tuple[int, int] | None
@@ -60,7 +62,8 @@ class Options(NamedTuple):
 def check_options(given: SimpleNamespace) -> Options:
     """The arguments of `ResumableRunner`, by their names; see there for what is raised."""
     _check_executor(given)
-    timeout = None if given.timeout is None else _check_timeout(given.timeout)
+    timeout = _check_duration("timeout", given.timeout)
+    stop_after = _check_duration("stop_after", given.stop_after)
     checkpoint = _check_checkpoint(given.checkpoint)
     setup = _check_setup(given, checkpoint, timeout)
     # With an executor only the saver is a process of ours, and it is not given the function.
@@ -83,6 +86,7 @@ def check_options(given: SimpleNamespace) -> Options:
         save_every=_check_number("save_every", given.save_every, 1),
         save_interval=_check_seconds("save_interval", given.save_interval),
         grace_period=_check_seconds("grace_period", given.grace_period),
+        stop_after=NEVER if stop_after is None else stop_after,
         progress=_check_progress(given.progress),
         executor=given.executor,
         shard=_check_shard(given.shard),
@@ -115,14 +119,16 @@ def _check_seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_timeout(timeout: Any) -> float:
+def _check_duration(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
     try:
-        if (seconds := _check_seconds("timeout", timeout)) > 0:
+        if (seconds := _check_seconds(name, value)) > 0:
             return seconds
     except ValueError:
         pass
     raise ValueError(
-        f"timeout must be more than 0 seconds, and {_MOST_SECONDS:,} at most, not {timeout!r}; "
+        f"{name} must be more than 0 seconds, and {_MOST_SECONDS:,} at most, not {value!r}; "
         "None is for no limit"
     )
 

@@ -98,6 +98,8 @@ class ResumableRunner(Hooks[Result]):
         save_interval: seconds; also, data are forced to the disk at most so often. What is saved
             survives the death of any process at once, and a power cut after that time.
         grace_period: seconds that files in work may take after SIGTERM or SIGHUP.
+        stop_after: seconds after which the run stops as by `stop`: the files in progress are
+            finished, and the next run does the rest.
         progress: whether to show progress on stderr; by default a line is drawn if that is a
             terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
             nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
@@ -137,6 +139,7 @@ class ResumableRunner(Hooks[Result]):
         save_every: int = 1,
         save_interval: float = 1.0,
         grace_period: float = 10.0,
+        stop_after: float | None = None,
         progress: bool | Callable[..., Any] | None = None,
         executor: Executor | None = None,
         shard: tuple[int, int] | None = None,
@@ -249,7 +252,9 @@ class ResumableRunner(Hooks[Result]):
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         try:
-            stop_requests = self._stop_requests = StopRequests(self._options.context)
+            stop_requests = self._stop_requests = StopRequests(
+                self._options.context, self._options.stop_after
+            )
             try:
                 yield from self._process(stop_requests, watched)
             finally:

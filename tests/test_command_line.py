@@ -281,7 +281,16 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
     line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
     line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
     line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
-    line += ["--save-every", "7", "--save-interval", "0.5", "--shard", "2/16"]
+    line += [
+        "--stop-after",
+        "1h30m",
+        "--save-every",
+        "7",
+        "--save-interval",
+        "0.5",
+        "--shard",
+        "2/16",
+    ]
     assert main([*line, "--progress"]) == 2
     nothing, given = seen
     assert nothing == {}
@@ -297,6 +306,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         "rerun_changed": True,
         "retry_failed": False,
         "grace_period": 6.0,
+        "stop_after": 5400.0,
         "save_every": 7,
         "save_interval": 0.5,
         "progress": True,
@@ -334,6 +344,9 @@ REFUSED = [
     (["run", "code/work.py:number", "in/*", "no/r.pkl"], "there is no folder"),
     (["run", "code/work.py:number", "in/*", "foreign.pkl"], "is not a checkpoint of this library"),
     (["run", "code/work.py:number", "in/*", "r.pkl", "-j", "0"], "must be at least 1, not 0"),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "--stop-after=3 hours"], "'3 hours' is no "),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "--stop-after="], "'' is no time, such as 90"),
+    (["run", "code/work.py:number", "in/*", "r.pkl", "--stop-after=0h"], "must be more than 0 sec"),
     (["run", "code/work.py:number", "in/*", "r.pkl", "-j", "x"], "invalid int value: 'x'"),
     (["run", "code/work.py:number", "in/*", "r.pkl", "--initializer", "no"], "has no 'no'"),
     (["show", "no.pkl"], "there is no checkpoint 'no.pkl'"),

@@ -126,6 +126,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout": True}, TypeError, "timeout must be a number of seconds, not True"),
     ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, and 2,678,400 at most, "
                                 "not 0; None is for no limit"),
+    ({"stop_after": "3h"}, TypeError, "stop_after must be a number of seconds, not '3h'"),
+    ({"stop_after": 0}, ValueError, "stop_after must be more than 0 seconds, and"),
     ({"timeout": -1}, ValueError, "and 2,678,400 at most, not -1; None"),
     ({"timeout": float("nan")}, ValueError, "and 2,678,400 at most, not nan; None"),
     ({"timeout": float("inf")}, ValueError, "and 2,678,400 at most, not inf; None"),

@@ -6,14 +6,16 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from resumable_pool import ResumableRunner
+from resumable_pool import Report, ResumableRunner
 from resumable_pool.run.story import FIRST_FILES, SHOWN_KINDS
 
 from . import functions
+from .stage import PATIENCE, Stage, act, announcement
 
 ROOT = Path(__file__).parent.parent
 
@@ -156,6 +158,25 @@ def test_the_log_tells_why_a_run_ended_early(folder: Path, log: pytest.LogCaptur
     assert told == f"the run has ended early: CheckpointError: {raised.value}"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its stage is made of named pipes")
+def test_a_run_has_a_time_budget(folder: Path) -> None:
+    """When it is over no file is begun, and those in progress are finished."""
+    stage = Stage(folder)
+    runner = ResumableRunner(act, "in/*.txt", "r.pkl", max_workers=2, stop_after=0.5)
+    reports: list[Report] = []
+    with announcement("the time of stop_after is over: ") as over:
+        thread = threading.Thread(target=lambda: reports.append(runner.run()))
+        thread.start()
+        assert over.wait(PATIENCE)
+        stage.cue(2)  # for whoever has begun
+        thread.join(PATIENCE)
+    stage.close()
+    (report,) = reports
+    assert (report.stopped, report.failed) == (True, 0)
+    assert report.completed <= 2
+    assert report.remaining == 10 - report.completed
+
+
 def test_workers_are_named_with_their_slot(folder: Path, method: str) -> None:
     """So a log that they write tells them apart."""
     runner = ResumableRunner(worker_name, "in/*.txt", "r.pkl", max_workers=2, mp_context=method)
@@ -168,8 +189,9 @@ def test_a_program_that_does_not_log_gets_no_logging(folder: Path, imports: str)
     """It is not imported for us, and a warning does not come out on stderr a second time."""
     script = f"""\
 import sys
+import threading
 {imports}
-from resumable_pool import ResumableRunner
+from resumable_pool import Report, ResumableRunner
 
 def fail(path):
     raise ValueError("no")

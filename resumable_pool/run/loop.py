@@ -118,7 +118,8 @@ class Run:
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
         due = min(self.stopping.due, self._verdicts.due, self._crew.due(self._clock.now))
-        return min(TICK_SECONDS, max(0.0, due - self._clock.now))
+        seconds = min(due - self._clock.now, self._stop_requests.seconds_left)
+        return min(TICK_SECONDS, max(0.0, seconds))
 
     # The steps of the loop.
 

@@ -16,11 +16,13 @@ import functools
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
 
+from ..between.clock import NEVER
 from .inbox import Inbox
 
 # Those that ask a program to end; not all systems have SIGHUP.
@@ -28,8 +30,8 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 
-# What `take` names a request that is no signal.
-BY_CALL = "stop()"
+# What `take` names requests that are no signals.
+BY_CALL, TIME_OVER = "asked to stop", "the time of stop_after is over"
 
 
 class StopRequests:
@@ -41,7 +43,10 @@ class StopRequests:
         wakener: ready for `multiprocessing.connection.wait` when something has been asked for.
     """
 
-    def __init__(self, context: BaseContext) -> None:
+    def __init__(self, context: BaseContext, seconds: float = NEVER) -> None:
+        """`seconds`: after so many, a stop is requested by itself."""
+        # Not by a clock that stands still with the machine: whoever has set this time does not.
+        self._over_at = time.monotonic() + seconds
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
         # the moment before the wait begins is seen at the loop's next tick.)
         self._new: Inbox[str] = Inbox(context)
@@ -85,8 +90,16 @@ class StopRequests:
         return bool(self._signals)
 
     def take(self) -> Iterator[str]:
-        """What has been asked since the last time: names of signals, or `BY_CALL`."""
-        return self._new.take()
+        """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
+        yield from self._new.take()
+        if time.monotonic() >= self._over_at:
+            self._over_at = NEVER
+            yield TIME_OVER
+
+    @property
+    def seconds_left(self) -> float:
+        """In how many seconds the time will be over."""
+        return self._over_at - time.monotonic()
 
     def ask(self) -> None:
         """Ask for a stop, from any thread."""

@@ -15,12 +15,16 @@ from .books import Dealer
 from .crew import Crew, State
 from .ledger import Ledger
 from .progress import describe_end
-from .stop_requests import BY_CALL, StopRequests
+from .stop_requests import BY_CALL, TIME_OVER, StopRequests
 from .story import Story
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
 SAVING_SECONDS = 3.0
+
+
+# Requests that never abandon anything, however many there are.
+_ASKED = BY_CALL, TIME_OVER
 
 
 class Stopping:
@@ -55,16 +59,16 @@ class Stopping:
         """Do as has been asked since the last time, and abandon what is due."""
         for request in self._requests.take():
             if self._abandoned:
-                self.insisted = self.insisted or (now >= self._insist_at and request != BY_CALL)
+                self.insisted = self.insisted or (now >= self._insist_at and request not in _ASKED)
             elif request == "SIGINT":
                 self._interrupts += 1
                 if self._interrupts == 1:
                     self.stop("Ctrl-C", now, "; press it again to abandon them")
                 else:
                     self.due = now
-            elif request == BY_CALL:
+            elif request in _ASKED:
                 if not self.stopped:
-                    self.stop("asked to stop", now)
+                    self.stop(request, now)
             else:
                 self.stop(request, now, f", for {in_words(self._grace_period)} at most")
                 self.due = min(self.due, now + self._grace_period)
