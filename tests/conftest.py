@@ -23,6 +23,11 @@ if sys.platform != "win32" and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
 NO_SKIPS = "RESUMABLE_POOL_NO_SKIPS" in os.environ
 
 
+def not_on_windows(why: str) -> pytest.MarkDecorator:
+    """What has no meaning there, or, where Wine is named, what only Wine gets wrong."""
+    return pytest.mark.skipif(sys.platform == "win32", reason=f"on Windows: {why}")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Before anybody else has seen what became of a test."""

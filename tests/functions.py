@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CALLS = Path("calls")  # in the folder of the run
+KILL = getattr(signal, "SIGKILL", 9)  # which has no name on Windows, and works
 
 
 def number_in(path: str) -> int:
@@ -134,7 +135,7 @@ RETURNING = {
 }
 
 DYING = {
-    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGKILL": lambda: os.kill(os.getpid(), KILL),
     "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "SIGINT": lambda: os.kill(os.getpid(), signal.SIGINT),
     "SIGSEGV": lambda: ctypes.string_at(0),
@@ -150,7 +151,7 @@ def _fork_and_die() -> None:
     """A child in C, which no hook of Python sees, keeps the worker's pipes open."""
     if ctypes.CDLL(None).fork() == 0:
         signal.pause()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def sabotage(path: str) -> Any:
@@ -165,7 +166,7 @@ def sabotage(path: str) -> Any:
 
 def die(path: str) -> None:
     note(path)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def wander(path: str) -> str:
@@ -339,7 +340,7 @@ def fail_twice(path: str) -> int:
     number = number_of(path)
     if number % 2 and calls().count(path) < 3:
         if number == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         if number == 7:
             time.sleep(600)
         raise ValueError("not yet")
@@ -386,14 +387,14 @@ def fail_to_load() -> None:
 
 
 def die_loading() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def die_every_other_time() -> None:
     with open("started", "ab", buffering=0) as started:
         started.write(b".")
     if os.path.getsize("started") % 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
 
 
 def exit_loading() -> None:
@@ -407,4 +408,4 @@ def die_soon() -> None:
 
 def _die_in_receive(frame: Any, event: str, argument: object) -> None:
     if frame.f_code.co_name == "_receive":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)

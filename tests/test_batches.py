@@ -17,7 +17,7 @@ import pytest
 from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.run.books import Dealer
 
-from .functions import CALLS, calls, note
+from .functions import CALLS, KILL, calls, note
 from .stage import FAIL, PATIENCE, Stage, act, announcement
 
 NUMBER = 600
@@ -77,7 +77,7 @@ def deadly(path: str) -> str:
     """One in a hundred takes its worker along."""
     note(path)
     if path.endswith("50.txt"):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return path
 
 

@@ -19,6 +19,7 @@ from resumable_pool.run.progress import Counts
 from resumable_pool.run.screen import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
 
 from . import functions
+from .conftest import not_on_windows
 from .stage import PATIENCE, Stage, act, announcement
 
 
@@ -27,9 +28,6 @@ def stage(folder: Path) -> Iterator[Stage]:
     stage = Stage(folder)
     yield stage
     stage.close()
-
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 
 
 def _drawn(*seconds: float) -> str:
@@ -209,14 +207,14 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     terminal.close()
 
 
-@posix
+@not_on_windows("terminals")
 def test_a_terminal_is_drawn_on(terminal: Terminal) -> None:
     """By default progress is drawn on a terminal."""
     progress_line(None, terminal.stream).draw(Counts(1, 0), 0.0)
     assert terminal.shown() == "\r0/1 file"
 
 
-@posix
+@not_on_windows("terminals")
 def test_a_dumb_terminal_is_not_drawn_on(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +224,7 @@ def test_a_dumb_terminal_is_not_drawn_on(
     assert terminal.shown() == ""
 
 
-@posix
+@not_on_windows("terminals")
 @pytest.mark.parametrize("terminal", [20], indirect=True)
 def test_the_line_fits_a_narrow_terminal(terminal: Terminal) -> None:
     """It never wraps, because a wrapped line cannot be redrawn."""
@@ -234,7 +232,7 @@ def test_the_line_fits_a_narrow_terminal(terminal: Terminal) -> None:
     assert terminal.shown() == "\r5/10 files"
 
 
-@posix
+@not_on_windows("terminals")
 def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
     """When the window was closed, the run goes on in silence."""
     line = progress_line(None, terminal.stream)
@@ -251,7 +249,7 @@ class Tells(ResumableRunner[int]):
         print(outcome.path, file=sys.stderr, flush=True)
 
 
-@posix
+@not_on_windows("terminals")
 @pytest.mark.parametrize("hooked", [False, True])
 def test_what_a_program_prints_stands_in_lines_of_its_own(
     folder: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, hooked: bool
@@ -271,7 +269,7 @@ def test_what_a_program_prints_stands_in_lines_of_its_own(
     assert sorted(screen(shown).split("\n")) == [f"in/{number:02}.txt" for number in range(10)]
 
 
-@posix
+@not_on_windows("terminals")
 def test_who_watches_is_told_that_nothing_was_found(
     folder: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +376,6 @@ def _stop() -> None:
     raise ValueError("no model")
 
 
-@posix
 def test_a_bar_that_raises_lets_the_files_in_work_finish(
     folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

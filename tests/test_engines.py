@@ -4,7 +4,6 @@ on loopback, loky, and MPI, where the death of one rank is the death of all."""
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import pytest
 
 from resumable_pool import ExecutorError, ResumableRunner, open_checkpoint
 
-from .functions import calls, note
+from .functions import KILL, calls, note
 from .stage import PATIENCE
 
 fcntl = pytest.importorskip("fcntl")
@@ -65,7 +64,7 @@ def deadly(path: str) -> str:
     """One file takes its process along, each time."""
     note(path)
     if path == "many/150.txt":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return path
 
 
@@ -109,7 +108,7 @@ def test_dask_when_a_worker_is_killed(many: list[str], cluster: Any) -> None:
     for number, outcome in enumerate(running.as_completed()):
         assert outcome.ok
         if number == 50:
-            os.kill(pids[0], signal.SIGKILL)
+            os.kill(pids[0], KILL)
     assert sorted(open_checkpoint("result.pkl")) == many
 
 
@@ -154,7 +153,7 @@ def work(path):
     note(path)
     if path == "many/150.txt" and not os.path.exists("killed"):
         open("killed", "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return Text(path)
 
 if __name__ == "__main__":

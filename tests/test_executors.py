@@ -39,7 +39,7 @@ from resumable_pool import (
 from resumable_pool.run.executors import FarCrew
 from resumable_pool.run.inbox import Inbox
 
-from .functions import CALLS, FailsToUnpickle, NeedsTwo, calls, note, number_in
+from .functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act, announcement
 from .test_scripts import python
 
@@ -253,7 +253,7 @@ def kill_pool_once(path: str) -> str:
     note(path)
     if path == TEN[5] and not os.path.exists("killed"):
         Path("killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return path
 
 
@@ -281,7 +281,7 @@ def test_a_broken_pool_ends_the_run_and_the_next_goes_on(folder: Path, method: s
 def kill_pool(path: str) -> str:
     note(path)
     if path == TEN[5]:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return path
 
 

@@ -21,7 +21,7 @@ from resumable_pool.records import Outcome
 from resumable_pool.run import workers
 
 from . import functions
-from .functions import number_in
+from .functions import KILL, number_in
 from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -361,7 +361,7 @@ def test_a_worker_that_does_not_leave_is_ended(
     stage.cue()
     thread.join(PATIENCE)
     if waited_for := thread.is_alive():
-        os.kill(idle, signal.SIGKILL)
+        os.kill(idle, KILL)
         thread.join()
     assert (reports[0].completed, reports[0].stopped, waited_for) == (10, False, False)
 

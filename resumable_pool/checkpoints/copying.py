@@ -91,6 +91,7 @@ def put_in_place(new: str, path: str, keeping_old: bool = True) -> list[str]:
     become of the old one, in words, if that is to be kept."""
     path = os.path.realpath(path)
     try:
+        replace(path, path)  # if anybody has it open, on Windows: before there is a link to it
         notes = [_keep_old(path)] if keeping_old else []
         shutil.copymode(path, new)
         replace(new, path)

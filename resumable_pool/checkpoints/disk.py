@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from io import FileIO
 
 from ..values import Bytes
 
@@ -140,35 +141,45 @@ def force_folder(path: str) -> None:
 
 
 if sys.platform == "win32":
-    # The descriptors that hold the locks.
-    _side_files: dict[str, int] = {}
 
-    def lock(fd: int, path: str) -> bool:
+    class LockableFile(FileIO):
         """See below. A lock is mandatory here and would keep plain readers out, so a byte of a side
         file is locked, which is removed with the lock: the system refuses that as long as somebody
         else has it open."""
-        side_file = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY)
-        try:
-            msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            os.close(side_file)
-            if error.errno in _HELD:
-                return False
-            raise
-        _side_files[path] = side_file
-        return True
 
-    def unlock(path: str) -> None:
-        """See below."""
-        side_file = _side_files.pop(path, None)
-        if side_file is not None:
-            os.close(side_file)
-            with contextlib.suppress(OSError):
-                os.unlink(lock_file(path))
+        _side_file = -1
+        _side_path = ""
+
+        def lock(self, path: str) -> bool:
+            """See below."""
+            self._side_path = lock_file(path)
+            side_file = os.open(self._side_path, os.O_RDWR | os.O_CREAT | BINARY)
+            try:
+                msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                os.close(side_file)
+                if error.errno in _HELD:
+                    return False
+                raise
+            self._side_file = side_file
+            return True
+
+        def let_go(self) -> None:
+            """See below: nobody may move or remove here what somebody has open."""
+            super().close()
+
+        def close(self) -> None:
+            """Close the file, and give up the lock."""
+            super().close()
+            side_file, self._side_file = self._side_file, -1
+            if side_file >= 0:
+                os.close(side_file)
+                with contextlib.suppress(OSError):
+                    os.unlink(self._side_path)
 
     def replace(new: str, path: str) -> None:
-        """See below. Nobody may rename a file here, or replace it, that somebody has open: the
-        caller has closed it, and a viewer or a virus scanner is waited for a little."""
+        """See below. Who has one of the two open keeps it where it is: the caller has closed them,
+        and a viewer or a virus scanner is waited for a little."""
         for _ in range(_REPLACE_ATTEMPTS):
             with contextlib.suppress(PermissionError):
                 return os.replace(new, path)
@@ -178,29 +189,32 @@ if sys.platform == "win32":
 
 else:
 
-    def lock(fd: int, path: str) -> bool:
-        """Take the lock of the file at `path`, open as `fd`, without waiting. It is given up by
-        closing `fd` and calling `unlock`, or by the end of the process.
+    class LockableFile(FileIO):
+        """A file that can be locked, until it is closed or its process ends.
 
         flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed
         in this process, by a user's `pickle.load(open(path))` for instance.
-
-        Returns:
-            Whether the lock was taken; False: another process holds it.
-
-        Raises:
-            OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or nobody may make one.
         """
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
-                return False
-            raise
-        return True
 
-    def unlock(path: str) -> None:
-        """Give up the lock of the file at `path`, as far as it is not bound to its descriptor."""
+        def lock(self, path: str) -> bool:
+            """Take the lock, without waiting; the file is the one at `path`.
+
+            Returns:
+                Whether the lock was taken; False: somebody else has it.
+
+            Raises:
+                OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or one is not allowed.
+            """
+            try:
+                fcntl.flock(self.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _HELD:
+                    return False
+                raise
+            return True
+
+        def let_go(self) -> None:
+            """Keep the lock, but not the file, which is to be moved or removed."""
 
     def replace(new: str, path: str) -> None:
         """Make `new` the file at `path`, in one step."""

@@ -9,13 +9,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from io import FileIO
 
 from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import quoted
 from .base import NEW_FILE
-from .disk import BINARY, force, force_folder, lock, lock_file, read_at, write_at
+from .disk import BINARY, LockableFile, force, force_folder, lock_file, read_at, write_at
 
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
@@ -23,7 +22,7 @@ _PID_OFFSET, _PID_LENGTH = 1, 20
 
 def open_locked(
     path: str, empty: bytes, holder: Callable[[int], int | None], notes: list[str]
-) -> FileIO:
+) -> LockableFile:
     """The file at `path`, for reading and writing, with its lock; made if it is not there.
 
     Args:
@@ -43,7 +42,7 @@ def open_locked(
             fd = os.open(path, os.O_RDWR | BINARY)
         except FileNotFoundError:
             continue  # a lock file that its owner has just removed
-        file = pipes.enter(FileIO(fd, "r+"))
+        file = pipes.enter(LockableFile(fd, "r+"))
         try:
             if not _lock(file, path, notes):
                 raise CheckpointLocked(path, holder(file.fileno()))
@@ -58,9 +57,9 @@ def open_locked(
         pipes.close(file)  # somebody put another file in its place between open and lock
 
 
-def _lock(file: FileIO, path: str, notes: list[str]) -> bool:
+def _lock(file: LockableFile, path: str, notes: list[str]) -> bool:
     try:
-        return lock(file.fileno(), path)
+        return file.lock(path)
     except OSError as error:
         notes.append(
             f"{quoted(path)} could not be locked ({error.strerror}): nothing would notice a second "

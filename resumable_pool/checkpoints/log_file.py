@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from ..errors import CheckpointLocked
 from ..records import Outcome, quoted
 from ..values import Bytes, Encoded
 from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
-from .disk import begin_to_force, force, read_at, unlock, write_at, write_parts
+from .disk import begin_to_force, force, read_at, write_at, write_parts
 from .lock import open_locked, refuse_if_gone
 from .log_reader import IndexedFile, RecordScan
 
@@ -96,7 +95,6 @@ class AppendFile(IndexedFile):
 
     def _release(self) -> None:
         pipes.close(self._file)
-        unlock(self.path)
 
     def _recover(self, fd: int, notes: list[str]) -> None:
         """Take in whole records that were not committed, cut off a torn one."""
@@ -214,11 +212,11 @@ class AppendFile(IndexedFile):
                     refuse_to_lose_old(self)
                 self._sign(fd)
                 new = write_beside(self, chosen.outcomes)
-                self._let_go()
+                self._file.let_go()
                 notes += [chosen.done, *put_in_place(new, self.path, keeping_old=not is_new)]
         except BaseException:
             if is_new and len(self) == 0:
-                self._let_go()
+                self._file.let_go()
                 os.unlink(self.path)
             raise
         finally:
@@ -232,8 +230,3 @@ class AppendFile(IndexedFile):
         outcomes = (self._outcome_at(fd, start) for start in starts)
         done = results_and_failures(len(index.results), len(index.failures))
         return Chosen(f"rewritten with {done}", filter(None, outcomes))
-
-    def _let_go(self) -> None:
-        """Close the file and keep its lock, where nobody may move or remove what is open."""
-        if sys.platform == "win32":
-            pipes.close(self._file)

@@ -41,7 +41,7 @@ from ..records import Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from .base import LOCK_FILE
 from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
-from .disk import force_folder, lock_file, replace, unlock
+from .disk import force_folder, lock_file, replace
 from .lock import new_name, open_locked, refuse_if_gone, sign, signer, unsign
 from .sqlite_layout import (
     LARGEST_VALUE,
@@ -121,7 +121,6 @@ class SqliteFile(SqliteReader):
         path = lock_file(self._real_path)
         unsign(path)
         pipes.close(self._lock)
-        unlock(path)
 
     def _make(self, notes: list[str]) -> None:
         """Make an empty database in one step: whoever finds it finds it whole, and ours."""

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at
+from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at, disk
 from resumable_pool.checkpoints.base import Checkpoint
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome
 from resumable_pool.values import UnstorableValue
-from tests.conftest import open_descriptors
+from tests.conftest import not_on_windows, open_descriptors
 
 from . import conftest
 from .conftest import FINGERPRINT, PATIENCE_SECONDS, SUFFIXES, failed, start_python, write, writing
@@ -92,7 +92,7 @@ PATHS = [
     ".",
     "x" * 255,
     "long/" * 20_000,
-    "'quoted\"\\",
+    "'quoted\"" if sys.platform == "win32" else "'quoted\"\\",
     "%41?#&",
 ]
 
@@ -452,7 +452,7 @@ def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -
             assert [*found] == [(len(names), name) for name in names[:30]]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@not_on_windows("fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside a thread
 @pytest.mark.usefixtures("restless")
 def test_a_child_that_is_forked_while_a_thread_reads_can_read(path: Path, result: Result) -> None:
@@ -509,6 +509,7 @@ def test_a_reader_notices_that_the_file_is_gone(path: Path, result: Result) -> N
     assert "a" not in reader
 
 
+@not_on_windows("nobody may remove what is open")
 def test_the_writer_notices_that_the_file_is_gone(path: Path, result: Result) -> None:
     """What is saved in a file that nobody finds is not saved: sync and close say so."""
     checkpoint = checkpoint_at(path)
@@ -575,6 +576,7 @@ def test_a_checkpoint_stays_where_it_was_named(
     assert repr(checkpoint) == f"{type(checkpoint).__name__}({checkpoint.path!r})"
 
 
+@not_on_windows("Wine makes no links")
 def test_a_checkpoint_behind_a_link_is_the_file_itself(path: Path, result: Result) -> None:
     """Who writes through a link keeps out who writes without, and compacting keeps the link."""
     write(path, result("a", 1))
@@ -590,7 +592,12 @@ def test_a_checkpoint_behind_a_link_is_the_file_itself(path: Path, result: Resul
 
 
 @pytest.mark.parametrize(
-    "name", ["x.with?#%41", "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n", "\n"]
+    "name",
+    [
+        "x.with#%41",
+        "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n",
+        pytest.param("?\n", marks=not_on_windows("no such names")),
+    ],
 )
 def test_a_checkpoint_may_be_in_any_folder(path: Path, result: Result, name: str) -> None:
     """Whatever its folder is called."""
@@ -648,11 +655,14 @@ def test_a_checkpoint_owns_its_side_files(path: Path, result: Result) -> None:
         own += ["-wal", "-shm", "-journal", ".new-1234-abcd-wal"]
     assert all(checkpoint.owns(f"{path}{suffix}") for suffix in own)
     assert checkpoint.owns(str(path.parent / "." / path.name))
-    (path.parent / "link").symlink_to(path.parent)
-    assert checkpoint.owns(str(path.parent / "link" / path.name))
+    if sys.platform != "win32":
+        (path.parent / "link").symlink_to(path.parent)
+        assert checkpoint.owns(str(path.parent / "link" / path.name))
+        (path.parent / "link").unlink()
+    else:
+        assert checkpoint.owns(str(path).upper())
     others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
     assert not any(checkpoint.owns(str(other)) for other in others)
-    (path.parent / "link").unlink()
     with writing(path):
         assert all(checkpoint.owns(str(found)) for found in path.parent.iterdir())
 
@@ -732,12 +742,51 @@ def test_compacting_replaces_no_old_file_that_is_damaged(path: Path, result: Res
     assert dict(open_checkpoint(path)) == {"a": 1}
 
 
+@not_on_windows("modes")
 def test_compacting_keeps_who_may_read_it(path: Path, result: Result) -> None:
     """The new file has the mode of the old one."""
     write(path, result("a", 1))
     path.chmod(0o640)
     checkpoint_at(path).compact()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_compacting_waits_for_who_has_the_file_open_for_a_moment(
+    path: Path, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows nobody may replace it then: a viewer, say, or what looks for viruses."""
+    write(path, result("a", 1))
+    with open(path, "rb") as viewer:
+        monkeypatch.setattr(disk.time, "sleep", lambda _: viewer.close())
+        checkpoint_at(path).compact()
+    assert sorted(path.parent.iterdir()) == [path, Path(f"{path}.bak")]
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_compacting_in_vain_leaves_nothing_behind(
+    path: Path, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who keeps the file open is named as the reason, and afterwards it can be compacted."""
+    write(path, result("a", 1))
+    monkeypatch.setattr(disk, "_REPLACE_PAUSE_SECONDS", 0.0)
+    with open(path, "rb"), pytest.raises(PermissionError, match="another program has this file"):
+        checkpoint_at(path).compact()
+    assert list(path.parent.iterdir()) == [path]
+    checkpoint_at(path).compact()
+    assert dict(open_checkpoint(path)) == {"a": 1}
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_a_lock_file_that_nobody_may_open_is_no_second_run(path: Path) -> None:
+    """Nothing locks a checkpoint whose lock file is a folder, or belongs to somebody else."""
+    Path(f"{path}.lock").mkdir()
+    checkpoint = checkpoint_at(path)
+    if path.suffix == ".sqlite":
+        with pytest.raises(PermissionError):
+            checkpoint.open()
+    else:
+        assert "could not be locked" in checkpoint.open()[0]
+        checkpoint.close()
 
 
 def test_compacting_is_refused_while_a_run_writes(path: Path, result: Result) -> None:
@@ -753,6 +802,7 @@ def test_compacting_is_refused_while_a_run_writes(path: Path, result: Result) ->
     assert list(path.parent.iterdir()) == [path]
 
 
+@not_on_windows("limits of a process")
 def test_a_full_disk_while_compacting_changes_nothing(path: Path, result: Result) -> None:
     """The error is the system's, what was begun is removed, the checkpoint is as it was."""
     write(path, *(result(f"{number}", "x" * 20_000) for number in range(20)))

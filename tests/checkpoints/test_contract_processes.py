@@ -6,9 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +18,9 @@ from resumable_pool import CheckpointLocked, open_checkpoint
 from resumable_pool.checkpoints import checkpoint_at, sqlite
 from resumable_pool.checkpoints import copying as rewriting
 from resumable_pool.checkpoints import log_file as append_file
+from tests.conftest import not_on_windows, open_descriptors
 
 from .conftest import PATIENCE_SECONDS, SUFFIXES, result, start_python, writing
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -38,7 +35,7 @@ def write(path: Path, **values: object) -> None:
 
 
 PROGRAM = """
-import os, resource, sys
+import os, sys
 from binascii import crc32
 from resumable_pool import CheckpointLocked, open_checkpoint
 from resumable_pool.checkpoints import checkpoint_at
@@ -126,6 +123,8 @@ def test_one_process_cannot_open_twice(path: Path) -> None:
     with writing(path), pytest.raises(CheckpointLocked) as caught:
         checkpoint_at(path).open()
     assert caught.value.pid == os.getpid()
+    write(path, a=1)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_reader_does_not_drop_the_lock(path: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_reader_does_not_drop_the_lock(path: Path) -> None:
             checkpoint_at(path).open()
 
 
-@posix
+@not_on_windows("fork")
 def test_a_forked_child_does_not_hold_the_lock(path: Path) -> None:
     """What the writer's process has forked keeps nobody from the checkpoint after its end."""
     waiting, release = os.pipe()
@@ -248,6 +247,7 @@ def test_readers_work_while_it_is_written(path: Path) -> None:
 
 
 FULL_DISK = f"""{PROGRAM}
+import resource
 synced = sys.argv[2] == "True"
 checkpoint.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (160_000, resource.RLIM_INFINITY))
@@ -285,7 +285,7 @@ assert reader.check() == []
 """
 
 
-@posix
+@not_on_windows("limits of a process")
 @pytest.mark.parametrize("synced", [True, False])
 def test_a_full_disk_costs_only_what_did_not_fit(path: Path, synced: bool) -> None:
     """Where no more can be written, save raises, everything before is kept, nothing torn is left,
@@ -308,7 +308,6 @@ while True:
 """
 
 
-@posix
 def test_what_save_returned_from_survives_sigkill(path: Path) -> None:
     """After SIGKILL at any moment everything that was reported as saved is there; what is more is
     whole; and the next writer goes on from there."""
@@ -321,7 +320,7 @@ def test_what_save_returned_from_survives_sigkill(path: Path) -> None:
                 saved = int(writer.stdout.readline())
             for _ in range(choice.randrange(20_000)):  # some moment in the middle of something
                 pass
-            writer.send_signal(signal.SIGKILL)
+            writer.kill()
             saved = max([saved, *(int(line) for line in writer.stdout if line.endswith("\n"))])
         reader = checkpoint_at(path)
         assert len(reader) >= saved
@@ -329,7 +328,6 @@ def test_what_save_returned_from_survives_sigkill(path: Path) -> None:
         assert all(value == key * 20_000 for key, value in reader.items())
 
 
-@posix
 def test_settling_brings_a_killed_writers_work_to_its_end(path: Path) -> None:
     """Without a run: afterwards there is one file without a torn end, and the values are in it."""
     with start_python(WRITER, path) as writer:
@@ -386,7 +384,7 @@ checkpoint.settle()
 """
 
 
-@posix
+@not_on_windows("modes")
 def test_who_may_not_write_can_read(path: Path) -> None:
     """In a folder and of a file that are read-only, reading works, writing is an `OSError`, and
     nothing is left in the folder."""
@@ -409,11 +407,10 @@ def test_who_may_not_write_can_read(path: Path) -> None:
 
 def test_nobody_is_left_with_a_descriptor(path: Path) -> None:
     """What a writer opens, and a reader, is closed again, also when it was refused."""
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_descriptors()
     with writing(path):
         for _ in range(3):
             with pytest.raises(CheckpointLocked):
                 checkpoint_at(path).open()
             list(open_checkpoint(path))
-    if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

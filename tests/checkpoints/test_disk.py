@@ -82,4 +82,4 @@ def test_large_parts_are_not_copied(fd: int) -> None:
     read_into(fd, memoryview(bytearray(20 * MEGABYTE)), 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 21 * MEGABYTE
+    assert peak < (24 if sys.platform == "win32" else 21) * MEGABYTE

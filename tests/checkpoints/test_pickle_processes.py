@@ -3,17 +3,14 @@ SIGKILL. What does not depend on it is in test_contract_processes.py."""
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from resumable_pool.checkpoints import PickleFile
+from tests.conftest import not_on_windows
 
 from .conftest import PATIENCE_SECONDS, plain, result, start_python, write, writing
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 
 READER = """
 import pickle, sys
@@ -103,7 +100,7 @@ assert all(len(value) in (10, 3_000, 100_000) for value in PickleFile(path).valu
 """
 
 
-@posix
+@not_on_windows("limits of a process")
 @pytest.mark.parametrize("synced", [True, False])
 def test_a_full_disk_costs_only_what_did_not_fit(path: Path, synced: bool) -> None:
     """Where no more can be written, save raises, everything before is kept and plain, nothing torn
@@ -133,7 +130,6 @@ while True:
 """
 
 
-@posix
 def test_what_save_returned_from_survives_sigkill(path: Path) -> None:
     """After SIGKILL at any moment the file is plain, and has what was reported as saved."""
     saved = 0
@@ -142,7 +138,7 @@ def test_what_save_returned_from_survives_sigkill(path: Path) -> None:
             assert writer.stdout is not None
             for _ in range(killed_after):
                 saved = int(writer.stdout.readline())
-            writer.send_signal(signal.SIGKILL)
+            writer.kill()
             saved = max([saved, *(int(line) for line in writer.stdout if line.endswith("\n"))])
         plain(path)
         reader = PickleFile(path)

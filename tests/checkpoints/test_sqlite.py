@@ -21,6 +21,7 @@ from resumable_pool.checkpoints import sqlite as sqlite_module
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome
 from resumable_pool.values import UnstorableValue
+from tests.conftest import not_on_windows
 
 from . import conftest
 from .conftest import PATIENCE_SECONDS, failed, start_python, write, writing
@@ -187,7 +188,7 @@ def test_without_wal_mode_it_works_as_well(path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, sys
 from binascii import crc32
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome
@@ -196,7 +197,7 @@ def outcomes():
     for number in range(3000):
         data = SqliteFile.encode("x" * 1000)
         yield Outcome(f"torn {number}", data, crc32(data), None, 0.1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 
 checkpoint = SqliteFile(sys.argv[1])
 checkpoint.open()
@@ -258,14 +259,14 @@ os.write(1, b"over")
 # A journal that somebody who was killed has left: without it nobody can read what is in the file.
 
 LEAVES_A_JOURNAL = """
-import os, signal, sqlite3, sys
+import os, sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
 db.execute("PRAGMA cache_size=1")  # so that the file is changed before the end
 db.execute("BEGIN")
 db.execute("CREATE TABLE IF NOT EXISTS results (path, value)")
 db.execute("UPDATE results SET value = 'wrong' || value")
 db.execute("INSERT INTO results (path, value) SELECT 'new ' || path, value FROM results")
-os.kill(os.getpid(), signal.SIGKILL)
+os.kill(os.getpid(), 9)
 """
 
 VALUES = {f"{number}": "x" * 500 for number in range(300)}
@@ -365,7 +366,7 @@ print(checkpoint.check())
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="users are others here")
+@not_on_windows("modes")
 def test_who_may_not_write_is_told_what_to_do_about_a_journal() -> None:
     """Reading would need writing, once."""
     folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
