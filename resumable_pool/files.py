@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import itertools
 import os
 import sys
 import warnings
@@ -58,15 +59,25 @@ else:
         return path
 
 
-def list_files(pattern: str | list[str], excluded: Callable[[str], bool]) -> list[str]:
+# Is told how many have been found so far: listing may take long.
+Told = Callable[[int], None]
+
+# So many entries of a folder are read between two times.
+_TELL_EVERY = 5_000
+
+
+def list_files(
+    pattern: str | list[str], excluded: Callable[[str], bool], told: Told = lambda number: None
+) -> list[str]:
     """The files that `pattern` names, each once, sorted; without directories, sockets, dangling
     links and those that `excluded` says.
 
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
     Windows so is `a\\b`.
-    Listed paths that are no files are left out with a warning, since somebody meant them.
+    Listed paths that are no files are left out with a warning, since somebody meant them. `told`
+    hears now and then how many there are so far.
     """
-    paths = sorted(_matches(pattern) if isinstance(pattern, str) else _of_list(pattern))
+    paths = sorted(_matches(pattern, told) if isinstance(pattern, str) else _of_list(pattern, told))
     return [path for path in paths if not excluded(path)]
 
 
@@ -110,8 +121,12 @@ def _hint(pattern: str) -> str:
     return ""
 
 
-def _of_list(paths: list[str]) -> set[str]:
-    files = [path for path in paths if os.path.isfile(path)]
+def _of_list(paths: list[str], told: Told) -> set[str]:
+    files = []
+    for path in paths:
+        if os.path.isfile(path):
+            files.append(path)
+        told(len(files))
     if len(files) < len(paths):
         there = {*files}
         missing = [path for path in paths if path not in there]
@@ -142,7 +157,7 @@ def _levels_to_the_caller() -> int:
     return levels
 
 
-def _matches(pattern: str) -> Iterable[str]:
+def _matches(pattern: str, told: Told) -> Iterable[str]:
     """What `glob.glob` finds that is a file, normalised, each once.
 
     It looks twice at every file, and reads every folder once more, so it is only asked for the
@@ -150,16 +165,21 @@ def _matches(pattern: str) -> Iterable[str]:
     """
     head, tail = os.path.split(pattern)
     if tail == "**" or not glob.has_magic(tail):
-        found = glob.glob(pattern, recursive=True)
-        return {_normalised(path) for path in found if os.path.isfile(path)}
+        found: set[str] = set()
+        for path in glob.iglob(pattern, recursive=True):
+            if os.path.isfile(path):
+                found.add(_normalised(path))
+            told(len(found))
+        return found
     starts: set[str] = set()
     paths: list[str] = []
     several = False
-    for folder, entries in _folders(os.path.join(os.curdir, head)):
+    above = os.path.join(os.curdir, head)
+    for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
         start = _normalised(folder + "x")[:-1]  # what its files' paths begin with
         several = several or start in starts
         starts.add(start)
-        paths += [start + name for name in _names(entries, tail)]
+        paths.extend(start + name for name in _names(entries, tail))
     # `*/../x` names one folder in many ways, otherwise they are as different as their paths are.
     return {*paths} if several else paths
 
@@ -167,17 +187,17 @@ def _matches(pattern: str) -> Iterable[str]:
 _Entries = dict[str, "os.DirEntry[str]"]
 
 
-def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
+def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
     if last != "**":
         for folder in glob.glob(os.path.join(pattern, ""), recursive=True):
-            yield folder, _entries(folder)
+            yield folder, _entries(folder, told)
         return
     below = glob.glob(os.path.join(above, ""), recursive=True)
     while below:
         folder = below.pop()
-        entries = _entries(folder)
+        entries = _entries(folder, told)
         yield folder, entries
         below += [
             os.path.join(folder, name, "")
@@ -186,14 +206,17 @@ def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
         ]
 
 
-def _entries(folder: str) -> _Entries:
+def _entries(folder: str, told: Told) -> _Entries:
     """What is in the folder, by name; nothing if nobody may look."""
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
+    entries: _Entries = {}
     with contextlib.suppress(OSError), os.scandir(inside) as found:
-        return {entry.name: entry for entry in found}
-    return {}
+        while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
+            entries |= some
+            told(len(entries))
+    return entries
 
 
 def _names(entries: _Entries, pattern: str) -> list[str]:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 from .between.children import refuse_in_daemonic_process
 from .checkpoints import Checkpoint
 from .errors import ExecutorError, ResumablePoolError, WorkerStartError
-from .files import Paths, as_key, check_pattern, is_in_shard, list_files, nothing_found
+from .files import Paths, Told, as_key, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
 from .records import Failure, Outcome, Report, Result, WorkerStatus
@@ -230,10 +230,10 @@ class ResumableRunner(Hooks[Result]):
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
         return self._checkpoint.failures()
 
-    def _files(self) -> tuple[list[str], str]:
+    def _files(self, told: Told = lambda number: None) -> tuple[list[str], str]:
         """The files of the run; and if the pattern finds none, what to say of that."""
         pattern = check_pattern(self.collect_files())
-        files = list_files(pattern, self._checkpoint.owns)
+        files = list_files(pattern, self._checkpoint.owns, told)
         note = "" if files else nothing_found(pattern)
         shard = self._options.shard
         if shard is not None:
@@ -272,7 +272,8 @@ class ResumableRunner(Hooks[Result]):
         story = Story(screen)
         story.begins(name, self._checkpoint.path)
         with story.of_what_breaks_it():
-            files, note = self._files()
+            with story.looks_for_files() as told:
+                files, note = self._files(told)
             if note:
                 story.announce(note)
             plan = self._plan(files)

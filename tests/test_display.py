@@ -133,6 +133,22 @@ def test_the_longest_is_asked_for_only_when_it_is_shown() -> None:
     assert asked == ["a.wav"]
 
 
+def test_listing_is_shown_and_the_clock_starts_anew() -> None:
+    """What comes after it is drawn at once, in its place."""
+    stream = io.StringIO()
+    line = progress_line(True, stream)
+    line.draw_text("looking for files: 12,000", 1.0)
+    line.draw_text("looking for files: 13,000", 2.0)
+    line.start_over()
+    line.draw(Counts(1, 0), 0.0)
+    assert stream.getvalue() == "looking for files: 12,000\n0/1 file\n"
+    unwatched = progress_line(None, stream)
+    unwatched.draw_text("looking", 1.0)
+    unwatched.start_over()
+    unwatched.draw(Counts(1, 0), 0.0)
+    assert stream.getvalue() == "looking for files: 12,000\n0/1 file\n"
+
+
 class Notebook(io.StringIO):
     """What stderr is in a notebook's cell: no terminal, but shown by a browser."""
 

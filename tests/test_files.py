@@ -244,6 +244,14 @@ def test_who_expects_files_is_told(pattern: str | list[str], text: str) -> None:
     assert nothing_found(pattern).startswith(text.format(here=quoted(os.getcwd())))
 
 
+@pytest.mark.parametrize("pattern", ["*.txt", "**/*.txt", "*/../a.txt", ["a.txt"]])
+def test_who_waits_is_told_how_many_there_are(pattern: str | list[str]) -> None:
+    """Whatever way they are listed."""
+    told: list[int] = []
+    found = list_files(pattern, lambda path: False, told.append)
+    assert max(told) >= len(found) > 0
+
+
 def test_a_glob_warns_of_nothing() -> None:
     """Whatever a glob leaves out, nobody named it."""
     with warnings.catch_warnings():

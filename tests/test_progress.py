@@ -36,6 +36,31 @@ def test_nobody_knows_how_long_what_is_being_stopped_takes() -> None:
     assert render(counts, 2.0, ("a.wav", 6.0)) == "5/10 files, 2.5 files/s, 6.0 s on a.wav"
 
 
+def test_models_that_load_say_nothing_about_the_speed() -> None:
+    """While no worker is ready, the line says what is waited for; time left counts from the first
+    that is."""
+    counts = Counts(12, 0)
+    counts.note_workers(2, False, 0.0)
+    assert render(counts, 1.9) == "0/12 files"
+    assert render(counts, 8.0) == "0/12 files, starting 2 workers, 8.0 s"
+    counts.note_workers(1, False, 9.0)
+    assert render(counts, 9.0, width=30) == "0/12 files"
+    assert render(counts, 9.0) == "0/12 files, starting 1 worker, 9.0 s"
+    counts.note_workers(2, True, 10.0)
+    assert render(counts, 11.0) == "0/12 files"
+    counts.completed = 2
+    assert render(counts, 12.0) == "2/12 files, 1.0 files/s, 10 s left"
+
+
+def test_sizes_say_how_much_is_left() -> None:
+    """With the largest files first, the rest is soon done."""
+    counts = Counts(14, 4, completed=2)
+    counts.size_to_do, counts.size_done = 1000, 900
+    assert render(counts, 9.0) == "6/14 files, 4.5 s a file, 1.0 s left"
+    counts.size_done = 0  # two empty ones
+    assert render(counts, 9.0) == "6/14 files, 4.5 s a file"
+
+
 HALF = Counts(10, 0, completed=4, failed=1)
 WIDTHS = [
     (200, "5/10 files, 1 failed, 2.5 files/s, 2.0 s left, 1 min 00 s on audio/2024/recording.wav"),

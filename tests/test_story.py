@@ -177,6 +177,43 @@ def test_a_run_has_a_time_budget(folder: Path) -> None:
     assert report.remaining == 10 - report.completed
 
 
+def test_slow_listing_is_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what has been found so far."""
+    monkeypatch.setattr("resumable_pool.run.story.SLOW_LISTING", 0.0)
+    ResumableRunner(functions.number_in, "in/*.txt", "r.pkl", progress=True).run()
+    assert capsys.readouterr().err == "looking for files: 10\n0/10 files\n"
+
+
+def wait_for_cue() -> None:
+    act("a model")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its stage is made of named pipes")
+def test_workers_that_load_are_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until one of them is ready."""
+    monkeypatch.setattr("resumable_pool.run.progress.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("resumable_pool.run.screen.LOG_SECONDS", 0.0)
+    stage = Stage(folder)
+    runner = ResumableRunner(
+        functions.number_in, "in/*.txt", "r.pkl", max_workers=2, initializer=wait_for_cue,
+        progress=True,
+    )  # fmt: skip
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    stage.wait_begun(2)
+    shown = ""
+    while "starting 2 workers, " not in shown:
+        shown += capsys.readouterr().err
+    stage.cue(2)
+    thread.join(PATIENCE)
+    stage.close()
+    assert "starting" not in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_workers_are_named_with_their_slot(folder: Path, method: str) -> None:
     """So a log that they write tells them apart."""
     runner = ResumableRunner(worker_name, "in/*.txt", "r.pkl", max_workers=2, mp_context=method)

@@ -37,6 +37,7 @@ class Ledger:
     def begin(self, plan: Plan) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         self.counts.skipped, self.counts.left = plan.done, plan.left
+        self._sizes, self.counts.size_to_do = plan.sizes, sum(plan.sizes.values())
         self.standing = {*plan.failed}
 
     def note_received(self, paths: Sequence[str]) -> None:
@@ -48,6 +49,7 @@ class Ledger:
         paths = [self._received.popleft() for _ in range(number)]
         self._finished += [(path, True) for path in paths]
         self.counts.completed += number
+        self._note_sizes(paths)
         if self.standing:
             self.standing.difference_update(paths)
 
@@ -55,7 +57,12 @@ class Ledger:
         """The failure of this one is saved."""
         self._finished.append((path, False))
         self.counts.failed += 1
+        self._note_sizes([path])
         self.standing.add(path)
+
+    def _note_sizes(self, paths: Sequence[str]) -> None:
+        if self._sizes:
+            self.counts.size_done += sum(self._sizes.get(path, 0) for path in paths)
 
     def take_finished(self) -> list[Finished]:
         """Those whose outcomes have been saved since the last time."""

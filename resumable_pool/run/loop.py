@@ -56,7 +56,7 @@ class Run:
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._story = story
-        self._opened = False
+        self._opened = self._ready = False
         self._error: Exception | None = None
         self._starts = Starts()
         self._saver = Saver(options.context, saving, options.timeout)
@@ -209,6 +209,9 @@ class Run:
 
     def _show_progress(self) -> None:
         now = self._clock.now
+        if not self._ready:
+            self._ready = bool(self._crew.are(State.READY, State.LEAVING))
+            self._counts.note_workers(len(self._crew), self._ready, now)
         try:
             if self._opened:  # who is refused has not begun
                 self._story.draw(self._counts, now, lambda: self._crew.longest(now))

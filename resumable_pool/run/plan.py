@@ -6,7 +6,7 @@ Knows no process. Asks the disk only for what an option needs to know: sizes, ti
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checkpoints import Checkpoint
@@ -25,6 +25,7 @@ class Plan(NamedTuple):
         left: how many of those are left alone.
         changed: how many have a result, and are to do again because they have changed since.
         new: how many the checkpoint has nothing of.
+        sizes: of the paths to do, in bytes, where they were asked for.
         advice: what a person must know who expects to find results: that those of other paths are
             there, which seem to mean these files. Usually nothing.
     """
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     left: int
     changed: int
     new: int
+    sizes: Mapping[str, int] = {}
     advice: Sequence[str] = ()
 
     @property
@@ -82,8 +84,10 @@ def make_plan(
         ]
     again = failed if choices.retry_failed else []
     to_do = sorted([*new, *changed, *again])
+    sizes = {}
     if choices.largest_first:
-        to_do.sort(key=lambda path: -fingerprint(path).size)
+        sizes = {path: max(fingerprint(path).size, 0) for path in to_do}
+        to_do.sort(key=sizes.__getitem__, reverse=True)
     return Plan(
         to_do=to_do,
         done=len(files) - len(failed) - len(changed) - len(new),
@@ -91,6 +95,7 @@ def make_plan(
         left=len(failed) - len(again),
         changed=len(changed),
         new=len(new),
+        sizes=sizes,
         advice=[*_advice(files, completed)] if completed and len(new) == len(files) else (),
     )
 

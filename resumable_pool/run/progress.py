@@ -22,8 +22,10 @@ Longest = tuple[str, float] | None
 
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
-    are left alone: they say nothing about its speed. While it is `stopping`, nobody knows how many
-    more will be done."""
+    are left alone: they say nothing about its speed, and nor does the time before a worker was
+    ready: until then `starting` says how many are not. While it is `stopping`, nobody knows how
+    many more will be done. Where sizes are known, they say best how much is left: `size_done` of
+    `size_to_do`."""
 
     def __init__(
         self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
@@ -34,6 +36,23 @@ class Counts:
         self.failed = failed
         self.left = left
         self.stopping = False
+        self.starting = 0
+        self.ready_at = 0.0
+        self.size_done = self.size_to_do = 0
+
+    def note_workers(self, number: int, ready: bool, now: float) -> None:
+        """There are so many workers at the time `now`, and one is ready, or none."""
+        if ready:
+            self.starting, self.ready_at = 0, now
+        else:
+            self.starting = number
+
+    @property
+    def part_done(self) -> float:
+        """How much of what there was to do in this run is done, from 0 to 1."""
+        if self.size_to_do:
+            return self.size_done / self.size_to_do
+        return (self.completed + self.failed) / (self.total - self.skipped - self.left)
 
     @property
     def finished(self) -> int:
@@ -48,13 +67,16 @@ def render(
     stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
     if counts.failed:
         stand.append(f"{counts.failed:,} failed")
+    if counts.starting and seconds >= LONG_SECONDS:
+        workers = "1 worker" if counts.starting == 1 else f"{counts.starting:,} workers"
+        stand.append(f"starting {workers}, {in_words(seconds)}")
     speed, left = [], []
-    done_now = counts.completed + counts.failed
-    if done_now and seconds > 0:
-        rate = done_now / seconds
+    done_now, worked = counts.completed + counts.failed, seconds - counts.ready_at
+    if done_now and worked > 0:
+        rate = done_now / worked
         speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
-        if not counts.stopping:
-            left = [f"{in_words((counts.total - counts.finished) / rate)} left"]
+        if not counts.stopping and (part := counts.part_done):
+            left = [f"{in_words(worked * (1 - part) / part)} left"]
     if longest is not None and longest[1] >= LONG_SECONDS:
         for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
             name = _name_longest(*longest, width - len(line))

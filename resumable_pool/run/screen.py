@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -55,6 +56,17 @@ class ProgressLine:
         self._draw_at = seconds + self._pause
         self._show(counts, seconds, longest())
 
+    def draw_text(self, text: str, seconds: float) -> None:
+        """The same before there is anything to count: show this in its place."""
+        if seconds >= self._draw_at:
+            self._draw_at = seconds + self._pause
+            self._show_text(lambda width: text[:width])
+
+    def start_over(self) -> None:
+        """The clock starts anew."""
+        self.clear()
+        self._draw_at = min(self._draw_at, 0.0) if self._pause < float("inf") else self._draw_at
+
     def say(self, text: str) -> None:
         """A line that stays, for somebody who watches."""
         if self._draw_at < float("inf"):
@@ -87,12 +99,16 @@ class ProgressLine:
         self.clear()
 
     def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
+        self._show_text(lambda width: render(counts, seconds, longest, width))
+
+    def _show_text(self, text: Callable[[int], str]) -> None:
+        """What `text` makes for the columns that there are."""
         if self._stream is None:
             return
         if not self._redrawn:
-            self._write(render(counts, seconds, longest) + "\n")
+            self._write(text(sys.maxsize) + "\n")
             return
-        before, self._line = self._line, render(counts, seconds, longest, self._width() - 1)
+        before, self._line = self._line, text(self._width() - 1)
         self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
 
     def _width(self) -> int:
@@ -136,6 +152,9 @@ class ProgressBar(ProgressLine):
             with self._using() as bar:
                 bar.close()
             self._bar = None
+
+    def _show_text(self, text: Callable[[int], str]) -> None:
+        """A bar has nothing but counts."""
 
     def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
         if self._bar is None:

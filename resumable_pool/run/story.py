@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..files import Told
 from ..records import AlikeFailures, Failure, Report, count_files, in_words, quoted
 from .plan import Plan
 from .progress import Counts, Longest
@@ -32,6 +34,9 @@ SHOWN_KINDS = 10
 
 # When all of the first so many files fail alike, it is hardly the files' fault.
 FIRST_FILES = 20
+
+# Most folders are read at once; what takes longer needs a word.
+SLOW_LISTING = 1.0
 
 
 class Story:
@@ -62,6 +67,20 @@ class Story:
     def begins(self, function: str, checkpoint: str) -> None:
         """Nothing has been looked at yet."""
         log(_INFO, f"a run of {function!r} begins, with the checkpoint {checkpoint!r}")
+
+    @contextlib.contextmanager
+    def looks_for_files(self) -> Iterator[Told]:
+        """Meanwhile; what it yields is to be told how many there are. If that takes long it is
+        shown."""
+        begun = time.monotonic()
+
+        def told(number: int) -> None:
+            seconds = time.monotonic() - begun
+            if seconds >= SLOW_LISTING:
+                self.screen.draw_text(f"looking for files: {number:,}", seconds)
+
+        yield told
+        self.screen.start_over()
 
     def knows_the_plan(self, plan: Plan, notes: list[str]) -> None:
         """The checkpoint is locked; `notes` are what it says of itself."""
