@@ -12,8 +12,9 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import FileIO
+from typing import TypeVar
 
 from ..values import Bytes
 
@@ -22,8 +23,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-# Windows would translate line ends without it; elsewhere there is no such flag.
-BINARY = getattr(os, "O_BINARY", 0)
+Made = TypeVar("Made")
 
 # Parts up to this length cost less to copy than to name to the system.
 _JOINED = 1 << 12
@@ -35,8 +35,8 @@ _CHUNK = 1 << 20
 # What the system says where somebody else has the lock.
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
-# How long to wait, on Windows, for who has a file open that is to be replaced.
-_REPLACE_ATTEMPTS, _REPLACE_PAUSE_SECONDS = 20, 0.1
+# How long to wait, on Windows, for who has a file open, or is removing it.
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.1
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
@@ -111,7 +111,7 @@ def begin_to_force(fd: int, start: int, end: int) -> None:
     """Have the system write this part of the file to the disk, without waiting for it; `force` then
     finds less to do. Linux does so when it is told that nobody needs these pages in memory (see
     generic_fadvise in mm/fadvise.c), and drops those that are on the disk already."""
-    if hasattr(os, "posix_fadvise"):
+    if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
@@ -153,7 +153,7 @@ if sys.platform == "win32":
         def lock(self, path: str) -> bool:
             """See below."""
             self._side_path = lock_file(path)
-            side_file = os.open(self._side_path, os.O_RDWR | os.O_CREAT | BINARY)
+            side_file = open_file(self._side_path, os.O_RDWR | os.O_CREAT)
             try:
                 msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
             except OSError as error:
@@ -177,15 +177,25 @@ if sys.platform == "win32":
                 with contextlib.suppress(OSError):
                     os.unlink(self._side_path)
 
+    def open_file(path: str, flags: int) -> int:
+        """See below. What somebody is just removing or replacing cannot be opened for a moment."""
+        return _patiently(os.open, path, flags | os.O_BINARY)
+
     def replace(new: str, path: str) -> None:
         """See below. Who has one of the two open keeps it where it is: the caller has closed them,
         and a viewer or a virus scanner is waited for a little."""
-        for _ in range(_REPLACE_ATTEMPTS):
+        try:
+            _patiently(os.replace, new, path)
+        except PermissionError:
+            what = "another program has this file open: close it there, and try again"
+            raise PermissionError(errno.EACCES, what, path) from None
+
+    def _patiently(call: Callable[..., Made], *arguments: object) -> Made:
+        for _ in range(_ATTEMPTS):
             with contextlib.suppress(PermissionError):
-                return os.replace(new, path)
-            time.sleep(_REPLACE_PAUSE_SECONDS)
-        what = "another program has this file open: close it there, and try again"
-        raise PermissionError(errno.EACCES, what, path)
+                return call(*arguments)
+            time.sleep(_PAUSE_SECONDS)
+        return call(*arguments)
 
 else:
 
@@ -215,6 +225,10 @@ else:
 
         def let_go(self) -> None:
             """Keep the lock, but not the file, which is to be moved or removed."""
+
+    def open_file(path: str, flags: int) -> int:
+        """A descriptor of the file, for bytes."""
+        return os.open(path, flags, 0o666)
 
     def replace(new: str, path: str) -> None:
         """Make `new` the file at `path`, in one step."""

@@ -14,7 +14,15 @@ from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import quoted
 from .base import NEW_FILE
-from .disk import BINARY, LockableFile, force, force_folder, lock_file, read_at, write_at
+from .disk import (
+    LockableFile,
+    force,
+    force_folder,
+    lock_file,
+    open_file,
+    read_at,
+    write_at,
+)
 
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
@@ -39,7 +47,7 @@ def open_locked(
         if not os.path.exists(path):
             _make(path, empty)
         try:
-            fd = os.open(path, os.O_RDWR | BINARY)
+            fd = open_file(path, os.O_RDWR)
         except FileNotFoundError:
             continue  # a lock file that its owner has just removed
         file = pipes.enter(LockableFile(fd, "r+"))
@@ -94,7 +102,7 @@ def new_name(path: str) -> str:
 def sign(path: str) -> None:
     """Say in the lock file that this process writes to `path`. Without it, nobody will know who."""
     with contextlib.suppress(OSError):
-        fd = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | BINARY, 0o666)
+        fd = open_file(lock_file(path), os.O_RDWR | os.O_CREAT)
         try:
             write_at(fd, str(os.getpid()).encode().ljust(_PID_LENGTH), _PID_OFFSET)
         finally:
@@ -104,7 +112,7 @@ def sign(path: str) -> None:
 def signer(path: str) -> int | None:
     """The process that has signed last, if the lock file says so."""
     try:
-        fd = os.open(lock_file(path), os.O_RDONLY | BINARY)
+        fd = open_file(lock_file(path), os.O_RDONLY)
     except OSError:
         return None
     try:

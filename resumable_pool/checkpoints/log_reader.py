@@ -17,7 +17,7 @@ from ..between import pipes
 from ..errors import CheckpointError
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from .base import Checkpoint, Failures
-from .disk import BINARY, read_at
+from .disk import open_file, read_at
 
 # A record's last bytes tell it from others. As long as they are the same where the scan has ended,
 # what was scanned is still there.
@@ -185,7 +185,7 @@ class IndexedFile(Checkpoint):
     def _opened(self) -> Iterator[int]:
         """The file's descriptor; -1 if there is nothing to read."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | BINARY)
+            fd = open_file(self.path, os.O_RDONLY)
         except FileNotFoundError:
             yield -1
             return

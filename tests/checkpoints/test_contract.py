@@ -22,7 +22,7 @@ from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
 from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at, disk
 from resumable_pool.checkpoints.base import Checkpoint
 from resumable_pool.checkpoints.sqlite import SqliteFile
-from resumable_pool.records import Outcome
+from resumable_pool.records import Outcome, quoted
 from resumable_pool.values import UnstorableValue
 from tests.conftest import not_on_windows, open_descriptors
 
@@ -377,7 +377,7 @@ def test_foreign_files_are_refused(path: Path, foreign: Any) -> None:
     for attempt in (checkpoint.open, lambda: open_checkpoint(path), checkpoint.compact):
         with pytest.raises(CheckpointError) as caught:
             attempt()
-        assert repr(str(path)) in str(caught.value)
+        assert quoted(str(path)) in str(caught.value)
         reason = "is not a checkpoint of this library|has version 2 of the format"
         assert caught.match(reason)
         assert path.read_bytes() == content
@@ -768,7 +768,7 @@ def test_compacting_in_vain_leaves_nothing_behind(
 ) -> None:
     """Who keeps the file open is named as the reason, and afterwards it can be compacted."""
     write(path, result("a", 1))
-    monkeypatch.setattr(disk, "_REPLACE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(disk, "_PAUSE_SECONDS", 0.0)
     with open(path, "rb"), pytest.raises(PermissionError, match="another program has this file"):
         checkpoint_at(path).compact()
     assert list(path.parent.iterdir()) == [path]

@@ -25,7 +25,7 @@ def _open(path: Path) -> bytes:
     file = open_locked(str(path), b"new", lambda fd: None, [])
     try:
         assert is_at(os.fstat(file.fileno()), str(path))
-        return file.read()
+        return path.read_bytes()
     finally:
         forks.close(file)
 

@@ -13,6 +13,7 @@ from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, disk
 from resumable_pool.checkpoints import log_file as append_file
 from resumable_pool.checkpoints.pickle_record import FIRST_RECORD
+from resumable_pool.records import quoted
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 
@@ -282,7 +283,7 @@ def test_foreign_files_are_refused(path: Path, content: bytes, reason: str) -> N
     for attempt in (PickleFile(path).open, lambda: open_checkpoint(path)):
         with pytest.raises(CheckpointError) as caught:
             attempt()
-        assert repr(str(path)) in str(caught.value)
+        assert quoted(str(path)) in str(caught.value)
         assert reason in str(caught.value)
         assert path.read_bytes() == content
     path.rename(path.with_suffix(".txt"))  # and nobody holds it

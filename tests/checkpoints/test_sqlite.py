@@ -19,7 +19,7 @@ import pytest
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import sqlite as sqlite_module
 from resumable_pool.checkpoints.sqlite import SqliteFile
-from resumable_pool.records import Outcome
+from resumable_pool.records import Outcome, quoted
 from resumable_pool.values import UnstorableValue
 from tests.conftest import not_on_windows
 
@@ -408,7 +408,7 @@ def test_what_belongs_to_a_database_that_is_gone_is_kept_out_of_a_new_one(
     (note,) = checkpoint.open()
     checkpoint.close()
     (kept,) = path.parent.glob("*.new-*")
-    assert repr(str(kept)) in note
+    assert quoted(str(kept)) in note
     assert kept.read_bytes() == left
     assert checkpoint.owns(str(kept))
     assert dict(open_checkpoint(path)) == {}

@@ -1,0 +1,149 @@
+"""The tests, as they are shipped, on Windows's own CPython: `windows_tests.py PYTHON MINUTES`.
+
+Run it in the folder of the tests. PYTHON is what windows_python has made. Two halves run side by
+side, as most tests wait for processes. What fails is repeated once, alone: Wine has faults of its
+own that come and go. A test that hangs is ended, and counts as failed.
+
+Every test writes down when it begins and how it ends (see `Told` below), so that a half that had to
+be ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+SILENT_SECONDS = 150  # so long no test takes
+LEAST_PASSED = 1_000
+
+PLUGIN = """
+import json, os
+said, ended = os.environ["TOLD"], set()
+
+def say(**facts):
+    with open(said, "a", encoding="utf-8") as file:
+        file.write(json.dumps(facts) + "\\n")
+
+if os.path.exists(said):
+    with open(said, encoding="utf-8") as file:
+        ended = {json.loads(line).get("ended") for line in file}
+
+def pytest_collection_modifyitems(config, items):
+    items[:] = [item for item in items if item.nodeid not in ended]
+
+def pytest_runtest_logstart(nodeid, location):
+    say(begun=nodeid)
+
+outcomes = {}
+
+def pytest_runtest_logreport(report):
+    before = outcomes.get(report.nodeid, "passed")
+    outcomes[report.nodeid] = report.outcome if before == "passed" else before
+    if report.skipped:
+        say(why=report.longrepr[2].removeprefix("Skipped: "))
+
+def pytest_runtest_logfinish(nodeid, location):
+    say(ended=nodeid, outcome=outcomes[nodeid])
+"""
+
+
+class Half:
+    """Some test files, in one process after the other until all have ended."""
+
+    def __init__(self, python: str, name: str, tests: list[str], deadline: float) -> None:
+        self.python, self.name, self.tests, self.deadline = python, name, tests, deadline
+        self.told = Path(f"told-{name}.jsonl")
+        self.output = Path(f"output-{name}.txt")
+        self.failed: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Until all have ended."""
+        while self._run_once() and time.monotonic() < self.deadline:
+            pass
+        self._count()
+
+    def _run_once(self) -> bool:
+        """Whether it had to be ended, and has to go on."""
+        options = ["-p", "no:cacheprovider", "-p", "told", "--tb=short", "-m", "not alike"]
+        environment = {**os.environ, "TOLD": self.told.name}
+        with open(self.output, "ab") as output:
+            pytest = subprocess.Popen(
+                [self.python, "-m", "pytest", *options, *self.tests],
+                env=environment, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        while pytest.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.wait(5)
+            heard = self.told.stat().st_mtime if self.told.exists() else time.time()
+            if time.time() - heard > SILENT_SECONDS or time.monotonic() > self.deadline:
+                os.killpg(pytest.pid, signal.SIGKILL)
+                pytest.wait()
+        return pytest.returncode not in (0, 1, 5) and self._fail_what_had_begun()
+
+    def _lines(self) -> list[dict[str, str]]:
+        if not self.told.exists():
+            return []
+        return [json.loads(line) for line in self.told.read_text(encoding="utf-8").splitlines()]
+
+    def _fail_what_had_begun(self) -> bool:
+        """A test that hangs, or ends the process that it is in. Whether there is one."""
+        last = self._lines()[-1:]
+        if not (last and "begun" in last[0]):
+            self.failed.append(f"pytest itself, see {self.output}")
+            return False
+        with open(self.told, "a", encoding="utf-8") as told:
+            told.write(json.dumps({"ended": last[0]["begun"], "outcome": "failed"}) + "\n")
+        return True
+
+    def _count(self) -> None:
+        for line in self._lines():
+            if "ended" in line:
+                self.counts[line["outcome"]] += 1
+                if line["outcome"] == "failed":
+                    self.failed.append(line["ended"])
+            elif "why" in line:
+                self.reasons[line["why"]] += 1
+
+
+def main(python: str, minutes: str) -> None:
+    """The command."""
+    deadline = time.monotonic() + 60 * float(minutes)
+    Path("told.py").write_text(PLUGIN)
+    files = sorted(str(path) for path in Path("tests").rglob("test_*.py"))
+    halves = [Half(python, str(n), files[n::2], deadline) for n in range(2)]
+    threads = [threading.Thread(target=half.run) for half in halves]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for half in halves:
+        print(half.output.read_text(encoding="utf-8", errors="replace"))
+    counts = sum((half.counts for half in halves), Counter())
+    failed = [test for half in halves for test in half.failed]
+    again = [Half(python, f"again-{n}", [test], deadline) for n, test in enumerate(failed)]
+    for one in again:
+        one.run()
+        print(one.output.read_text(encoding="utf-8", errors="replace"))
+    for reason, number in sum((half.reasons for half in halves), Counter()).most_common():
+        print(f"{number} skipped: {reason}")
+    twice = [test for one in again for test in one.failed]
+    print(f"Windows: {dict(counts)}; repeated {len(again)} times, failed again {len(twice)} times")
+    for test in twice:
+        print(f"failed twice: {test}")
+    if twice or counts["passed"] < LEAST_PASSED or time.monotonic() > deadline:
+        sys.exit(f"at least {LEAST_PASSED:,} must pass within {minutes} minutes, and none fail")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
