@@ -23,20 +23,30 @@ class CheckpointLocked(ResumablePoolError):
     Attributes:
         path: the checkpoint.
         pid: the process that holds it (the other run's saver), or `None` where nobody can tell.
+        script: the process of that run's script, or `None` if it is gone or nobody can tell.
     """
 
-    def __init__(self, path: str, pid: int | None) -> None:
-        super().__init__(path, pid)
+    def __init__(self, path: str, pid: int | None, script: int | None = None) -> None:
+        super().__init__(path, pid, script)
         self.path = path
         self.pid = pid
+        self.script = script
 
     def __str__(self) -> str:
+        if self.script is not None:
+            return (
+                f"{quoted(self.path)} is in use: process {self.pid} is writing to it, the saver of "
+                f"another run, whose script is process {self.script}. Wait until that run has "
+                f"ended, or stop it with SIGTERM to the script (kill {self.script}), not to the "
+                "saver: it finishes its files in progress and saves them. Or give this run another "
+                "checkpoint."
+            )
         holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
             f"{quoted(self.path)} is in use: {holder} is writing to it, usually another run's "
-            "saver. Wait until that run has ended, end it with a Ctrl-C or SIGTERM to its script, "
-            "or give this run another checkpoint. If its script was killed, the files that it had "
-            "begun are still being finished; who kills that process as well gives them up."
+            "saver. Wait until that run has ended, stop it with Ctrl-C or SIGTERM to its script, "
+            "or give this run another checkpoint. If its script was killed, the saver finishes the "
+            "files in progress and exits; only if you cannot wait for them, kill that process too."
         )
 
 
@@ -68,10 +78,18 @@ class SaverError(ResumablePoolError):
         path: the checkpoint.
         reason: what happened, in the system's words where it has some.
         traceback: where it happened in the saver process, or `""`.
+        remedy: what to do about it.
     """
 
-    def __init__(self, path: str, reason: str, traceback: str = "") -> None:
-        super().__init__(path, reason, traceback)
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        traceback: str = "",
+        remedy: str = "What was saved before is kept; put that right and run again to go on.",
+    ) -> None:
+        super().__init__(path, reason, traceback, remedy)
+        self.remedy = remedy
         self.path = path
         self.reason = reason
         self.traceback = traceback
@@ -79,7 +97,7 @@ class SaverError(ResumablePoolError):
     def __str__(self) -> str:
         text = (
             f"the run was stopped, because results could not be saved to {quoted(self.path)}: "
-            f"{self.reason}. What was saved before is kept; put that right and run again to go on."
+            f"{self.reason}. {self.remedy}"
         )
         return f"{text}\n\n{self.traceback}" if self.traceback else text
 

@@ -135,3 +135,6 @@ class ResultsElsewhere(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} results, saved elsewhere>"

@@ -148,7 +148,10 @@ class ResumableRunner(Hooks[Result]):
         self._function = function
         if overrides(self, "process_file"):
             given.function = self.process_file
-        self._options = check_options(given)
+        try:
+            self._options = check_options(given)
+        except (TypeError, ValueError, OSError) as error:  # where in our code is of no interest
+            raise error.with_traceback(None) from error.__cause__
         self._pattern = self._options.pattern
         self._checkpoint = self._options.checkpoint
         self._running = threading.Lock()

@@ -9,7 +9,7 @@ import json
 import pickle
 import sys
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 # Up to protocol 3 a pickle names its memo slots absolutely, so that the checkpoint can append it to
 # another pickle without renumbering (see checkpoints/pickle_layout.py).
@@ -87,11 +87,20 @@ def json_value(value: Any) -> bytes:
             other readers refuse, and keys that are no text, which would come back as text.
     """
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, default=_refuse)
         _check_keys(value)
     except BaseException as error:
         raise UnstorableValue("the result is not JSON") from error
     return text.encode("ascii")
+
+
+def _refuse(value: Any) -> NoReturn:
+    """Say of a part that is not JSON what it is, and what to return in its place."""
+    kind = type(value)
+    remedy = "its .tolist()" if hasattr(value, "tolist") else "text, numbers, lists or dicts"
+    raise TypeError(
+        f"a {kind.__module__}.{kind.__qualname__} in it; return {remedy}, or save to a .pkl"
+    )
 
 
 def json_or_pickle(value: Any) -> bytes:

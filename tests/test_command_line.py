@@ -636,6 +636,19 @@ def test_export_as_csv(folder: Path) -> None:
     assert rows[2:] == [["b", "plain, text"], ["c", "3"], [r"d\udcff", "null"]]
 
 
+def test_export_makes_columns_of_dicts(folder: Path) -> None:
+    """Of all their keys; the path keeps its own column."""
+    write(folder / "result.pkl", result("a", {"words": 3, "path": "x"}),
+          result("b", {"words": 4, "language": "grüße", "rest": [1]}))  # fmt: skip
+    succeed("export", "result.pkl", "out.csv")
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)] == [
+            ["path", "words", "value.path", "language", "rest"],
+            ["a", "3", "x", "", ""],
+            ["b", "4", "", "grüße", "[1]"],
+        ]
+
+
 @pytest.mark.parametrize(
     ("value", "what"),
     [

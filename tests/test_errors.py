@@ -23,6 +23,14 @@ ERRORS: list[tuple[ResumablePoolError, list[str]]] = [
         CheckpointLocked("r.pkl", 123),
         ["'r.pkl' is in use", "process 123", "Wait until that run", "Ctrl-C"],
     ),
+    (
+        CheckpointLocked("r.pkl", 123, 100),
+        [
+            "process 123 is writing to it, the saver",
+            "script is process 100",
+            "SIGTERM to the script (kill 100)",
+        ],
+    ),
     (CheckpointLocked("r.pkl", None), ["another process", "or give this run another checkpoint"]),
     (
         CheckpointError("r.pkl", "is damaged", "Restore it."),

@@ -84,6 +84,10 @@ def test_in_json_lines_what_is_not_json_is_its_files_failure(folder: Path) -> No
     assert all(message.startswith("the result is not JSON: ") for message in messages)
     for message, word in zip(messages, ["set", "bytes", "float", "int", "type"], strict=True):
         assert word in message
+    assert (
+        "a builtins.set in it; return text, numbers, lists or dicts, or save to a .pkl"
+        in (messages[0])
+    )
     lines = [json.loads(line) for line in Path("result.jsonl").read_text("ascii").splitlines()]
     values = {line["path"]: line["value"] for line in lines if "value" in line}
     assert list(map(values.get, ALL[5:])) == [[1, [2]], None, {}, "x", 1.5]

@@ -214,6 +214,24 @@ def test_workers_that_load_are_shown(
     assert "starting" not in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_mappings_repr_has_counts(folder: Path) -> None:
+    """Of results and failures; nobody wants all of them in a notebook's cell."""
+    runner = ResumableRunner(odd_ones_fail, "in/*.txt", "r.pkl")
+    runner.run()
+    path = os.path.abspath("r.pkl")
+    assert repr(runner.results) == f"<PickleFile {path!r}: 5 results, 5 failures>"
+    assert repr(runner.failures) == "<5 failures>"
+    Path("r.pkl").write_text("something else")
+    assert repr(runner.results) == f"<PickleFile {path!r}: cannot be read: CheckpointError>"
+
+
+def test_the_constructors_errors_have_no_inner_frames(folder: Path) -> None:
+    """What is wrong is in the call, and so is the last frame but one."""
+    with pytest.raises(TypeError, match="max_workers must be an int") as caught:
+        ResumableRunner(odd_ones_fail, "in/*.txt", "r.pkl", max_workers="4")  # type: ignore[arg-type]
+    assert [entry.name for entry in caught.traceback][1:] == ["__init__"]
+
+
 def test_workers_are_named_with_their_slot(folder: Path, method: str) -> None:
     """So a log that they write tells them apart."""
     runner = ResumableRunner(worker_name, "in/*.txt", "r.pkl", max_workers=2, mp_context=method)

@@ -155,6 +155,24 @@ def signal_group(leader: int, name: str) -> bool:
     return True
 
 
+def script_of(saver: int | None) -> int | None:
+    """The process whose run this saver belongs to; `None` if that is gone, or nobody can tell (only
+    Linux shows it).
+
+    A saver whose script has died is the child of whoever takes in orphans, which runs no Python.
+    """
+    pid, command = saver, ""
+    while pid is not None and (pid == saver or "multiprocessing.forkserver" in command):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+                pid = int(stat.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+                command = file.read()
+        except (OSError, ValueError, LookupError):
+            return None
+    return pid if "python" in os.path.basename(command.partition("\0")[0]) else None
+
+
 def cannot_start(name: str, error: Exception) -> WorkerStartError:
     """What to raise when the system would not start a process, or make a pipe for one."""
     return WorkerStartError(f"the {name} process could not be started: {error}", _remedy_for(error))

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ResumablePoolError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, pickle_value
@@ -72,7 +72,11 @@ class Checkpoint(Mapping[str, Any]):
         self._places = {os.path.split(os.path.normcase(place)) for place in places}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({quoted(self.path)})"
+        try:
+            what = f"{len(self):,} results, {len(self.failures()):,} failures"
+        except (ResumablePoolError, OSError) as error:
+            what = f"cannot be read: {type(error).__name__}"
+        return f"<{type(self).__name__} {quoted(self.path)}: {what}>"
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
@@ -247,6 +251,9 @@ class Failures(Mapping[str, Failure]):
 
     def __getitem__(self, path: str) -> Failure:
         return self._read(as_key(path))
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} failures>"
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and as_key(path) in self._paths()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from ..between import pipes
+from ..between.children import script_of
 from ..errors import CheckpointLocked
 from ..records import quoted
 from .base import NEW_FILE
@@ -53,7 +54,8 @@ def open_locked(
         file = pipes.enter(LockableFile(fd, "r+"))
         try:
             if not _lock(file, path, notes):
-                raise CheckpointLocked(path, holder(file.fileno()))
+                pid = holder(file.fileno())
+                raise CheckpointLocked(path, pid, script_of(pid))
             if is_at(os.fstat(file.fileno()), path):
                 if os.fstat(file.fileno()).st_size == 0:
                     write_at(file.fileno(), empty, 0)
@@ -87,7 +89,7 @@ def is_at(status: os.stat_result, path: str) -> bool:
 def refuse_if_gone(status: os.stat_result, path: str) -> None:
     """Raise `FileNotFoundError` if it is not."""
     if not is_at(status, path):
-        what = "it was removed, moved or replaced, with what was saved, meanwhile"
+        what = "it was removed, moved or replaced while the run went on"
         raise FileNotFoundError(errno.ENOENT, what)
 
 

@@ -97,7 +97,7 @@ class SqliteFile(SqliteReader):
         try:
             self._lock = open_locked(path, b" ", lambda fd: signer(path), notes)
         except CheckpointLocked as error:
-            raise CheckpointLocked(self.path, error.pid) from None
+            raise CheckpointLocked(self.path, error.pid, error.script) from None
         try:
             sign(path)
             if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:

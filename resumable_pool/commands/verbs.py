@@ -13,7 +13,7 @@ import heapq
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, TextIO
 
@@ -188,7 +188,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     try:
         # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
         with open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            written = write(file, _values(source, paths, as_repr))
+            written = write(file, lambda: _values(source, paths, as_repr))
         os.replace(new, out)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -226,25 +226,50 @@ def _values(
             yield path, repr(value), _as_json(repr(value))
 
 
+# Reads what `_values` says, anew at each call.
+Values = Callable[[], Iterator[tuple[str, object, str]]]
+
+
 def _as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _write_json_lines(file: TextIO, values: Iterable[tuple[str, object, str]]) -> int:
+def _write_json_lines(file: TextIO, values: Values) -> int:
     written = 0
-    for written, (path, _, text) in enumerate(values, 1):  # noqa: B007
+    for written, (path, _, text) in enumerate(values(), 1):  # noqa: B007
         file.write(f'{{"path": {_as_json(path)}, "value": {text}}}\n')
     return written
 
 
-def _write_csv(file: TextIO, values: Iterable[tuple[str, object, str]]) -> int:
-    """Text stands as it is, everything else as JSON."""
+def _write_csv(file: TextIO, values: Values) -> int:
+    """Text stands as it is, everything else as JSON. If all values are dicts, each of their keys
+    gets a column."""
     written = 0
     rows = csv.writer(file)
-    rows.writerow(["path", "value"])
-    for written, (path, value, text) in enumerate(values, 1):  # noqa: B007
-        rows.writerow([path, value if isinstance(value, str) else text])
+    columns = _columns(values)
+    names = [f"value.{name}" if name == "path" else name for name in columns or ["value"]]
+    rows.writerow(["path", *names])
+    for written, (path, value, text) in enumerate(values(), 1):  # noqa: B007
+        if columns and isinstance(value, dict):
+            rows.writerow([path, *(_cell(value[key]) if key in value else "" for key in columns)])
+        else:
+            rows.writerow([path, value if isinstance(value, str) else text])
     return written
+
+
+def _columns(values: Values) -> list[str]:
+    """The keys of the values, in the order in which they come, if all values are dicts. They are
+    read once more for that, since all of them may be more than memory holds."""
+    columns: dict[str, None] = {}
+    for _, value, _ in values():
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            return []
+        columns.update(dict.fromkeys(value))
+    return [*columns]
+
+
+def _cell(value: object) -> str:
+    return value if isinstance(value, str) else _as_json(value)
 
 
 def check(checkpoint: str, as_json: bool = False) -> int:

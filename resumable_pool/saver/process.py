@@ -92,10 +92,19 @@ def _cannot_open(checkpoint: Checkpoint, error: Exception) -> ResumablePoolError
     return CheckpointError(checkpoint.path, what, "Make that possible, or name another checkpoint.")
 
 
+# What was saved before is not kept where it was, if that is gone.
+_WHERE_IT_WAS = (
+    "What was saved is in the file that was there: put it back and run again to go on. Without it "
+    "the next run starts from the beginning."
+)
+
+
 def _cannot_save(saving: Saving, error: Exception) -> SaverError:
     words, where = _describe(error)
     if isinstance(error, OSError) and error.strerror and not saving.elsewhere:
         where = ""  # that says it all, and where in our own code that was helps nobody
+    if isinstance(error, FileNotFoundError) and not saving.elsewhere:
+        return SaverError(saving.checkpoint.path, words, where, _WHERE_IT_WAS)
     return SaverError(saving.checkpoint.path, words, where)
 
 

@@ -32,6 +32,10 @@ def test_of_the_script_alone_lets_running_files_finish(
     script.start()
     begun = stage.wait_begun(3)
     saver = script.saver()
+    if sys.platform == "linux":
+        with pytest.raises(CheckpointLocked, match=rf"kill {script.pid}\)") as caught:
+            rerun()
+        assert (caught.value.pid, caught.value.script) == (saver, script.pid)
     script.kill()
     with pytest.raises(CheckpointLocked, match=f"process {saver} is writing"):
         rerun()
