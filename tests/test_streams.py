@@ -13,9 +13,9 @@ import pytest
 from resumable_pool.between import pipes as forks
 from resumable_pool.between.frames import FrameWriter, outcome_frame, plain_frame
 from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
+from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
 from resumable_pool.saver.streams import Streams
-from resumable_pool.saver.waiting import Waiter
 
 Read = Callable[[], list[tuple[int, FromWorker | Ended]]]
 

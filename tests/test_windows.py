@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -38,21 +37,6 @@ def test_files_are_processed(tmp_path: Path) -> None:
     runner = ResumableRunner(count_words, f"{tmp_path}/*.txt", tmp_path / "r.pkl", max_workers=2)
     assert runner.run().completed == 2
     assert sorted(runner.results.values()) == [2, 2]
-
-
-def test_an_end_that_was_sent_can_be_read(pipe: tuple[forks.Connection, forks.Connection]) -> None:
-    """The read end of a pipe arrives as one that can be read."""
-    reader, writer = pipe
-    left, right = forks.pipe(CONTEXT, duplex=True)
-    try:
-        forks.send_end(left, reader, os.getpid())
-        received = forks.receive_end(right)
-        forks.close(reader)
-        writer.send_bytes(b"there")
-        assert received.recv_bytes() == b"there"
-        forks.close(received)
-    finally:
-        forks.close(left, right)
 
 
 def test_a_pipe_closed_at_the_other_end_is_ready(

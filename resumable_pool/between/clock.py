@@ -1,21 +1,24 @@
-"""The clock of a run: it stands still while the run's process does.
+"""The clock of a run: it stands still while the run's process is stopped in the middle of a wait.
 
 Knows nothing of what is timed by it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 NEVER = float("inf")
 
-# Who means to look at the clock every second, and then does not for so long, was stopped (Ctrl-Z,
-# SIGSTOP), and perhaps the whole machine with him. No file is charged for that.
-STOPPED_SECONDS = 1.5
+# Who waits for so much longer than he meant to was stopped (Ctrl-Z, SIGSTOP), and perhaps the whole
+# machine with him. No file is charged for that. (What passes between two waits is a program's own
+# loop, say, and the files go on meanwhile.)
+STOPPED_SECONDS = 1.0
 
 
 class Clock:
-    """Seconds since it was made, without those in which nobody could look at it.
+    """Seconds since it was made, without waits in which nobody could look at it.
 
     Attributes:
         now: the time at the last look.
@@ -28,10 +31,16 @@ class Clock:
     def look(self) -> float:
         """The time now."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
-        passed = self._looked_at - looked_at
-        if passed < STOPPED_SECONDS:
-            self.now += passed
+        self.now += self._looked_at - looked_at
         return self.now
+
+    @contextlib.contextmanager
+    def waiting(self, seconds: float) -> Iterator[float]:
+        """Around a wait of so many seconds at the most."""
+        began = self.look()
+        yield seconds
+        if self.look() > began + seconds + STOPPED_SECONDS:
+            self.now = began
 
     def peek(self) -> float:
         """The time now, for another thread, which must not look."""

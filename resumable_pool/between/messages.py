@@ -159,9 +159,11 @@ FromSaver = Opened | Unable | PassedOn | Received | Saved | Failed | FailureSave
 
 
 class Watch(NamedTuple):
-    """Read this worker's outcomes, too; the read end of its pipe follows."""
+    """Read this worker's outcomes, too: the read end of its pipe is handed over, `sent` says how
+    (waiting.py)."""
 
     worker: int
+    sent: object
 
 
 class Died(NamedTuple):

@@ -18,7 +18,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
@@ -73,21 +72,6 @@ def close(*ends: Closable) -> None:
 
 
 if sys.platform == "win32":
-    import _winapi
-
-    def send_end(through: Connection, end: Connection, pid: int) -> None:
-        """Give the process `pid` a copy of an end that is for reading; `receive_end` takes it.
-
-        `reduction.send_handle` names DUPLICATE_SAME_ACCESS in the place where the access belongs,
-        and what arrives can only be written to (python/cpython#82369).
-        """
-        through.send(reduction.DupHandle(end.fileno(), _winapi.GENERIC_READ, pid))
-
-    def receive_end(through: Connection) -> Connection:
-        """What `send_end` has sent, entered."""
-        handle = reduction.recv_handle(through)
-        end: Any = multiprocessing.connection.PipeConnection(handle, writable=False)
-        return enter(end)
 
     def poll(end: Connection) -> bool:
         """Whether `end` can be read without waiting: there is a message, or no more can come."""
@@ -105,16 +89,6 @@ if sys.platform == "win32":
             return []
 
 else:
-
-    def send_end(through: Connection, end: Connection, pid: int) -> None:
-        """Give the process `pid` a copy of an end that is for reading; `receive_end` takes it."""
-        reduction.send_handle(through, end.fileno(), pid)
-
-    def receive_end(through: Connection) -> Connection:
-        """What `send_end` has sent, entered."""
-        handle = reduction.recv_handle(through)
-        os.set_inheritable(handle, False)
-        return enter(Connection(handle, writable=False))
 
     def poll(end: Connection) -> bool:
         """Whether `end` can be read without waiting: there is a message, or no more can come."""

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..between.clock import NEVER
 from ..between.messages import Task
+from ..between.waiting import Waiter
 from ..options import Options
 from ..records import WorkerStatus
 from .books import Dealer
@@ -81,13 +82,17 @@ AnyWorker = TypeVar("AnyWorker", bound=Worker, covariant=True)
 
 class Crew(ABC, Generic[AnyWorker]):
     """The workers of one run, by their serial numbers. Lives in the runner's process. The `dealer`
-    knows what they have in work; relative paths start in `folder`."""
+    knows what they have in work; the `waiter` sends them what they cannot take at once; relative
+    paths start in `folder`."""
 
-    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
+    def __init__(
+        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+    ) -> None:
         self._setup = options.setup
         self._context = options.context
         self._saver = saver
         self._dealer = dealer
+        self._waiter = waiter
         self._folder = folder
         self._workers: dict[int, AnyWorker] = {}
         self._started = 0

@@ -27,14 +27,14 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ..between import pipes
 from ..between.children import cannot_start
 from ..between.describing import describe
-from ..between.frames import FrameWriter, plain_frame
-from ..between.messages import FAR_BATCH_SECONDS, Died, Done, Task
+from ..between.frames import plain_frame
+from ..between.messages import FAR_BATCH_SECONDS, BatchOver, Done, Task
+from ..between.waiting import PipeWriter, Waiter
 from ..errors import ExecutorError
 from ..options import Options
 from ..records import WorkerStatus
@@ -47,12 +47,17 @@ from .saver_handle import Saver
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3
 
+# No stream has had so many outcomes: it does not end in peace.
+_LOST = -1
+
 
 class FarCrew(Crew["Slot"]):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
-    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
-        super().__init__(options, saver, dealer, folder)
+    def __init__(
+        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+    ) -> None:
+        super().__init__(options, saver, dealer, waiter, folder)
         assert options.executor is not None
         self._executor = options.executor
         self._run = os.urandom(16).hex()
@@ -73,14 +78,11 @@ class FarCrew(Crew["Slot"]):
             if self._inbox is None:
                 self._inbox = Inbox(self._context)
             results, writer = pipes.pipe(self._context, duplex=False)
-            try:
-                self._saver.watch(serial, results)
-            except OSError:
-                pipes.close(writer)
-                raise
         except OSError as error:
             raise cannot_start("worker", error) from None
-        self._workers[serial] = Slot(serial, writer, self._submit, self._inbox)
+        self._saver.watch(serial, results)
+        results_to_saver = PipeWriter(writer, self._waiter)
+        self._workers[serial] = Slot(serial, results_to_saver, self._submit, self._inbox)
 
     def _submit(self, batch: Sequence[Task]) -> Future[Answer]:
         # By position, since some engines take arguments with a name for themselves.
@@ -123,7 +125,6 @@ class FarCrew(Crew["Slot"]):
             ends = self._lost >= LOST_ATTEMPTS
         text, traceback = describe(error)
         slot.give_up(f"was lost: {text}")
-        self._saver.tell(Died(slot.serial))
         if not ends:
             return None
         return ExecutorError(type(self._executor).__name__, text, in_flight, broken, traceback)
@@ -131,12 +132,10 @@ class FarCrew(Crew["Slot"]):
     def terminate(self, now: float, *states: State) -> None:
         for slot in self.are(*states):
             slot.abandon()
-            self._saver.tell(Died(slot.serial))
 
     def kill(self) -> None:
         for slot in self:
             slot.abandon()
-            self._saver.tell(Died(slot.serial))
             del self._workers[slot.serial]
         if self._inbox is not None:
             self._inbox.close()
@@ -164,7 +163,7 @@ class Slot:
     def __init__(
         self,
         serial: int,
-        results: Connection,
+        results: PipeWriter,
         submit: Callable[[Sequence[Task]], Future[Answer]],
         inbox: Inbox[tuple[Slot, Future[Answer]]],
     ) -> None:
@@ -177,7 +176,6 @@ class Slot:
         self.batch: Sequence[Task] = ()
         self.future: Future[Answer] | None = None
         self._results = results
-        self._writer = FrameWriter(results)
         self._submit = submit
         self._inbox = inbox
         self._outcomes = 0
@@ -207,7 +205,7 @@ class Slot:
         """Write what has come back to the saver; what has not is to do again."""
         self.batch, self.future = (), None
         self._outcomes += number
-        self._write(frames, batch_over=True)
+        self._results.write(frames + plain_frame(BatchOver()))
         if self.state is State.LEAVING:
             self._leave()
 
@@ -218,20 +216,19 @@ class Slot:
                 self._leave()
 
     def _leave(self) -> None:
-        self._write(plain_frame(Done(self._outcomes)))
-        pipes.close(self._results)
+        self._end_stream(self._outcomes)
 
-    def _write(self, frames: bytes, batch_over: bool = False) -> None:
-        # The saver never waits for the runner, so there will be room. Or it is dead, and says so.
-        with contextlib.suppress(OSError):
-            self._writer.send([frames], batch_over)
+    def _end_stream(self, outcomes: int) -> None:
+        self._results.write(plain_frame(Done(outcomes)))
+        self._results.finish()
 
     def give_up(self, how: str) -> None:
-        """Nothing will come of its batch. Its stream ends without `Done`, as a dead worker's."""
+        """Nothing will come of its batch. Its stream ends as a dead worker's: with what came of
+        earlier ones, and without a `Done` that is right."""
         self._how = how
         self.state = State.CONDEMNED
         self.batch, self.future = (), None
-        pipes.close(self._results)
+        self._end_stream(_LOST)
 
     def abandon(self) -> None:
         """Do not wait for its batch, and ignore what still comes of it."""
@@ -242,7 +239,7 @@ class Slot:
                 future.cancel()
 
     def bury(self, in_peace: bool) -> tuple[str, str]:
-        pipes.close(self._results)
+        self._results.close()
         return self._how, ""
 
 

@@ -64,9 +64,15 @@ class Ledger:
         if self._sizes:
             self.counts.size_done += sum(self._sizes.get(path, 0) for path in paths)
 
-    def take_finished(self) -> list[Finished]:
-        """Those whose outcomes have been saved since the last time."""
-        finished, self._finished = self._finished, []
+    @property
+    def untaken(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._finished)
+
+    def take_finished(self, most: int | None = None) -> list[Finished]:
+        """Those whose outcomes have been saved since the last time, or the first of them."""
+        finished = self._finished[:most]
+        del self._finished[: len(finished)]
         return finished
 
     def report(self, failures: Sequence[Failure], seconds: float, stopped: bool) -> Report:

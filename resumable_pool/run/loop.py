@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..between import messages, pipes
+from ..between import messages
 from ..between.clock import Clock
+from ..between.waiting import Waiter
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..options import Options
 from ..records import Failure, WorkerStatus
@@ -32,6 +33,14 @@ from .worker_crew import WorkerCrew
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.
 TICK_SECONDS = 1.0
 
+# Workers are started for so long at a time, or one of them if that takes longer, as it does where a
+# program of gigabytes is forked: those that are there have work meanwhile, and a Ctrl-C is heard.
+STARTING_SECONDS = 0.05
+
+# Who takes longer over what has been saved is given one at a time: between them files that take too
+# long are ended, and nothing new is dealt.
+SLOW_SECONDS = 0.05
+
 
 class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
@@ -49,6 +58,8 @@ class Run:
         stop_requests: StopRequests,
         story: Story,
     ) -> None:
+        # More than there are files cost nothing.
+        options = options._replace(max_workers=min(options.max_workers, ledger.counts.total))
         self._options = options
         self._make_plan = make_plan
         self._ledger = ledger
@@ -56,13 +67,15 @@ class Run:
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._story = story
-        self._opened = self._ready = False
+        self._opened = self._ready = self._slow = self._behind = False
         self._error: Exception | None = None
         self._starts = Starts()
-        self._saver = Saver(options.context, saving, options.timeout)
+        self._waiter = Waiter()
+        self._waiter.add(stop_requests.wakener)
+        self._saver = Saver(options.context, saving, options.timeout, self._waiter)
         crew = _crew_for(options)
         self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
-        self._crew = crew(options, self._saver, self._dealer, os.getcwd())
+        self._crew = crew(options, self._saver, self._dealer, self._waiter, os.getcwd())
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger, story)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, story)
 
@@ -76,12 +89,10 @@ class Run:
         with broken_pipes_raise():
             self._saver.start()
         try:
-            with broken_pipes_raise():
-                self._start_workers()
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
-                yield self._ledger.take_finished()
+                yield from self._hand_out()
         finally:
             with broken_pipes_raise():
                 self._end()
@@ -90,7 +101,7 @@ class Run:
             raise self._error
 
     def _turn(self) -> None:
-        ready = pipes.wait(self._events(), self._patience())
+        ready = self._wait_for_something()
         self._look()
         self._note_reports()
         self._attend_workers(ready)
@@ -100,6 +111,14 @@ class Run:
         self._deal_paths()
         self._dismiss_workers()
         self._show_progress()
+
+    def _hand_out(self) -> Iterator[list[Finished]]:
+        """What has been saved, or only the first of it, while who gets it is slow."""
+        finished = self._ledger.take_finished(1 if self._slow else None)
+        self._behind = self._ledger.untaken
+        begun = self._clock.look()
+        yield finished
+        self._slow = self._clock.look() > begun + SLOW_SECONDS
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now. From any thread."""
@@ -111,14 +130,17 @@ class Run:
     def _no_more_files(self) -> bool:
         return self._opened and self._dealer.over and not self._verdicts.pending
 
-    def _events(self) -> list[Any]:
-        crew = self._crew.events(self._clock.now)
-        return [self._stop_requests.wakener, self._saver.reports, *crew]
+    def _wait_for_something(self) -> list[Any]:
+        with self._clock.waiting(self._patience()) as patience:
+            return self._waiter.wait(patience, self._crew.events(self._clock.now))
 
     def _patience(self) -> float:
         """How long to wait for an event until something is due by the clock."""
-        due = min(self.stopping.due, self._verdicts.due, self._crew.due(self._clock.now))
-        seconds = min(due - self._clock.now, self._stop_requests.seconds_left)
+        if self._short_of_workers() or self._behind:
+            return 0.0
+        now = self._clock.look()
+        due = min(self.stopping.due, self._verdicts.due, self._crew.due(now))
+        seconds = min(due - now, self._stop_requests.seconds_left)
         return min(TICK_SECONDS, max(0.0, seconds))
 
     # The steps of the loop.
@@ -178,19 +200,25 @@ class Run:
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
+        enough = self._clock.look() + STARTING_SECONDS
+        while self._short_of_workers():
+            try:
+                self._crew.start()
+            except WorkerStartError as error:
+                self._fail(error)
+            if self._clock.look() >= enough:
+                break
+
+    def _short_of_workers(self) -> bool:
         if self._opened:
             paths = self._dealer.to_do + self._dealer.busy
         else:  # they come into being while the saver does, and wait for it
             paths = 0 if self.stopping.stopped else self._counts.total - self._counts.finished
         wanted = min(self._options.max_workers, paths)
-        while len(self._crew) < wanted and self._error is None:
-            try:
-                self._crew.start()
-            except WorkerStartError as error:
-                self._fail(error)
+        return len(self._crew) < wanted and self._error is None
 
     def _deal_paths(self) -> None:
-        if self._verdicts.perhaps_too_many:
+        if self._verdicts.perhaps_too_many or self._behind:
             return
         now = self._clock.look()  # it may have taken long to start workers
         for worker in self._crew.are(State.READY):
@@ -285,7 +313,7 @@ class Run:
         """No process is left: workers have gone, or go now because something is wrong."""
         lost = self._saver.gone
         self._crew.kill()
-        for report in self._saver.last_reports(self._stop_requests.wakener, self._look):
+        for report in self._saver.last_reports(self._look):
             if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
                 self._note_report(report)
         how = self._saver.bury()

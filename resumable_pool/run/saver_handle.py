@@ -5,7 +5,6 @@ Knows nothing of what becomes of a file; what runs in the process is in saver/pr
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -13,6 +12,7 @@ from multiprocessing.context import BaseContext
 
 from ..between import children, pipes
 from ..between.messages import FromSaver, ToSaver, Watch
+from ..between.waiting import PipeReader, PipeWriter, Waiter, to_hand_over
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..saver.process import run_saver
 from ..saver.saving import Saving
@@ -26,12 +26,15 @@ class Saver:
 
     Attributes:
         process: the process.
-        reports: its pipe to the runner, for `multiprocessing.connection.wait`.
         gone: whether it has ended, and every report of it was read.
     """
 
-    def __init__(self, context: BaseContext, saving: Saving, timeout: float | None) -> None:
+    def __init__(
+        self, context: BaseContext, saving: Saving, timeout: float | None, waiter: Waiter
+    ) -> None:
+        """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = False
+        self._waiter = waiter
         self._timeout = timeout
         self._context = context
         self._saving = saving
@@ -46,60 +49,47 @@ class Saver:
         # is acknowledged on it where the system (macOS) needs that.
         try:
             with pipes.PipesForChild(self._context) as made:
-                self.reports, reports = made.from_child()
-                self._orders, orders = made.both_ways()
+                reports_end, reports = made.from_child()
+                ours, orders = made.both_ways()
                 ends = (orders, reports)
                 arguments = (*ends, self._saving, self._timeout)
                 self.process = children.Child(self._context, "saver", run_saver, arguments, ends)
         except OSError as error:
             raise children.cannot_start("saver", error) from None
+        self._orders = PipeWriter(ours, self._waiter)
+        self._reports = PipeReader(reports_end)
+        self._waiter.add(reports_end)
 
     def tell(self, message: ToSaver) -> None:
-        """Send an order. If the saver is dead nothing happens: its end of `reports` tells."""
-        with contextlib.suppress(OSError):
-            self._orders.send(message)
+        """Give an order. If the saver is dead nothing happens: its reports end, and tell so."""
+        self._orders.send(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
         """Hand over the read end of a worker's pipe, and close it here: only if nobody else holds
-        it does a worker notice that the saver is dead.
-
-        Raises:
-            OSError: there is no descriptor left; the saver gets no more orders.
-        """
-        try:
-            self._orders.send(Watch(worker))
-            pipes.send_end(self._orders, results, self.process.pid)
-        except (ConnectionError, RuntimeError):  # the saver is dead: its end of `reports` tells
-            pass
-        except OSError:
-            self.no_more_workers()  # it must not wait for what was announced
-            raise
-        finally:
-            pipes.close(results)
+        it does a worker notice that the saver is dead."""
+        sent = to_hand_over(results, self.process.pid)
+        self._orders.send(pickle.dumps(Watch(worker, sent)), results)
 
     def read_reports(self) -> Iterator[FromSaver]:
         """The reports that have come since; sets `gone` when there will be no more."""
-        heard = False
-        try:
-            while pipes.poll(self.reports):
-                heard = True
-                yield from pickle.loads(self.reports.recv_bytes())
-            # A dead saver's last words are read before it counts as gone.
-            if not heard and self.process.has_ended() and not pipes.poll(self.reports):
-                self.gone = True
-        except (EOFError, OSError):
-            self.gone = True
+        messages = self._reports.messages()
+        if not messages and not self._reports.at_end and self.process.has_ended():
+            messages = self._reports.messages()  # a dead saver's last words
+            self.gone = not messages
+        for message in messages:
+            yield from pickle.loads(message)
+        self.gone = self.gone or self._reports.at_end
 
     def no_more_workers(self) -> None:
         """Let it leave once the streams it knows have ended."""
-        pipes.close(self._orders)
+        self._orders.finish()
 
-    def last_reports(self, wakener: Connection, look: Callable[[], None]) -> Iterator[FromSaver]:
-        """Let it leave, and read its reports until it has. Each time that something has come, from
-        it or from `wakener`, or nothing for a while, `look` is called."""
+    def last_reports(self, look: Callable[[], None]) -> Iterator[FromSaver]:
+        """Let it leave, and read its reports until it has. Each time that something has come, or
+        nothing for a while, `look` is called."""
         self.no_more_workers()
         while not self.gone:
-            pipes.wait([self.reports, self.process.sentinel, wakener], ASK_SECONDS)
+            self._waiter.wait(ASK_SECONDS, [self.process.sentinel])
             look()
             yield from self.read_reports()
 
@@ -116,6 +106,8 @@ class Saver:
 
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
-        pipes.close(self._orders, self.reports)
+        self._orders.close()
+        self._waiter.remove(self._reports.end)
+        pipes.close(self._reports.end)
         exitcode = self.process.reap(in_peace=True)
         return children.ending_in_words(exitcode) if exitcode else ""

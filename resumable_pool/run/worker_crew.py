@@ -19,6 +19,7 @@ from ..between.children import cannot_start
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE
 from ..between.messages import BATCH_SECONDS, Died
+from ..between.waiting import Waiter
 from ..options import Options
 from ..records import WorkerStatus
 from ..worker.process import watchdog_works
@@ -49,8 +50,10 @@ class _Slot:
 class WorkerCrew(Crew[WorkerProcess]):
     """The living worker processes of one run, and those that are just dead."""
 
-    def __init__(self, options: Options, saver: Saver, dealer: Dealer, folder: str) -> None:
-        super().__init__(options, saver, dealer, folder)
+    def __init__(
+        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+    ) -> None:
+        super().__init__(options, saver, dealer, waiter, folder)
         if self._setup.timeout is not None:
             self._setup = self._setup._replace(watched=watchdog_works(self._context))
         # Who is forked inherits it, and so it may be what cannot be pickled.
@@ -78,7 +81,7 @@ class WorkerCrew(Crew[WorkerProcess]):
             try:
                 self._saver.watch(serial, results)
                 worker = WorkerProcess(
-                    self._context, serial, slot, writer, self._setup, self._folder
+                    self._context, serial, slot, writer, self._waiter, self._setup, self._folder
                 )
             finally:
                 pipes.close(writer)

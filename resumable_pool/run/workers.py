@@ -17,6 +17,7 @@ from multiprocessing.context import BaseContext
 from ..between import children, pipes
 from ..between.clock import NEVER
 from ..between.messages import Setup, Task
+from ..between.waiting import PipeWriter, Waiter
 from ..worker.process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
 from .crew import State
 
@@ -59,6 +60,7 @@ class WorkerProcess:
         serial: int,
         slot: int,
         results: Connection,
+        waiter: Waiter,
         setup: Setup,
         folder: str,
     ) -> None:
@@ -79,16 +81,17 @@ class WorkerProcess:
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
         with pipes.PipesForChild(context) as made:
-            self._tasks, tasks = made.to_child()
+            ours, tasks = made.to_child()
             self.last_words, last_words = made.from_child()
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
             arguments = (*ends, setup if forked else None, slot, folder)
             self.process = children.Child(context, self.name, run_worker, arguments, ends)
+        self._tasks = PipeWriter(ours, waiter)
 
     def set_up(self, pickled: bytes) -> None:
         """Answer its `Hello`, with its pickled `Setup`; it ignores that if it has inherited one."""
-        self._send(pickled)
+        self._tasks.send(pickled)
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -96,16 +99,16 @@ class WorkerProcess:
             self.state = State.READY
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
-        """Give it its next batch. It waits for one, so this never blocks."""
+        """Give it its next batch."""
         self.busy_since = now
         if self._setup.timeout is not None:
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
-        self._send(pickle.dumps(batch))
+        self._tasks.send(pickle.dumps(batch))
 
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
-        self._send(pickle.dumps([]))
+        self._tasks.send(pickle.dumps([]))
 
     def note_outcomes(self, number: int, now: float) -> None:
         """So many more of its files are done, in time."""
@@ -134,7 +137,7 @@ class WorkerProcess:
         """Tell it to leave when it has finished its batch."""
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
-        pipes.close(self._tasks)
+        self._tasks.finish()
 
     def hurry(self, now: float) -> None:
         """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
@@ -161,17 +164,13 @@ class WorkerProcess:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
-        pipes.close(self._tasks)
+        self._tasks.close()
         exitcode = self.process.reap(in_peace)
         self.was_killed = exitcode is None or exitcode < 0
         words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
         self._hear()
         pipes.close(self.last_words)
         return words or children.ending_in_words(exitcode), self._traceback()
-
-    def _send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is dead; its stream will end, and tell so
-            self._tasks.send_bytes(message)
 
     def _hear(self) -> None:
         """Take what there is of its last words."""

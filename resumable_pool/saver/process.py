@@ -11,14 +11,14 @@ it wait for one of them. Knows nothing of the function, of what is still to do, 
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
+import pickle
 import time
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from ..between import children, pipes
+from ..between import children
 from ..between.clock import NEVER
 from ..between.describing import describe
 from ..between.messages import (
@@ -28,7 +28,6 @@ from ..between.messages import (
     Ended,
     Failed,
     FailureSaved,
-    FromSaver,
     FromWorker,
     Hello,
     Idle,
@@ -43,6 +42,7 @@ from ..between.messages import (
     Values,
     Watch,
 )
+from ..between.waiting import PipeReader, PipeWriter, Waiter
 from ..checkpoints import Checkpoint
 from ..errors import CheckpointError, ResumablePoolError, SaverError
 from ..records import Failure, Outcome
@@ -50,7 +50,6 @@ from ..values import Encoded, name_script_main
 from .reporting import Reports
 from .saving import Saving
 from .streams import Streams
-from .waiting import Waiter
 
 # How often to look whether workers still live when the runner is no more there to tell.
 ORPHAN_SECONDS = 1.0
@@ -62,16 +61,17 @@ def run_saver(
     """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
     children.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
-    saver = _InSaver(orders, Reports(reports), saving, timeout)
+    waiter = Waiter()
+    told = Reports(PipeWriter(reports, waiter))
+    saver = _InSaver(PipeReader(orders, with_ends=True), told, waiter, saving, timeout)
     try:
         notes = saving.open()
     except Exception as error:
-        saver.say(Unable(_cannot_open(saving.checkpoint, error)))
-        os._exit(1)
+        _end(told, Unable(_cannot_open(saving.checkpoint, error)))
     failure: Exception | None = None
     try:
         saving.begin()
-        saver.say(Opened(notes))
+        told.add(Opened(notes))
         saver.run()
     except Exception as error:
         failure = error
@@ -79,10 +79,14 @@ def run_saver(
         saving.close()
     except Exception as error:
         failure = failure or error
-    if failure is not None:
-        saver.say(Unable(_cannot_save(saving, failure)))
-        os._exit(1)
-    os._exit(0)
+    _end(told, Unable(_cannot_save(saving, failure)) if failure is not None else None)
+
+
+def _end(told: Reports, last_word: Unable | None) -> NoReturn:
+    if last_word is not None:
+        told.add(last_word)
+    told.end()
+    os._exit(0 if last_word is None else 1)
 
 
 def _cannot_open(checkpoint: Checkpoint, error: Exception) -> ResumablePoolError:
@@ -119,17 +123,18 @@ class _InSaver:
 
     def __init__(
         self,
-        orders: Connection,
+        orders: PipeReader,
         reports: Reports,
+        waiter: Waiter,
         saving: Saving,
         timeout: float | None,
     ) -> None:
-        self._orders: Connection | None = orders
+        self._orders = orders
         self._reports = reports
         self._saving = saving
         self._timeout = timeout
-        self._waiter = Waiter()
-        self._waiter.add(orders)
+        self._waiter = waiter
+        self._waiter.add(orders.end)
         self._streams = Streams(self._waiter)
         # Failures, by path and attempt: the next may be here before the order about this one.
         self._held: dict[tuple[str, int], Outcome[Any]] = {}
@@ -137,11 +142,11 @@ class _InSaver:
 
     def run(self) -> None:
         """Until no order can come any more and every stream has ended."""
-        while self._orders is not None or self._streams:
+        while not self._orders.at_end or self._streams:
             ready = self._wait_for_something()
             self._streams.read(ready)
             self._follow_orders(ready)
-            if self._orders is None:
+            if self._orders.at_end:
                 self._end_orphans()
             records = self._save_received(time.monotonic())
             self._save_due(time.monotonic())
@@ -149,38 +154,28 @@ class _InSaver:
             if nap := self._saving.nap(records, time.monotonic()):
                 time.sleep(nap)
         self._save_due(NEVER)
-        self._reports.send_if_due(NEVER)
-
-    def say(self, message: FromSaver) -> None:
-        """Tell the runner."""
-        self._reports.add(message)
-        self._reports.send_if_due(NEVER)
 
     def _wait_for_something(self) -> list[Connection]:
         due = min(self._saving.due, self._reports.due)
         patience = None if due == NEVER else max(0.0, due - time.monotonic())
-        if self._orders is None:
+        if self._orders.at_end:
             patience = ORPHAN_SECONDS if patience is None else min(ORPHAN_SECONDS, patience)
         return self._waiter.wait(patience)
 
     # Orders.
 
     def _follow_orders(self, ready: list[Connection]) -> None:
-        if self._orders in ready:
-            while self._orders is not None and pipes.poll(self._orders):
-                try:
-                    order = self._orders.recv()
-                except (EOFError, OSError):  # closed, or the runner is dead
-                    self._waiter.remove(self._orders)
-                    self._orders = None
-                    self._alone_since = time.monotonic()
-                else:
-                    self._follow(order)
+        if self._orders.end in ready:
+            for order in self._orders.messages():
+                self._follow(pickle.loads(order))
+            if self._orders.at_end:  # closed, or the runner is dead
+                self._waiter.remove(self._orders.end)
+                self._alone_since = time.monotonic()
 
     def _follow(self, order: ToSaver) -> None:
         match order:
-            case Watch(worker):
-                self._watch(worker)
+            case Watch(worker, sent):
+                self._streams.add(worker, self._orders.take_end(sent))
             case Died(worker):
                 self._streams.end_dead(worker)
             case KeepFailure(path, attempt):
@@ -191,16 +186,6 @@ class _InSaver:
                 self._save_failure(outcome)
             case _:
                 raise TypeError(f"the runner cannot order {order!r}")
-
-    def _watch(self, worker: int) -> None:
-        assert self._orders is not None
-        try:
-            end = pipes.receive_end(self._orders)
-        except EOFError:  # the runner died in between
-            return
-        except RuntimeError:
-            raise OSError(errno.EMFILE, "too many open files (ulimit -n)") from None
-        self._streams.add(worker, end)
 
     def _end_orphans(self) -> None:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and

@@ -4,18 +4,17 @@ Each report wakes the runner, and takes a worker's processor for a moment. So va
 the middle of a batch are only counted, and told together; everything else is told at once, since
 somebody waits for it.
 
-Reports are small, and bounded by what is in work, so that the runner never keeps the saver waiting.
-Knows nothing of the checkpoint.
+What is told never waits for the runner, which may be stopped, or busy in a program's own loop; and
+it is bounded by what is in work. Knows nothing of the checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-from multiprocessing.connection import Connection
 
 from ..between.clock import NEVER
 from ..between.messages import FromSaver, Received, Saved
+from ..between.waiting import PipeWriter
 
 # Values in the middle of a batch are told at the latest after so long: the next file of the batch
 # may take its time.
@@ -29,7 +28,7 @@ class Reports:
         due: when it is to be told.
     """
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: PipeWriter) -> None:
         self.due = NEVER
         self._pipe = pipe
         self._messages: list[FromSaver] = []
@@ -65,9 +64,13 @@ class Reports:
         if self._saved:
             self._messages.append(Saved(self._saved))
         if self._messages:
-            with contextlib.suppress(OSError):
-                self._pipe.send_bytes(pickle.dumps(self._messages))
+            self._pipe.send(pickle.dumps(self._messages))
         self._messages, self._saved, self.due = [], 0, NEVER
+
+    def end(self) -> None:
+        """Tell the runner the rest, and wait until it has heard it, or is no more."""
+        self.send_if_due(NEVER)
+        self._pipe.drain()
 
     def _end_row(self) -> None:
         if self._number:

@@ -21,8 +21,8 @@ from ..between import pipes
 from ..between.children import signal_group
 from ..between.frames import FrameReader
 from ..between.messages import Done, Ended, FromWorker, Hello, Values
+from ..between.waiting import Waiter
 from ..records import Outcome
-from .waiting import Waiter
 
 
 class _Stream:

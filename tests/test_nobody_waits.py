@@ -1,0 +1,187 @@
+"""Who is stopped, slow or late keeps nobody else waiting: a saver, a worker, a program's loop."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import Report, ResumableRunner
+from resumable_pool.run.loop import STARTING_SECONDS
+
+from . import functions
+from .stage import PATIENCE, announcement
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_left"),
+    pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP, fork and named pipes"),
+]
+
+LARGE = 1 << 20  # more than any pipe holds
+
+
+class InThread:
+    """A run in a thread of its own."""
+
+    def __init__(self, runner: ResumableRunner[Any]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(runner,))
+        self._thread.start()
+
+    def _run(self, runner: ResumableRunner[Any]) -> None:
+        self._report = runner.run()
+
+    def report(self) -> Report:
+        """What it returns."""
+        self._thread.join(PATIENCE)
+        return self._report
+
+
+def saver_pid() -> int:
+    (pid,) = (c.pid for c in multiprocessing.active_children() if c.name.endswith("saver"))
+    assert pid is not None
+    return pid
+
+
+def test_a_stop_is_heard_while_the_saver_is_stopped(folder: Path) -> None:
+    """Large results come back from an executor, and cannot be passed on. When the saver goes on,
+    they are saved."""
+    begun = threading.Barrier(5)
+    go_on = threading.Event()
+
+    def large(path: str) -> bytes:
+        begun.wait(PATIENCE)
+        go_on.wait(PATIENCE)
+        return bytes(LARGE)
+
+    with ThreadPoolExecutor(4) as pool:
+        options: Any = {"executor": pool, "max_workers": 4, "progress": False}
+        runner = ResumableRunner(large, "in/*.txt", "result.pkl", **options)
+        run = InThread(runner)
+        begun.wait(PATIENCE)
+        saver = saver_pid()
+        os.kill(saver, signal.SIGSTOP)
+        try:
+            go_on.set()
+            time.sleep(0.2)  # for a runner that waits to have begun with it
+            with announcement("asked to stop") as heard:
+                runner.stop()
+                assert heard.wait(PATIENCE)
+        finally:
+            os.kill(saver, signal.SIGCONT)
+        report = run.report()
+    assert (report.completed, report.remaining) == (4, 6)
+    assert [*map(len, runner.results.values())] == [LARGE] * 4
+
+
+class LateSaver(ResumableRunner[int]):
+    """Its saver begins when it is told to."""
+
+    def open_saver(self) -> None:
+        Path("gate").read_bytes()
+
+
+def ignore(load: bytes) -> None:
+    """An initializer."""
+
+
+# Who is forked inherits it.
+SENT_ITS_SETUP = [m for m in multiprocessing.get_all_start_methods() if m != "fork"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody tells what a process waits for")
+@pytest.mark.parametrize("method", SENT_ITS_SETUP)
+def test_a_stopped_worker_keeps_nobody_waiting(folder: Path, method: str) -> None:
+    """It does not read what it needs for its start, which is large; others do all the files."""
+    os.mkfifo("gate")
+    options: Any = {"initializer": ignore, "initargs": (bytes(LARGE),), "mp_context": method}
+    runner = LateSaver(
+        functions.number_in, "in/*.txt", "result.pkl", max_workers=2, progress=False, **options
+    )
+    run = InThread(runner)
+    wait_until(lambda: len(runner.workers()) == 2)
+    stopped = runner.workers()[0].pid
+    wait_until(lambda: "pipe_read" in Path(f"/proc/{stopped}/wchan").read_text())
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        Path("gate").write_bytes(b"")
+        wait_until(lambda: len(runner.results) == 10)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert run.report().completed == 10
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+_at_forks: list[Callable[[], None]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lambda: [at_fork() for at_fork in _at_forks])
+
+
+@pytest.fixture
+def slow_forks() -> Iterator[list[int]]:
+    """Each fork takes as long as that of a program of gigabytes; how many there have been."""
+    forks: list[int] = []
+
+    def at_fork() -> None:
+        forks.append(len(forks))
+        time.sleep(STARTING_SECONDS)
+
+    _at_forks.append(at_fork)
+    yield forks
+    _at_forks.clear()
+
+
+def test_a_stop_is_heard_while_workers_are_started(folder: Path, slow_forks: list[int]) -> None:
+    """The many that were still to come are not started any more."""
+    for number in range(64):
+        (folder / "in" / f"{number:02}.txt").write_text(str(number))
+    options: Any = {"max_workers": 64, "mp_context": "fork", "progress": False}
+    runner = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", **options)
+    _at_forks.append(lambda: runner.stop() if len(slow_forks) == 4 else None)
+    assert runner.run().stopped
+    assert len(slow_forks) <= 5
+
+
+def test_there_are_outcomes_while_workers_are_started(folder: Path, slow_forks: list[int]) -> None:
+    """Those that are there have work before all the others have been started."""
+    for number in range(64):
+        (folder / "in" / f"{number:02}.txt").write_text(str(number))
+    options: Any = {"max_workers": 64, "mp_context": "fork", "progress": False}
+    runner = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", **options)
+    for _ in runner.as_completed():
+        break
+    assert len(slow_forks) < 64
+
+
+def hang_or_not(path: str) -> int:
+    if "00" in path:
+        threading.Event().wait()
+    return functions.number_in(path)
+
+
+def test_time_passes_in_a_slow_loop(folder: Path, method: str) -> None:
+    """What the body of the loop takes is time of a file that hangs, too."""
+    options: Any = {"max_workers": 4, "timeout": 1.0, "mp_context": method, "progress": False}
+    runner = ResumableRunner(hang_or_not, "in/*.txt", "result.pkl", **options)
+    seconds = 2.0
+    for outcome in runner.as_completed():
+        if outcome.failure is not None:
+            assert outcome.failure.kind == "timeout"
+            assert outcome.failure.seconds > 2.0
+        time.sleep(seconds)
+        seconds = 0.0
+    assert [*runner.failures] == ["in/00.txt"]
