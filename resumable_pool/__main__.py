@@ -107,7 +107,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("function", metavar="FUNCTION",
         help="module:function or file.py:function, called with each path; what it returns is saved")
     add("patterns", metavar="PATTERN", nargs="+",
-        help="a glob in quotes ('audio/**/*.wav'), or paths; files only")
+        help='a glob in quotes ("audio/**/*.wav"), or paths; files only')
     add("checkpoint", metavar="CHECKPOINT", help="where results are saved, such as result.pkl")
     add("-j", "--max-workers", metavar="N", type=int,
         help="worker processes (default: as many as there are processors)")
@@ -211,7 +211,7 @@ class _Command(NamedTuple):
 _COMMANDS = [
     _Command("run", _add_run, run,
              "process files, and go on where the last run was",
-             "work.py:transcribe 'audio/**/*.wav' result.pkl -j 4"),
+             'work.py:transcribe "audio/**/*.wav" result.pkl -j 4'),
     _Command("show", _add_show, show,
              "show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do "
              "not trust",
