@@ -190,7 +190,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 def _add_merge(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("out", metavar="OUT", help="a .pkl; if it exists it is the first of them, and kept as .bak")
+    add("out", metavar="OUT", help="a checkpoint; if it exists it is the first of them")
     add("inputs", metavar="IN", nargs="+",
         help="of several results of one path the newest counts; a result beats a failure; an IN "
              "that a run is writing to is taken as it is now")  # fmt: skip

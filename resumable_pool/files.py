@@ -137,10 +137,10 @@ def _of_list(paths: list[str], told: Told) -> set[str]:
             f"paths listed{advice})",
             stacklevel=_levels_to_the_caller(),
         )
-    return {*map(_normalised, files)}
+    return {*map(normalised, files)}
 
 
-def _normalised(path: str) -> str:
+def normalised(path: str) -> str:
     """The path without `.`, `//` and `a/..`; but with what `..` means behind a link."""
     short = os.path.normpath(path)
     shorter = short.count(os.pardir) < path.count(os.pardir)
@@ -168,7 +168,7 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         found: set[str] = set()
         for path in glob.iglob(pattern, recursive=True):
             if os.path.isfile(path):
-                found.add(_normalised(path))
+                found.add(normalised(path))
             told(len(found))
         return found
     starts: set[str] = set()
@@ -176,7 +176,7 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
     several = False
     above = os.path.join(os.curdir, head)
     for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
-        start = _normalised(folder + "x")[:-1]  # what its files' paths begin with
+        start = normalised(folder + "x")[:-1]  # what its files' paths begin with
         several = several or start in starts
         starts.add(start)
         paths.extend(start + name for name in _names(entries, tail))

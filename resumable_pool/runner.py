@@ -277,15 +277,13 @@ class ResumableRunner(Hooks[Result]):
         with story.of_what_breaks_it():
             with story.looks_for_files() as told:
                 files, note = self._files(told)
-            if note:
-                story.announce(note)
+            for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
+                story.announce(text)
             plan = self._plan(files)
             ledger = Ledger(plan)
             stopped = False
             if plan.to_do:
                 stopped = yield from self._go_round(files, ledger, stop_requests, story)
-            else:
-                self._checkpoint.settle()
         failures = [self.failures.get(path) for path in sorted(ledger.standing)]
         known = [failure for failure in failures if failure is not None]  # not damaged
         report = ledger.report(known, time.monotonic() - begun, stopped)

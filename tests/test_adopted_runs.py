@@ -35,11 +35,9 @@ def runner(**options: object) -> ResumableRunner[int]:
 def test_a_run_goes_on_from_it(
     folder: Path, method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What it has is known before the run, too, and is not processed again."""
+    """What it has is not processed again."""
     before = dump({path: f"old {path}" for path in ALL[:6]} | {"gone": 0})
     first = runner(mp_context=method)
-    assert first.pending() == ALL[6:]
-    assert first.results["in/03.txt"] == "old in/03.txt"
     assert str(first.run()).startswith("10 files: 4 done, 6 done before, in")
     assert functions.calls() == ALL[6:]
     expected = {path: f"old {path}" for path in ALL[:6]} | {"gone": 0}
@@ -53,12 +51,14 @@ def test_a_run_goes_on_from_it(
     assert capfd.readouterr().err == ""
 
 
-def test_where_nothing_is_to_do_it_stays_as_it_is(folder: Path) -> None:
-    """No process is started, so nobody writes."""
-    before = dump(dict.fromkeys(ALL, 1))
+def test_a_run_with_nothing_to_do_converts_it_too(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """So that it is a checkpoint for whoever looks at it then."""
+    dump(dict.fromkeys(ALL, 1))
     assert runner().run().skipped == 10
-    assert Path("result.pkl").read_bytes() == before
-    assert [*Path.cwd().glob("result.pkl?*")] == []
+    assert "adopted the results of 10 files" in capfd.readouterr().err
+    assert dict(open_checkpoint("result.pkl")) == dict.fromkeys(ALL, 1)
 
 
 def test_base_names_are_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_base_names_are_explained(folder: Path, capfd: pytest.CaptureFixture[str
 def test_what_cannot_be_adopted_ends_the_run_before_the_first_call(
     folder: Path, method: str
 ) -> None:
-    """The error comes from the saver's process with its reason."""
+    """The error says why; nothing is changed."""
     before = dump({"in/00.txt": functions.FailsToUnpickle()})
     with pytest.raises(CheckpointError, match="is a plain pickle, but it cannot be unpickled"):
         runner(mp_context=method).run()
@@ -83,7 +83,7 @@ def test_what_cannot_be_adopted_ends_the_run_before_the_first_call(
 
 
 def test_classes_of_the_script_are_adopted_by_it(folder: Path, method: str) -> None:
-    """They are found in the saver's process, and still named after the script afterwards."""
+    """They are found there, and still named after the script afterwards."""
     script = CLASSES.replace(
         "    runner =",
         """    if len(sys.argv) > 2:

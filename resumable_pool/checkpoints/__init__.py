@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 
 from ..records import quoted
+from . import copying
 from .base import Checkpoint
 from .json_lines import JsonLines
-from .merging import choose
+from .lock import OLD_FILE
 from .pickle_file import PickleFile
 
 __all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "merge", "open_checkpoint"]
@@ -30,6 +32,10 @@ _FORMATS: dict[str, Callable[[str], Checkpoint]] = {
 }
 
 
+# A file that compact has kept has the format of what is in its place.
+_OLD = re.compile(rf"{re.escape(OLD_FILE)}(-[0-9]+)?\Z")
+
+
 def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint at `path`, whose suffix names its format; the file need not be there.
 
@@ -40,7 +46,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     name = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(name, str):
         raise TypeError(f"the checkpoint must be a str or a path of str, not {path!r}")
-    suffix = os.path.splitext(os.path.normpath(name))[1].lower()
+    suffix = os.path.splitext(_OLD.sub("", os.path.normpath(name)))[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
             f"checkpoint {quoted(name)}: its suffix names the format, and {suffix!r} is not one of "
@@ -72,10 +78,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Join the checkpoints `inputs`, of the shards of a run for instance, in the one at `out`.
 
-    `out` may be there: then it is the first of them, and the file that was there is kept beside it.
-    A result beats a failure, and of several results of one path the newest counts; if they were
-    finished at the same moment, the one in the checkpoint that is named last. Only `.pkl`; nothing
-    is unpickled.
+    `out` may be there: then it is the first of them, and what counts of the others is appended to
+    it. A result beats a failure, and of several results of one path the newest counts; if they were
+    finished at the same moment, the one in the checkpoint that is named last. All have one format;
+    nothing is unpickled. If it is killed, some are appended, and merging again appends the rest.
 
     Returns:
         What was done, a sentence each.
@@ -83,24 +89,19 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
     Raises:
         TypeError: `inputs` is one path, or something in it is none.
         FileNotFoundError: an input is not there.
-        ValueError: one of them is no `.pkl`.
+        ValueError: they are not of one format.
         CheckpointLocked: a run is writing to `out`. Inputs may be in use: they are taken as they
             are now.
         CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise TypeError(f"inputs must be a list of checkpoints, not {inputs!r}")
-    target, *others = (_mergeable(path) for path in (out, *inputs))
-    sources = {os.path.realpath(target.path): target}
+    target, *others = (checkpoint_at(path) for path in (out, *inputs))
+    sources = {target.file: target}
     for other in others:
-        if not os.path.exists(other.path):
+        if type(other) is not type(target):
+            raise ValueError(f"{quoted(other.path)} has another format than {quoted(target.path)}")
+        if not os.path.exists(other.file):
             raise FileNotFoundError(f"there is no checkpoint at {quoted(other.path)}")
-        sources.setdefault(os.path.realpath(other.path), other)  # merge("all.pkl", "*.pkl")
-    return target.rewrite(lambda fd, notes: choose([*sources.values()]))
-
-
-def _mergeable(path: str | os.PathLike[str]) -> PickleFile:
-    checkpoint = checkpoint_at(path)
-    if not isinstance(checkpoint, PickleFile):
-        raise ValueError(f"{quoted(os.fspath(path))}: only .pkl checkpoints can be merged")
-    return checkpoint
+        sources.setdefault(other.file, other)  # merge("all.pkl", "*.pkl")
+    return copying.merge(*sources.values())

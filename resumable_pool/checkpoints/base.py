@@ -15,10 +15,7 @@ from ..errors import CheckpointError, ResumablePoolError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, pickle_value
-
-# Files that a checkpoint may keep beside itself have its name and one of these; what is still being
-# written has NEW_FILE and more behind the name that it will get.
-LOCK_FILE, OLD_FILE, NEW_FILE = ".lock", ".bak", ".new-"
+from .lock import LOCK_FILE, NEW_FILE, OLD_FILE
 
 
 def foreign(path: str, why: str = "") -> CheckpointError:
@@ -36,6 +33,19 @@ def of_another_version(path: str, version: int, known: int) -> CheckpointError:
 def no_record() -> ValueError:
     """What to raise for bytes that came from a worker, and that no worker of ours has made."""
     return ValueError("what came from a worker is no record: did the function write into its pipe?")
+
+
+def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Failure | None:
+    """The failure whose texts are in this JSON; `None` if they are not, though the checksum may be
+    right: there are people who can make one."""
+    try:
+        texts = json.loads(bytes(content))
+        kind, message, traceback = (texts[name] for name in ("kind", "message", "traceback"))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if not all(isinstance(text, str) for text in (kind, message, traceback)):
+        return None
+    return Failure(path, kind, message, traceback, attempts, seconds)
 
 
 def damaged(path: str, how: object) -> CheckpointError:
@@ -59,6 +69,7 @@ class Checkpoint(Mapping[str, Any]):
 
     Attributes:
         path: where it is.
+        file: the same, without links: resolved once, when it is named.
         side_files: what it may keep beside itself: these ends of names behind its own.
     """
 
@@ -67,8 +78,9 @@ class Checkpoint(Mapping[str, Any]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
         # Where it is, by this name and, if that is a link, by its own.
+        self.file = os.path.realpath(self.path)
         folder, name = os.path.split(self.path)
-        places = os.path.join(os.path.realpath(folder), name), os.path.realpath(self.path)
+        places = os.path.join(os.path.realpath(folder), name), self.file
         self._places = {os.path.split(os.path.normcase(place)) for place in places}
 
     def __repr__(self) -> str:
@@ -91,7 +103,7 @@ class Checkpoint(Mapping[str, Any]):
 
     def _is_own(self, name: str, own: str) -> bool:
         end, _, number = name.removeprefix(own).partition(NEW_FILE)
-        named = not end or end in self.side_files
+        named = not end or end in self.side_files or end.startswith(f"{OLD_FILE}-")
         return name.startswith(own) and named and (not number or number[0].isdecimal())
 
     # What a worker asks. It is sent these two by their names, and nothing else of a checkpoint, so
@@ -161,9 +173,15 @@ class Checkpoint(Mapping[str, Any]):
     def close(self) -> None:
         """`sync`, and give up the lock."""
 
-    def settle(self) -> None:
+    def settle(self) -> list[str]:
         """Bring to its end what a saver that was killed has left half-done, so that readers without
-        this library see it, too. Nothing if another process is writing. In any process."""
+        this library see it, too; and put right, or into its own format, what `open` would. Nothing
+        if another process is writing. In any process.
+
+        Returns, and raises:
+            What `open` does; but where it cannot be written to, that is returned.
+        """
+        return []
 
     # What readers see.
 
@@ -198,6 +216,15 @@ class Checkpoint(Mapping[str, Any]):
         it has both. No value is unpickled."""
 
     @abstractmethod
+    def outcomes(self) -> Iterator[Outcome[Any]]:
+        """Each value that there is now, and each failure that stands, with all that is known of
+        them: of a file that has both, the value first.
+
+        Raises:
+            CheckpointError: one is damaged, or the checkpoint is.
+        """
+
+    @abstractmethod
     def read(self, path: str) -> Any:
         """The value of `path`, unpickled anew.
 
@@ -228,7 +255,7 @@ class Checkpoint(Mapping[str, Any]):
     @abstractmethod
     def compact(self) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
-        old file is kept beside it, in place of an older one if that is a sound checkpoint.
+        old file is kept beside it, in place of an older one if all of that is in the new one.
 
         Returns:
             What was lost, if anything, and what was done, a sentence each.
@@ -237,7 +264,11 @@ class Checkpoint(Mapping[str, Any]):
             CheckpointLocked: a run is writing to it.
             CheckpointError: it is something else; nothing was changed.
             FileNotFoundError: it is not there.
+            OSError: the disk is full, say; nothing was changed.
         """
+
+    def make_way(self) -> None:
+        """Close the file, as far as that is needed to put another in its place; the lock stays."""
 
 
 class Failures(Mapping[str, Failure]):

@@ -1,40 +1,122 @@
-"""A checkpoint written anew beside the old one, and put in its place in one step.
+"""Outcomes from one checkpoint into another: written anew and put in its place, or appended.
 
-Knows no format: outcomes go in through the contract. The caller holds the old one's lock.
+Whatever rewrites a checkpoint does it by `rewrite`: compacting, leaving out what is damaged, and
+converting a plain pickle. Knows no format: outcomes go in and out through the contract.
 """
 
 from __future__ import annotations
 
 import contextlib
 import filecmp
+import itertools
 import os
 import shutil
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Outcome, count_files, quoted
-from .base import OLD_FILE, Checkpoint
-from .disk import force_folder, replace
-from .lock import new_name
+from .disk import force, force_folder, replace
+from .lock import OLD_FILE, new_name
+
+if TYPE_CHECKING:
+    from .base import Checkpoint
+
+REWRITTEN = "rewritten with the results of {results} and the failures of {failures}"
 
 
-def write_beside(checkpoint: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> str:
-    """A new checkpoint of the same class with these outcomes, forced to the disk: its name."""
+def rewrite(
+    checkpoint: Checkpoint, outcomes: Iterable[Outcome[Any]], done: str, notes: list[str]
+) -> None:
+    """Put a new checkpoint with these outcomes in the place of one, which is kept beside it.
+
+    At every moment there is a whole file at its path. The caller holds its lock.
+
+    Args:
+        checkpoint: the old one, of the same class as the new one.
+        outcomes: of one path its result before its failure.
+        done: a sentence for `notes`, with `{results}` and `{failures}` in it.
+        notes: gets what was done, and where the old one is.
+
+    Raises:
+        OSError: the disk is full, say. Nothing was changed.
+    """
     # Where the file itself is: what is put in place of a link would not be in place of the file.
-    new = type(checkpoint)(new_name(os.path.realpath(checkpoint.path)))
+    new = type(checkpoint)(new_name(checkpoint.file))
     try:
-        new.open()
-        try:
-            for outcome in outcomes:
-                (new.save if outcome.ok else new.save_failures)([outcome])
-        finally:
-            new.close()
+        results, failures = _fill(new, outcomes)
+        counts = {"results": count_files(len(results)), "failures": count_files(len(failures))}
+        checkpoint.make_way()
+        replace(
+            checkpoint.file, checkpoint.file
+        )  # if anybody has it open, on Windows: before a link
+        notes += [done.format(**counts), _keep_old(checkpoint, results, failures)]
+        shutil.copymode(checkpoint.file, new.file)
+        replace(new.file, checkpoint.file)
+        force_folder(checkpoint.file)
     except BaseException:
         for suffix in ("", *checkpoint.side_files):
-            _remove(new.path + suffix)
+            _remove(new.file + suffix)
         raise
-    return new.path
+
+
+def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> tuple[dict[str, int], set[str]]:
+    """Returns the checksums of the results by their paths, and the paths of the failures."""
+    results: dict[str, int] = {}
+    failures: set[str] = set()
+    new.open()
+    try:
+        for outcome in outcomes:
+            if outcome.ok:
+                new.save([outcome])
+                results[outcome.path] = outcome.checksum
+            else:
+                new.save_failures([outcome])
+                failures.add(outcome.path)
+    finally:
+        new.close()
+    return results, failures
+
+
+def _keep_old(checkpoint: Checkpoint, results: dict[str, int], failures: set[str]) -> str:
+    """Keep the file, which is to be replaced by one with these, under another name as well. Says
+    which, in words."""
+    path = checkpoint.file
+    old = path + OLD_FILE
+    if os.path.lexists(old) and not _is_in(checkpoint, old, results, failures):
+        numbered = (f"{old}-{number}" for number in itertools.count(2))
+        old = next(name for name in numbered if not os.path.lexists(name))
+    copy = new_name(path)
+    try:
+        try:
+            os.link(path, copy)
+        except OSError:  # a file system without links
+            shutil.copy2(path, copy)
+            with open(copy, "rb+") as file:
+                force(file.fileno())
+        replace(copy, old)
+    finally:
+        _remove(copy)  # it is still there if both were one file, since somebody was killed
+    force_folder(path)
+    return f"what was there before is kept as {quoted(old)}"
+
+
+def _is_in(checkpoint: Checkpoint, old: str, results: dict[str, int], failures: set[str]) -> bool:
+    """Whether the file `old` is the checkpoint itself, or all that it has is in these as well."""
+    if not os.path.isfile(old):
+        return False
+    if filecmp.cmp(old, checkpoint.file, shallow=False):
+        return True
+    older = type(checkpoint)(old)
+    try:
+        return not older.check() and all(
+            results.get(outcome.path) == outcome.checksum
+            if outcome.ok
+            else outcome.path in results or outcome.path in failures
+            for outcome in older.outcomes()
+        )
+    except (CheckpointError, OSError):
+        return False
 
 
 def _remove(path: str) -> None:
@@ -42,61 +124,56 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def results_and_failures(results: int, failures: int) -> str:
-    """How many there are, in words."""
-    return f"the results of {count_files(results)} and the failures of {count_files(failures)}"
+class _Place(NamedTuple):
+    """Where an outcome is; of two, the greater one counts."""
+
+    finished_at: float
+    source: int
+    checksum: int
 
 
-def _keep_old(path: str) -> str:
-    """Keep the file at `path`, which is to be replaced, also under another name. Says which, in
-    words."""
-    old = path + OLD_FILE
-    copy = new_name(path)
-    try:
-        try:  # at every moment there is a whole file at `path`
-            os.link(path, copy)
-        except OSError:  # a file system without links
-            shutil.copy2(path, copy)
-        replace(copy, old)
-    finally:
-        _remove(copy)  # it is still there if both were one file, since somebody was killed
-    return f"what was there before is kept as {quoted(old)}"
+def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
+    """Append to `target` what counts of the `sources`, and is not in it.
 
+    A value beats a failure, and what was finished later what was finished before it; of one moment,
+    or where nobody knows, what is named later, and the target is named first.
 
-def refuse_to_lose_old(checkpoint: Checkpoint, may_be_sound: bool = True) -> None:
-    """Raise `CheckpointError` if `keep_old` would take the place of a file that may be all that is
-    left of something: a damaged checkpoint, a pickle that was adopted, or who knows what.
+    Returns:
+        What was done, a sentence each.
 
-    Args:
-        may_be_sound: a sound checkpoint may be replaced: what it had, its successor has.
+    Raises:
+        CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
-    path = os.path.realpath(checkpoint.path)
-    old = path + OLD_FILE
-    if not os.path.lexists(old):
-        return
-    if os.path.isfile(old):
-        sound = may_be_sound and not type(checkpoint)(old).check()
-        if sound or filecmp.cmp(old, path, shallow=False):
-            return
-    raise CheckpointError(
-        path,
-        f"would be kept as {quoted(old)}, but there is another file already, which may be worth "
-        "keeping",
-        "Move that one away, and try again.",
-    )
+    results: dict[str, _Place] = {}
+    failures: dict[str, _Place] = {}
+    differing: set[str] = set()
 
+    def enter(number: int, source: Checkpoint) -> None:
+        for outcome in source.outcomes():
+            place = _Place(outcome.finished_at, number, outcome.checksum)
+            places = results if outcome.ok else failures
+            other = places.setdefault(outcome.path, place)
+            same = (place.finished_at, place.checksum) == (other.finished_at, other.checksum)
+            places[outcome.path] = place if same else max(place, other)
+            if place.checksum != other.checksum:
+                differing.add(outcome.path)
 
-def put_in_place(new: str, path: str, keeping_old: bool = True) -> list[str]:
-    """Make `new` the file at `path`, or, if that cannot be, as if it had never been. Says what has
-    become of the old one, in words, if that is to be kept."""
-    path = os.path.realpath(path)
+    for number, source in enumerate(sources, 1):
+        enter(number, source)
+    notes = target.open()
     try:
-        replace(path, path)  # if anybody has it open, on Windows: before there is a link to it
-        notes = [_keep_old(path)] if keeping_old else []
-        shutil.copymode(path, new)
-        replace(new, path)
-    except BaseException:
-        _remove(new)
-        raise
-    force_folder(path)
-    return notes
+        enter(0, target)
+        for path in results:
+            failures.pop(path, None)
+        for number, source in enumerate(sources, 1):
+            for outcome in source.outcomes():
+                place = (results if outcome.ok else failures).get(outcome.path)
+                if place is not None and place.source == number:
+                    (target.save if outcome.ok else target.save_failures)([outcome])
+    finally:
+        target.close()
+    done = f"merged the results of {count_files(len(results))} and the failures of "
+    done += count_files(len(failures))
+    if differing:
+        done += f"; {len(differing):,} had different results in them, of which the newest counts"
+    return [*notes, done]

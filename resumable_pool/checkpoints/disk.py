@@ -235,6 +235,25 @@ else:
         os.replace(new, path)
 
 
+def is_locked(path: str) -> bool:
+    """Whether a process has the lock of the file at `path`, as far as that can be told. Who would
+    take it at this moment has to ask again, see `open_locked`."""
+    try:
+        fd = open_file(lock_file(path) if sys.platform == "win32" else path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _HELD
+    finally:
+        os.close(fd)
+    return False
+
+
 def lock_file(path: str) -> str:
     """The side file that carries the lock on Windows; that of a side file is itself. A file that is
     named by a link is the same file."""

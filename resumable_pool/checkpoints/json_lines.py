@@ -25,38 +25,43 @@ Knows nothing of the runner and of workers, and never decodes a value unless a r
 from __future__ import annotations
 
 import json
-import os
 import re
 from binascii import crc32
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..records import Failure, Fingerprint, Outcome
+from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoded, json_value
-from .base import damaged, foreign, no_record
+from .base import damaged, failure_in, foreign, no_record
 from .disk import read_at, write_at
 from .lock import sign, signer, unsign
-from .log_file import AppendFile
-from .log_reader import Found, Index
+from .log_file import LogFile
+from .log_reader import Found, Index, Scan
 
 _START = b'{"path": "'
+_TEXT = rb'"[ !#-\[\]-~]*(?:\\(?:["\\/bfnrt]|u[0-9a-f]{4})[ !#-\[\]-~]*)*"'
+_NUMBER = rb"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,2})?"
 _LINE = re.compile(
-    rb'\{"path": ("[^"\\]*(?:\\.[^"\\]*)*"), "(value|failure)": (.*), "seconds": ([-+.0-9e]+), '
-    rb'"attempts": ([0-9]+), "size": (-?[0-9]+), "mtime_ns": (-?[0-9]+), '
-    rb'"finished_at": ([-+.0-9e]+),([ \t])"crc32": "([0-9a-f]{8})"\}\n',
+    rb'\{"path": (%b), "(value|failure)": (.*), "seconds": (%b), "attempts": ([0-9]{1,20}), '
+    rb'"size": (-?[0-9]{1,20}), "mtime_ns": (-?[0-9]{1,20}), "finished_at": (%b),([ \t])'
+    rb'"crc32": "([0-9a-f]{8})"\}\n?' % (_TEXT, _NUMBER, _NUMBER),
     re.DOTALL,
 )
 _PATH, _KIND, _CONTENT, _SECONDS, _ATTEMPTS, _SIZE, _MTIME, _FINISHED, _MARK, _CHECKSUM = range(
     1, 11
 )
+# Where a line may have lost its end, and something else come behind.
+_JOINT = re.compile(rb'(?<="\})(?=\{"path": "|[^"}\n]+\n?\Z)')
 _COMMITTED = b"\t"
 _MARK_FROM_END = len(b' "crc32": "01234567"}\n')
 
 _BLOCK_SIZE = 1 << 20
 
 
-class JsonLines(AppendFile):
+class JsonLines(LogFile):
     """A checkpoint that other programs and people read. See the module's text."""
+
+    _commits = (_COMMITTED, b" ")
 
     @staticmethod
     def encode(value: Any) -> bytes:
@@ -83,17 +88,24 @@ class JsonLines(AppendFile):
     def _recognise(self, fd: int) -> bool:
         return True  # there is no header, so it is for the scan to say
 
-    def _scan(self, fd: int, start: int) -> LineScan:
-        return LineScan(fd, start)
+    def _scan(self, fd: int, start: int, committed: int) -> LineScan:
+        return LineScan(fd, self.path, start, committed)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
-        with open(fd, "rb", closefd=False) as file:
-            file.seek(start)
-            return outcome_of(file.readline())
+        return outcome_of(LineScan(fd, self.path, start, start).line_at(start))
 
-    def _verify(self, fd: int, findings: list[str]) -> Index:
-        LineScan(fd, 0).refuse_foreign(self.path)
-        return super()._verify(fd, findings)
+    def _look(self, fd: int, findings: list[str]) -> tuple[Index, list[str]]:
+        LineScan(fd, self.path, 0, 0).refuse_foreign()
+        return super()._look(fd, findings)
+
+    def _ends_well(self, fd: int, end: int) -> bool:
+        return read_at(fd, 3, max(0, end - 1)) in ((b"\n", b"}\n") if end else (b"",))
+
+    def _end_here(self, fd: int) -> None:
+        if self._end and read_at(fd, 1, self._end - 1) != b"\n":  # a text editor has removed it
+            write_at(fd, b"\n", self._end)
+            self._end += 1
+        super()._end_here(fd)
 
     def _mark_committed(self, fd: int) -> None:
         write_at(fd, _COMMITTED, self._end - _MARK_FROM_END)
@@ -137,9 +149,8 @@ def outcome_of(line: bytes) -> Outcome[Any] | None:
     told = (seconds, attempts, fingerprint, float(match[_FINISHED]))
     if match[_KIND] == b"value":
         return Outcome(path, content, crc32(content), None, *told)
-    facts = json.loads(content)
-    failure = Failure(path, facts["kind"], facts["message"], facts["traceback"], attempts, seconds)
-    return Outcome(path, None, 0, failure, *told)
+    failure = failure_in(content, path, attempts, seconds)
+    return None if failure is None else Outcome(path, None, 0, failure, *told)
 
 
 def _sound(line: bytes) -> re.Match[bytes] | None:
@@ -152,68 +163,86 @@ def _sound(line: bytes) -> re.Match[bytes] | None:
     return None
 
 
-class LineScan:
-    """One pass over the lines of a file, from `start` on, as far as they are sound."""
+class LineScan(Scan):
+    """Finds the lines of a `.jsonl`."""
 
-    def __init__(self, fd: int, start: int) -> None:
-        self.end = self.committed = start
-        self._fd = fd
-        self._size = os.fstat(fd).st_size  # what is appended meanwhile is for the next scan
+    committed = 0
+
+    def __init__(self, fd: int, path: str, start: int, committed: int) -> None:
+        super().__init__(fd, path, start)
+        self.committed = committed
 
     def __iter__(self) -> Iterator[Found]:
-        for line in self._lines_from(self.end):
-            match = _sound(line)
-            if match is None:
+        start = self.end
+        for line, match in self._lines_from(start):
+            if match is not None:
+                self.end = start + len(line)
+                if match[_MARK] == _COMMITTED:
+                    self.committed = self.end
+                path, failed = json.loads(match[_PATH]), match[_KIND] == b"failure"
+                size = match.end(_CONTENT) - match.start(_CONTENT)
+                yield (
+                    path,
+                    start,
+                    failed,
+                    True,
+                    (float(match[_SECONDS]), int(match[_ATTEMPTS]), size),
+                )
+            elif line != b"\n":  # an empty one harms nobody
                 return
-            start, self.end = self.end, self.end + len(line)
-            if match[_MARK] == _COMMITTED:
-                self.committed = self.end
-            path, failed = json.loads(match[_PATH]), match[_KIND] == b"failure"
-            size = match.end(_CONTENT) - match.start(_CONTENT)
-            yield path, start, failed, True, (float(match[_SECONDS]), int(match[_ATTEMPTS]), size)
+            start += len(line)
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether something stands behind the last sound line."""
-        return self._size > self.end
+    def line_at(self, start: int) -> bytes:
+        """The line that starts there."""
+        return next(self._lines_from(start), (b"", None))[0]
 
-    def refuse_foreign(self, path: str) -> None:
+    def refuse_foreign(self) -> None:
         """Raise `CheckpointError` if there are lines, but none of ours, whole or torn."""
-        ours = self._size == 0
-        for line in self._lines_from(0):
+        ours = self.size == 0
+        for line, match in self._lines_from(0):
             torn = not line.endswith(b"\n") and _START.startswith(line[: len(_START)])
-            ours = _sound(line) is not None or (torn and not _is_whole(line))
+            ours = match is not None or (torn and not _is_whole(line))
             if ours or not line.endswith(b"\n"):
                 break
         if not ours:
-            raise foreign(path)
+            raise foreign(self._path)
 
-    def refuse_damage(self, path: str) -> None:
-        """Raise `CheckpointError` unless all that stands behind `end` was never committed."""
+    def refuse_damage(self) -> None:
         if self.end == 0:
-            self.refuse_foreign(path)
-        for line in self._lines_from(self.end):
-            match = _sound(line)
+            self.refuse_foreign()
+        for line, match in self._lines_from(self.end):
             # What is left of a line of ours is not whole; a whole one somebody else has written.
             if _is_whole(line) if match is None else match[_MARK] == _COMMITTED:
-                raise damaged(path, f"line {self._line_number():,} is not what was written")
+                raise damaged(self._path, f"line {self._line_number():,} is not what was written")
 
-    def skip_damage(self) -> str | None:
-        """Go on behind the next line. Says which; `None` if there is no whole one."""
-        line = next(self._lines_from(self.end), b"")
-        if not line.endswith(b"\n"):
-            return None
-        number = self._line_number()
-        self.end += len(line)
-        path = re.match(rb'\{"path": ("[^"\\]*(?:\\.[^"\\]*)*")', line)
-        whose = f", perhaps of {path[1].decode('ascii', 'replace')}" if path else ""
-        return f"line {number:,} is not what was written{whose}"
+    def skip(self) -> tuple[list[str], bool]:
+        between: list[str] = []
+        end, number = self.end, self._line_number()
+        for line, match in self._lines_from(end):
+            if match is not None:
+                self.end = end
+                return between, True
+            if line.endswith(b"\n") and line != b"\n":
+                path = re.match(rb'\{"path": (%b)' % _TEXT, line)
+                whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
+                between.append(f"line {number:,} is not what was written{whose}")
+            end, number = end + len(line), number + line.count(b"\n")
+        return between, False
 
-    def _lines_from(self, start: int) -> Iterator[bytes]:
-        """The lines, the last one perhaps without its end. Whatever else is read from the file in
-        between, through the same descriptor, changes nothing."""
+    def _lines_from(self, start: int) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
+        """The lines, with what is in those that are sound. One that has lost its end is told apart
+        from what was written behind it."""
+        for line in self._lines(start):
+            if (match := _sound(line)) is not None:
+                yield line, match
+            else:
+                yield from ((part, _sound(part)) for part in _JOINT.split(line))
+
+    def _lines(self, start: int) -> Iterator[bytes]:
+        """The last one perhaps without its end. Whatever else is read from the file in between,
+        through the same descriptor, changes nothing."""
         parts: list[bytes] = []  # of a line that is longer than a block
-        for block in self._blocks(start, self._size):
+        for block in self._blocks(start, self.size):
             *whole, rest = block.split(b"\n")
             for line in whole:
                 yield b"".join([*parts, line, b"\n"])
@@ -235,9 +264,9 @@ class LineScan:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether it is JSON, and not one of our lines without its end."""
+    """Whether it is JSON."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return _sound(line.removesuffix(b"\n") + b"\n") is None
+    return True

@@ -14,16 +14,24 @@ from ..between import pipes
 from ..between.children import script_of
 from ..errors import CheckpointLocked
 from ..records import quoted
-from .base import NEW_FILE
 from .disk import (
     LockableFile,
     force,
     force_folder,
+    is_locked,
     lock_file,
     open_file,
     read_at,
     write_at,
 )
+
+# Files that a checkpoint may keep beside itself have its name and one of these (of old files there
+# may be several, with a number); what is still being written has NEW_FILE and more behind the name
+# that it will get.
+LOCK_FILE, OLD_FILE, NEW_FILE = ".lock", ".bak", ".new-"
+
+# How often to begin again where somebody has put another file in place, or looked at the lock.
+_ATTEMPTS = 100
 
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
@@ -44,7 +52,7 @@ def open_locked(
         CheckpointLocked: another process has the lock.
         OSError: the file cannot be opened or made.
     """
-    while True:
+    for _ in range(_ATTEMPTS):
         if not os.path.exists(path):
             _make(path, empty)
         try:
@@ -53,10 +61,11 @@ def open_locked(
             continue  # a lock file that its owner has just removed
         file = pipes.enter(LockableFile(fd, "r+"))
         try:
-            if not _lock(file, path, notes):
+            locked = _lock(file, path, notes)
+            if not locked and is_locked(path):  # and nobody was only looking whether it is
                 pid = holder(file.fileno())
                 raise CheckpointLocked(path, pid, script_of(pid))
-            if is_at(os.fstat(file.fileno()), path):
+            if locked and is_at(os.fstat(file.fileno()), path):
                 if os.fstat(file.fileno()).st_size == 0:
                     write_at(file.fileno(), empty, 0)
                     force(file.fileno())
@@ -65,6 +74,7 @@ def open_locked(
             pipes.close(file)
             raise
         pipes.close(file)  # somebody put another file in its place between open and lock
+    raise CheckpointLocked(path, None, None)
 
 
 def _lock(file: LockableFile, path: str, notes: list[str]) -> bool:

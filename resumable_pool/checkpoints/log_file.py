@@ -17,31 +17,24 @@ import contextlib
 import errno
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from ..between import pipes
 from ..errors import CheckpointLocked
 from ..records import Outcome, quoted
 from ..values import Bytes, Encoded
-from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
-from .disk import begin_to_force, force, read_at, write_at, write_parts
+from .copying import REWRITTEN, rewrite
+from .disk import begin_to_force, force, write_at, write_parts
 from .lock import open_locked, refuse_if_gone
-from .log_reader import IndexedFile, RecordScan
+from .log_reader import LogReader, Recovering, Scan
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
 _FORCED_TOGETHER = 8 << 20
 
 
-class Chosen(NamedTuple):
-    """What a checkpoint is to consist of, and what has been done then, in words."""
-
-    done: str
-    outcomes: Iterable[Outcome[Any]]
-
-
-class AppendFile(IndexedFile):
+class LogFile(LogReader):
     """A checkpoint in one file that is appended to. Abstract: `PickleFile` and `JsonLines` are so.
 
     One object serves a reader in any process, or, after `open`, the saver as the only writer. When
@@ -59,12 +52,17 @@ class AppendFile(IndexedFile):
         `ValueError` if it is none."""
         return record
 
+    def _convert(self, notes: list[str]) -> bool:
+        """Put a file of this format in the place of one that is none yet. Returns whether there was
+        one."""
+        return False
+
     @abstractmethod
     def _mark_committed(self, fd: int) -> None:
         """Change the byte that says that everything up to `_end` is on the disk."""
 
-    def _mend(self, fd: int, scan: RecordScan) -> None:
-        """What is left to do for a file whose torn end has been cut off."""
+    def _mend(self, fd: int, scan: Scan) -> None:
+        """What is to do for a file that is sound up to its end, before a torn end is cut off."""
 
     @abstractmethod
     def _sign(self, fd: int) -> None:
@@ -78,45 +76,64 @@ class AppendFile(IndexedFile):
 
     def open(self) -> list[str]:
         notes: list[str] = []
-        fd = self._take(notes)
+        self._take(notes)
         try:
-            self._recognise(fd)
-            self._recover(fd, notes)
-            self._sign(fd)
+            if self._recover(notes):
+                self._sign(self._file.fileno())
+                return notes
+            self._rewrite(notes)
         except BaseException:
             self._release()
             raise
-        return notes
+        self._release()
+        return [*notes, *self.open()]
 
-    def _take(self, notes: list[str]) -> int:
-        self._file = open_locked(self.path, self._new_file(), self._signer, notes)
+    def _take(self, notes: list[str]) -> None:
+        """Lock the file, and make it if it is new; refuse what is none of ours."""
+        self._file = open_locked(self.file, self._new_file(), self._signer, notes)
         self._unforced: OSError | None = None
-        return self._file.fileno()
+        try:
+            converted = self._convert(notes)
+            if not converted:
+                self._recognise(self._file.fileno())
+        except BaseException:
+            self._release()
+            raise
+        if converted:
+            self._release()
+            self._take(notes)
 
     def _release(self) -> None:
         pipes.close(self._file)
 
-    def _recover(self, fd: int, notes: list[str]) -> None:
-        """Take in whole records that were not committed, cut off a torn one."""
-        scan = self._scan(fd, self._first)
-        for _ in self._whole(scan):
+    def _recover(self, notes: list[str]) -> bool:
+        """Take in whole records that were not committed, cut off a torn one. Returns whether that
+        is all: what is not sound in the middle of the file has to be left out of a new one."""
+        fd, reporter = self._file.fileno(), Recovering()
+        scan = self._scan(fd, self._first, self._first)
+        for _ in self._pass(fd, scan, reporter):
             pass
         self._end, self._commit = scan.end, scan.committed
         self._forcing = self._end  # up to where the disk has been set to work
-        torn = os.fstat(fd).st_size - (self._end + len(self._terminator))
-        if torn > 0:
-            notes.append(f"{quoted(self.path)}: cut off an unfinished end of {torn:,} bytes")
-        if read_at(fd, len(self._terminator) + 1, self._end) != self._terminator:
-            self._end_here(fd)
+        if reporter.lossy:
+            return False
         self._mend(fd, scan)
+        if not self._ends_well(fd, self._end):
+            torn = scan.size - (self._end + len(self._terminator))
+            what = (
+                f"cut off an unfinished end of {torn:,} bytes" if torn > 0 else "repaired its end"
+            )
+            notes.append(f"{quoted(self.path)}: {what}")
+            self._end_here(fd)
         self.sync()
+        return True
 
     def _end_here(self, fd: int) -> None:
         write_at(fd, self._terminator, self._end)
         os.ftruncate(fd, self._end + len(self._terminator))
 
     def append(self, records: Sequence[Encoded]) -> None:
-        if type(self).save is not AppendFile.save:  # a subclass does something else there
+        if type(self).save is not LogFile.save:  # a subclass does something else there
             super().append(records)
         else:
             self._append([part for record in records for part in self._complete([record])])
@@ -149,14 +166,14 @@ class AppendFile(IndexedFile):
 
     def _keep_whole_records(self, fd: int) -> None:
         """After a write that was cut short. What is whole stays, since a reader may know of it."""
-        scan = self._scan(fd, self._end)
+        scan = self._scan(fd, self._end, self._commit)
         for _ in scan:
             pass
         self._end = scan.end
         self._end_here(fd)
 
     def sync(self) -> None:
-        refuse_if_gone(os.fstat(self._file.fileno()), self.path)
+        refuse_if_gone(os.fstat(self._file.fileno()), self.file)
         if self._end != self._commit:
             self._force()
             self._mark_committed(self._file.fileno())
@@ -180,53 +197,37 @@ class AppendFile(IndexedFile):
         finally:
             self._release()
 
-    def settle(self) -> None:
-        self.completed()
-        if self._unsettled:
-            with contextlib.suppress(CheckpointLocked, OSError):
-                self.open()
-                self.close()
+    def settle(self) -> list[str]:
+        try:
+            if self._is_settled():
+                return []
+            notes = self.open()
+            self.close()
+        except CheckpointLocked:  # whoever writes sees to that
+            return []
+        except OSError as error:
+            what = "what a writer that was killed has left half-done is still so"
+            return [f"{quoted(self.path)}: {what} ({error.strerror})"]
+        return notes
 
     def compact(self) -> list[str]:
-        if not os.path.exists(self.path):
+        if not os.path.exists(self.file):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
-        return self.rewrite(self._sound)
-
-    def rewrite(self, choose: Callable[[int, list[str]], Chosen | None]) -> list[str]:
-        """Put other outcomes in the place of what is there, which is kept beside it.
-
-        Args:
-            choose: called under the lock, with the file's descriptor, and a list for what a person
-                may want to know. Nothing is changed if it raises, or returns `None`.
-
-        Returns:
-            What was lost, if anything, and what was done, a sentence each.
-        """
         notes: list[str] = []
-        is_new = not os.path.exists(self.path)
-        fd = self._take(notes)
+        self._take(notes)
         try:
-            self._recognise(fd)
-            if (chosen := choose(fd, notes)) is not None:
-                if not is_new:
-                    refuse_to_lose_old(self)
-                self._sign(fd)
-                new = write_beside(self, chosen.outcomes)
-                self._file.let_go()
-                notes += [chosen.done, *put_in_place(new, self.path, keeping_old=not is_new)]
-        except BaseException:
-            if is_new and len(self) == 0:
-                self._file.let_go()
-                os.unlink(self.path)
-            raise
+            self._rewrite(notes)
         finally:
             self._release()
         return notes
 
-    def _sound(self, fd: int, notes: list[str]) -> Chosen:
-        """The last outcome of each path, if it is sound."""
-        index = self._verify(fd, notes)
-        starts = [*index.results.values(), *index.failures.values()]
-        outcomes = (self._outcome_at(fd, start) for start in starts)
-        done = results_and_failures(len(index.results), len(index.failures))
-        return Chosen(f"rewritten with {done}", filter(None, outcomes))
+    def _rewrite(self, notes: list[str]) -> None:
+        """Put what is sound, and counts, in the place of what is there."""
+        fd = self._file.fileno()
+        index, unfinished = self._look(fd, notes)
+        notes += unfinished
+        self._sign(fd)
+        rewrite(self, self._outcomes_of(fd, index), REWRITTEN, notes)
+
+    def make_way(self) -> None:
+        self._file.let_go()

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoded
-from .base import foreign, no_record, of_another_version
+from .base import failure_in, foreign, no_record, of_another_version
 from .disk import read_at, read_into
 
 STOP = b"."
@@ -53,6 +53,10 @@ _HEADER = struct.Struct("<13s B x 8s I c 2s I c")  # ..., salt, checksum, POP, C
 _HEADER_CHECKED = 23  # the checksum covers what stands before it
 _PID_OFFSET = 30
 FIRST_RECORD = _HEADER.size
+
+# How other pickles begin that a dict may be in, and what a reader says of them.
+_PICKLES = (b"\x80", b"}", b"(")
+_PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or compact makes one of it"
 
 # What stands before a record's key, as `Metadata` says: C 52 and the tag, 2 checksums, ..., POP X
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
@@ -150,10 +154,12 @@ def pid_field(pid: int) -> tuple[bytes, int]:
     return _LENGTH4.pack(pid), _PID_OFFSET
 
 
-def is_ours(fd: int) -> bool:
-    """Whether the file, open as `fd`, begins as ours do, as far as it goes."""
+def begins_as_ours(fd: int) -> bool:
+    """Whether the file, open as `fd`, begins as ours do, be it a little damaged. Nothing else does:
+    a program that pickles a dict never writes bytes in front of its first key."""
     start = read_at(fd, len(_MAGIC), 0)
-    return _MAGIC.startswith(start)
+    same = sum(one == other for one, other in zip(start, _MAGIC, strict=False))
+    return _MAGIC.startswith(start) or same > len(_MAGIC) // 2
 
 
 def read_header(fd: int, path: str) -> Header:
@@ -163,16 +169,18 @@ def read_header(fd: int, path: str) -> Header:
         CheckpointError: this is no checkpoint, or not one that this version can read.
     """
     start = read_at(fd, FIRST_RECORD, 0)
-    if not _MAGIC.startswith(start[: len(_MAGIC)]):
-        raise foreign(path)
-    if len(start) < FIRST_RECORD:
+    if not begins_as_ours(fd):
+        raise foreign(path, "" if start[:1] not in _PICKLES else _PERHAPS_PLAIN)
+    if len(start) < FIRST_RECORD and _MAGIC.startswith(start[: len(_MAGIC)]):
         raise CheckpointError(
             path, "ends inside its header, so it holds no result", "Move it away and run again."
         )
-    _, version, salt, checksum, pop, pid_start, pid, pid_pop = _HEADER.unpack(start)
-    if version != _VERSION:
+    start = start.ljust(FIRST_RECORD)
+    magic, version, salt, checksum, pop, pid_start, pid, pid_pop = _HEADER.unpack(start)
+    if magic == _MAGIC and version != _VERSION:
         raise of_another_version(path, version, _VERSION)
-    if checksum != crc32(start[:_HEADER_CHECKED]) or pop + pid_start + pid_pop != b"0C\x040":
+    sound = checksum == crc32(start[:_HEADER_CHECKED]) and magic == _MAGIC
+    if not sound or pop + pid_start + pid_pop != b"0C\x040":
         raise CheckpointError(path, "is damaged in its header", "Restore it from a copy.")
     return Header(salt, pid)
 
@@ -226,10 +234,11 @@ def outcome_in(record: Encoded) -> Outcome[Any]:
         value[:] = record[start : start + len(value)]
 
     payload = _payload(metadata, fill)
-    if payload is None:
-        raise no_record()
     path = record[_FACTS.size : start].decode("utf-8", "surrogatepass")
-    return outcome_of(path, metadata, payload)
+    outcome = outcome_of(path, metadata, payload) if payload is not None else None
+    if outcome is None:
+        raise no_record()
+    return outcome
 
 
 def _end_of_key(record: Sequence[Bytes]) -> int:
@@ -263,17 +272,14 @@ def _failure_payload(failure: Failure) -> bytes:
     return json.dumps(facts).encode("ascii")
 
 
-def outcome_of(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any]:
-    """What the record was made of; `payload` as `read_payload` gives it."""
+def outcome_of(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any] | None:
+    """What the record was made of; `payload` as `read_payload` gives it. `None` if it only says
+    that it is a failure."""
     facts = (metadata.seconds, metadata.attempts, metadata.fingerprint, metadata.finished_at)
     if not metadata.failed:
         return Outcome(path, payload, metadata.checksum, None, *facts)
-    texts = json.loads(payload)
-    failure = Failure(
-        path, texts["kind"], texts["message"], texts["traceback"],
-        metadata.attempts, metadata.seconds,
-    )  # fmt: skip
-    return Outcome(path, None, 0, failure, *facts)
+    failure = failure_in(payload, path, metadata.attempts, metadata.seconds)
+    return None if failure is None else Outcome(path, None, 0, failure, *facts)
 
 
 def read_payload(fd: int, region: int, metadata: Metadata) -> bytearray | None:

@@ -39,10 +39,9 @@ from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked
 from ..records import Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
-from .base import LOCK_FILE
-from .copying import put_in_place, refuse_to_lose_old, results_and_failures, write_beside
+from .copying import REWRITTEN, rewrite
 from .disk import force_folder, lock_file, replace
-from .lock import new_name, open_locked, refuse_if_gone, sign, signer, unsign
+from .lock import LOCK_FILE, new_name, open_locked, refuse_if_gone, sign, signer, unsign
 from .sqlite_layout import (
     LARGEST_VALUE,
     SAVE_FAILURE,
@@ -90,10 +89,9 @@ class SqliteFile(SqliteReader):
         return notes
 
     def _take(self, notes: list[str]) -> sqlite3.Connection:
-        self._real_path = os.path.realpath(self.path)  # where SQLite has its own side files
         self._db: sqlite3.Connection | None = None
         self._wal = self._unsynced = False
-        path = lock_file(self._real_path)
+        path = lock_file(self.file)
         try:
             self._lock = open_locked(path, b" ", lambda fd: signer(path), notes)
         except CheckpointLocked as error:
@@ -118,26 +116,26 @@ class SqliteFile(SqliteReader):
                 self._set_mode(self._db, "delete")
             self._db.close()
             self._db = None
-        path = lock_file(self._real_path)
+        path = lock_file(self.file)
         unsign(path)
         pipes.close(self._lock)
 
     def _make(self, notes: list[str]) -> None:
         """Make an empty database in one step: whoever finds it finds it whole, and ours."""
-        for side in (f"{self._real_path}-journal", f"{self._real_path}-wal"):
+        for side in (f"{self.file}-journal", f"{self.file}-wal"):
             if os.path.exists(side):  # SQLite would write what it says into the new one
                 aside = new_name(side)
                 replace(side, aside)
                 kept = f"kept as {quoted(aside)}"
                 notes.append(f"{quoted(side)} belongs to a database that is gone: {kept}")
-        new = new_name(self._real_path)
+        new = new_name(self.file)
         db = sqlite3.connect(new)
         try:
             db.executescript(f"PRAGMA journal_mode=memory; {SCHEMA}")
         finally:
             db.close()
-        replace(new, self._real_path)
-        force_folder(self._real_path)
+        replace(new, self.file)
+        force_folder(self.file)
 
     def _set_mode(self, db: sqlite3.Connection, mode: str) -> bool:
         """Change the journal mode. Returns whether it is changed: not while somebody is reading.
@@ -207,12 +205,13 @@ class SqliteFile(SqliteReader):
         finally:
             self._release()
 
-    def settle(self) -> None:
-        real = os.path.realpath(self.path)
-        if any(os.path.exists(real + end) for end in (LOCK_FILE, "-wal", "-journal")):
+    def settle(self) -> list[str]:
+        notes: list[str] = []
+        if any(os.path.exists(self.file + end) for end in (LOCK_FILE, "-wal", "-journal")):
             with contextlib.suppress(CheckpointLocked, CheckpointError, OSError):
-                self.open()
+                notes = self.open()
                 self.close()
+        return notes
 
     def compact(self) -> list[str]:
         if not os.path.exists(self.path):
@@ -220,17 +219,16 @@ class SqliteFile(SqliteReader):
         notes: list[str] = []
         db = self._take(notes)
         try:
-            refuse_to_lose_old(self)
             with self._errors():
-                # One file, without anything beside it that the new one would get.
-                if not self._set_mode(db, "delete"):
-                    raise sqlite3.OperationalError("somebody is reading the database")
-                new = write_beside(self, self._sound(db, notes))
-            db.close()
-            self._db = None
-            rewritten = SqliteFile(new)
-            done = results_and_failures(len(rewritten), len(rewritten.failures()))
-            notes += [f"rewritten with {done}", *put_in_place(new, self.path)]
+                rewrite(self, self._sound(db, notes), REWRITTEN, notes)
         finally:
             self._release()
         return notes
+
+    def make_way(self) -> None:
+        assert self._db is not None
+        # One file, without anything beside it that the new one would get.
+        if not self._set_mode(self._db, "delete"):
+            raise sqlite3.OperationalError("somebody is reading the database")
+        self._db.close()
+        self._db = None

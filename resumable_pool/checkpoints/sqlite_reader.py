@@ -89,6 +89,15 @@ class SqliteReader(Checkpoint):
                 yield from map(entry_of_result, db.execute(RESULT_ENTRIES))
                 yield from map(entry_of_failure, db.execute(FAILURES))
 
+    def outcomes(self) -> Iterator[Outcome[Any]]:
+        findings: list[str] = []
+        with self._reading() as db:
+            if db is not None:
+                db.execute("BEGIN")
+                yield from self._sound(db, findings)
+        if findings:
+            raise damaged(self.path, findings[0])
+
     def __contains__(self, path: object) -> bool:
         query = "SELECT 1 FROM results WHERE path = ?"
         return isinstance(path, str) and self._select(query, stored(as_key(path))) != []

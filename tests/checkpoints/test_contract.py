@@ -728,20 +728,40 @@ def test_compacting_again_keeps_the_newest_old_file(path: Path, result: Result) 
     assert dict(open_checkpoint(copy)) == {"a": 1, "b": 2} == dict(open_checkpoint(path))
 
 
-def test_compacting_replaces_no_old_file_that_is_damaged(path: Path, result: Result) -> None:
-    """It may be all that is left of something; and nothing is changed."""
+def test_compacting_replaces_no_old_file_with_anything_of_its_own(
+    path: Path, result: Result
+) -> None:
+    """Whatever it is that the new one does not have; then that one keeps its name, and the next old
+    one has a number, and both can be opened by their names."""
+    write(path, result("a", 1), result("b", 2), failed("bad"))
+    more = path.read_bytes()
+    path.unlink()
+    write(path, result("a", 3))
+    other = path.read_bytes()
+    path.unlink()
     write(path, result("a", 1))
     old = Path(f"{path}.bak")
-    for content in (b"something else", path.read_bytes()[: path.stat().st_size // 2]):
+    kept = {}
+    for number, content in enumerate((more, other, b"something else", more[: len(more) // 2]), 2):
         old.write_bytes(content)
-        before = path.read_bytes()
-        with pytest.raises(CheckpointError, match="there is another file already"):
-            checkpoint_at(path).compact()
-        assert (old.read_bytes(), path.read_bytes()) == (content, before)
-        assert sorted(path.parent.iterdir()) == [path, old]
-    old.unlink()
+        notes = checkpoint_at(path).compact()
+        assert f"{old}-{number}" in notes[-1]
+        assert old.read_bytes() == content
+        kept[f"{old}-{number}"] = {"a": 1}
+    assert {str(name): dict(open_checkpoint(name)) for name in old.parent.glob("*.bak-*")} == kept
+    old.write_bytes(more)
+    assert dict(open_checkpoint(old)) == {"a": 1, "b": 2}
+    assert list(open_checkpoint(old).failures()) == ["bad"]
+
+
+def test_compacting_replaces_an_old_file_whose_results_live_on(path: Path, result: Result) -> None:
+    """With failures that have succeeded since, or still stand."""
+    write(path, result("a", 1), failed("bad"), failed("late"))
     checkpoint_at(path).compact()
-    assert dict(open_checkpoint(path)) == {"a": 1}
+    write(path, result("late", 2))
+    checkpoint_at(path).compact()
+    assert {*path.parent.iterdir()} == {path, Path(f"{path}.bak")}
+    assert dict(open_checkpoint(f"{path}.bak")) == {"a": 1, "late": 2}
 
 
 @not_on_windows("modes")

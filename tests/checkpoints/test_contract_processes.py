@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import checkpoint_at, sqlite
-from resumable_pool.checkpoints import copying as rewriting
-from resumable_pool.checkpoints import log_file as append_file
+from resumable_pool.checkpoints import checkpoint_at, copying
 from tests.conftest import not_on_windows, open_descriptors
 
 from .conftest import PATIENCE_SECONDS, SUFFIXES, result, start_python, writing
@@ -349,14 +347,16 @@ def test_who_compacts_is_the_writer_meanwhile(
     """A run that would begin at that moment is refused, and told by whom."""
     holder.communicate(timeout=PATIENCE_SECONDS)
 
-    def try_to_open(checkpoint: Any, outcomes: Any) -> str:
+    fill = copying._fill
+
+    def try_to_open(new: Any, outcomes: Any) -> Any:
+        outcomes = [*outcomes]
         with pytest.raises(CheckpointLocked) as caught:
             checkpoint_at(path).open()
         assert caught.value.pid == os.getpid()
-        return rewriting.write_beside(checkpoint, outcomes)
+        return fill(new, outcomes)
 
-    for module in (append_file, sqlite):
-        monkeypatch.setattr(module, "write_beside", try_to_open)
+    monkeypatch.setattr(copying, "_fill", try_to_open)
     assert checkpoint_at(path).compact()
     assert dict(checkpoint_at(path)) == {"held": 1}
 

@@ -14,8 +14,8 @@ import pytest
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, disk, pickle_file
 from resumable_pool.checkpoints import log_file as append_file
+from resumable_pool.checkpoints.pickle_file import PickleScan
 from resumable_pool.checkpoints.pickle_record import FIRST_RECORD, Metadata, pid_field, read_header
-from resumable_pool.checkpoints.pickle_scan import Scan
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 from .test_pickle_file import NeedsProtocol4
@@ -48,7 +48,9 @@ def _checkpoint_with_tail(path: Path, committed: int) -> bytes:
 def _ends(path: Path) -> list[int]:
     """Where each record ends."""
     with open(path, "rb") as file:
-        scan = Scan(file.fileno(), read_header(file.fileno(), str(path)), FIRST_RECORD)
+        scan = PickleScan(
+            file.fileno(), "", read_header(file.fileno(), ""), FIRST_RECORD, FIRST_RECORD
+        )
         return [start + Metadata._make(facts).end + 1 for _, start, _, _, facts in scan]
 
 
@@ -211,7 +213,7 @@ def test_compacting_keeps_what_is_around_damage(path: Path, number: int, of_reco
 
 def test_a_record_that_is_damaged_under_a_reader_is_missing(path: Path) -> None:
     """What the reader has found before is not taken for granted."""
-    write(path, result("first", 1), result("second", 2))
+    write(path, result("first", 1), result("between", "x" * 10_000), result("second", 2))
     reader = open_checkpoint(path)
     assert reader["first"] == 1
     path.write_bytes(path.read_bytes().replace(b"first", b"worst"))

@@ -263,15 +263,15 @@ FOREIGN = {
     "one byte": (b"x", "not a checkpoint of this library"),
     "pickle of a list": (pickle.dumps(["a"]), "a pickle, but not of a dict"),
     "pickle of an object": (pickle.dumps(Path("a")), "a pickle, but not of a dict"),
-    "keys that are not all text": (pickle.dumps({"a": 1, 2: 2}), "keys are not all text"),
-    "keys that are paths": (pickle.dumps({Path("a"): 1}), "keys are not all text"),
-    "two pickles": (pickle.dumps({"a": 1}) + pickle.dumps({"b": 2}), "something behind it"),
+    "keys that are not all text": (pickle.dumps({"a": 1, 2: 2}), "a pickle of a dict whose keys"),
+    "keys that are paths": (pickle.dumps({Path("a"): 1}), "a pickle of a dict whose keys"),
+    "two pickles": (pickle.dumps({"a": 1}) + pickle.dumps({"b": 2}), "a pickle with something"),
     "half a pickle": (pickle.dumps({"a": 1})[:-1], "not a checkpoint of this library"),
     "zeros": (bytes(500), "not a checkpoint of this library"),
     "other version": (_other_version(), "version 2 of the format"),
     "line ends changed": (
         b"\x80\x04}C\x16\x89RPL\n\x1a\n" + bytes(30),
-        "not a checkpoint of this library",
+        "is damaged in its header",
     ),
 }
 
@@ -280,11 +280,17 @@ FOREIGN = {
 def test_foreign_files_are_refused(path: Path, content: bytes, reason: str) -> None:
     """A file that is something else is named in the error, and not a byte of it is changed."""
     path.write_bytes(content)
-    for attempt in (PickleFile(path).open, lambda: open_checkpoint(path)):
+    readers_reason = reason if "a pickle" not in reason else "not a checkpoint of this library"
+    for attempt, why in (
+        (PickleFile(path).open, reason),
+        (PickleFile(path).settle, reason),
+        (PickleFile(path).compact, reason),
+        (lambda: open_checkpoint(path), readers_reason),
+    ):
         with pytest.raises(CheckpointError) as caught:
             attempt()
         assert quoted(str(path)) in str(caught.value)
-        assert reason in str(caught.value)
+        assert why in str(caught.value)
         assert path.read_bytes() == content
     path.rename(path.with_suffix(".txt"))  # and nobody holds it
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from resumable_pool import CheckpointError
+from resumable_pool.checkpoints.pickle_file import PickleScan, read_record
 from resumable_pool.checkpoints.pickle_record import (
     FIRST_RECORD,
     METADATA,
@@ -30,7 +31,6 @@ from resumable_pool.checkpoints.pickle_record import (
     record_of,
     start_of,
 )
-from resumable_pool.checkpoints.pickle_scan import Scan, read_record
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
 from .conftest import FINGERPRINT, FINISHED_AT, failed, pickled_result, result
@@ -62,7 +62,7 @@ class Record(NamedTuple):
         return read_payload(fd, self.start + self.metadata.region, self.metadata)
 
 
-def records_of(scan: Scan) -> list[Record]:
+def records_of(scan: PickleScan) -> list[Record]:
     return [Record(*found[:4], Metadata._make(found[4])) for found in scan]
 
 
@@ -210,7 +210,7 @@ def test_a_scan_finds_every_record(file: File) -> None:
     """The records tile the file from its header to its STOP, with what their metadata say."""
     encoded = [encode(HEADER, outcome) for outcome in RECORDS]
     fd = file.holding(new_header(1)[:-1], *encoded, STOP)
-    scan = Scan(fd, HEADER, FIRST_RECORD)
+    scan = PickleScan(fd, "", HEADER, FIRST_RECORD, FIRST_RECORD)
     records = records_of(scan)
     assert [record.path for record in records] == [outcome.path for outcome in RECORDS]
     assert [record.failed for record in records] == [not outcome.ok for outcome in RECORDS]
@@ -227,8 +227,8 @@ def test_a_scan_finds_every_record(file: File) -> None:
         assert outcome_of(record.path, record.metadata, payload) == outcome
 
 
-def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], Scan]:
-    scan = Scan(fd, header, 0)
+def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], PickleScan]:
+    scan = PickleScan(fd, "", header, 0, 0)
     return records_of(scan), scan
 
 
@@ -308,7 +308,7 @@ def test_a_later_record_is_found(file: File, distance: int, first_byte: bytes) -
     record = encode(HEADER, result("later", 1))
     for shift in range(-4, 5):
         gap = bytes(max(distance + shift, 1))
-        scan = Scan(file.holding(gap, first_byte + record[1:]), HEADER, 0)
+        scan = PickleScan(file.holding(gap, first_byte + record[1:]), "", HEADER, 0, 0)
         assert not list(scan)
         assert scan.find_later_record() == len(gap)
 
@@ -318,7 +318,7 @@ def test_what_only_looks_like_a_later_record_is_none(file: File) -> None:
     record = encode(HEADER, result("later", "value"))
     pieces = [HEADER.tag * 50, record[:-1], record.replace(b"value", b"valve")]
     for piece in pieces:
-        scan = Scan(file.holding(b"x", piece), HEADER, 0)
+        scan = PickleScan(file.holding(b"x", piece), "", HEADER, 0, 0)
         assert not list(scan)
         assert scan.find_later_record() is None
 
