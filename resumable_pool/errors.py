@@ -7,7 +7,12 @@ Knows nothing of processes or files.
 
 from __future__ import annotations
 
+import sys
+
 from .records import quoted
+
+# How a person ends a run.
+STOPS = "Ctrl-C" if sys.platform == "win32" else "Ctrl-C or SIGTERM"
 
 # Of the files that an executor had.
 _SHOWN_FILES = 5
@@ -44,7 +49,8 @@ class CheckpointLocked(ResumablePoolError):
         holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
             f"{quoted(self.path)} is in use: {holder} is writing to it, usually another run's "
-            "saver. Wait until that run has ended, stop it with Ctrl-C or SIGTERM to its script, "
+            "saver. Wait until that run has ended, "
+            f"stop it with {STOPS} to its script, "
             "or give this run another checkpoint. If its script was killed, the saver finishes the "
             "files in progress and exits; only if you cannot wait for them, kill that process too."
         )

@@ -7,19 +7,17 @@ Knows nothing of files, checkpoints or what the processes say to each other.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.forkserver
 import multiprocessing.process
-import multiprocessing.resource_tracker
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..errors import WorkerStartError
-from . import pipes
+from . import pipes, system
 
 # How long a process that has nothing more to do may take to leave, and one that has lost its pipes
 # to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
@@ -34,15 +32,6 @@ MAIN_GUARD_REMEDY = (
 
 # What multiprocessing makes of an exit status that the fork server did not tell.
 FORGOTTEN = 255
-
-_HINTS = {
-    "SIGKILL": "perhaps out of memory",
-    "SIGSEGV": "a crash in native code",
-    "SIGBUS": "a crash in native code",
-    "SIGILL": "a crash in native code",
-    "SIGFPE": "a crash in native code",
-    "SIGABRT": "native code gave up",
-}
 
 
 class Child:
@@ -73,7 +62,7 @@ class Child:
         )
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
-            with _interrupts_held_back(context), pipes.handing_over(*ends):
+            with system.interrupts_held_back(context), pipes.handing_over(*ends):
                 self._process.start()
         except RuntimeError as error:
             if "bootstrapping" in str(error):
@@ -100,11 +89,9 @@ class Child:
 
     def signal_group(self, name: str) -> None:
         """Send a signal, by name, to the process and whatever it has started in its session."""
-        if not hasattr(os, "killpg"):
-            self._process.terminate()
-        elif not signal_group(self.pid, name) and not self.has_ended():
-            with contextlib.suppress(ProcessLookupError):  # it has not come to make a session yet
-                os.kill(self.pid, getattr(signal, name))
+        if not system.signal_group(self.pid, name) and not self.has_ended():
+            with contextlib.suppress(OSError):  # it has not come to make a session yet
+                os.kill(self.pid, getattr(signal, name, signal.SIGTERM))
 
     def reap(self, in_peace: bool) -> int | None:
         """Wait for a process that is leaving, kill it if it does not leave, and forget it.
@@ -144,23 +131,14 @@ def refuse_in_daemonic_process() -> None:
         )
 
 
-def signal_group(leader: int, name: str) -> bool:
-    """Send a signal, by name, to a process group. Returns whether there is one, on this system."""
-    if not hasattr(os, "killpg"):
-        return False
-    try:
-        os.killpg(leader, getattr(signal, name))
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
 def script_of(saver: int | None) -> int | None:
     """The process whose run this saver belongs to; `None` if that is gone, or nobody can tell (only
     Linux shows it).
 
     A saver whose script has died is the child of whoever takes in orphans, which runs no Python.
     """
+    if sys.platform != "linux":
+        return None
     pid, command = saver, ""
     while pid is not None and (pid == saver or "multiprocessing.forkserver" in command):
         try:
@@ -178,41 +156,12 @@ def cannot_start(name: str, error: Exception) -> WorkerStartError:
     return WorkerStartError(f"the {name} process could not be started: {error}", _remedy_for(error))
 
 
-@contextlib.contextmanager
-def _interrupts_held_back(context: BaseContext) -> Iterator[None]:
-    """What is started meanwhile has SIGINT blocked until it has done its first things.
-
-    A Ctrl-C reaches the whole foreground group, and a child that is still importing would die of it
-    with a traceback. So would the fork server, if this is what starts it. It ignores SIGINT later
-    anyway, and what it forks for us unblocks it; what it forks for others keeps it blocked, which
-    is the smaller evil.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    method = context.get_start_method()
-    if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
-        multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        if method == "forkserver":
-            # Without SIGCHLD, which the program may have blocked, it would tell of no child's end;
-            # and for others it had better not inherit what run/stop_requests.py blocks.
-            needed = {signal.SIGCHLD, signal.SIGPIPE}
-            mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
-            multiprocessing.forkserver.ensure_running()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _remedy_for(error: BaseException) -> str:
     if "AF_UNIX path too long" in str(error):
         return "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
     if isinstance(error, (EOFError, ConnectionError)):
-        return f"{MAIN_GUARD_REMEDY} Or there may be no more processes (ulimit -u)."
-    return "Fewer workers (max_workers) may fit, or a higher limit (ulimit -u, ulimit -n)."
+        return f"{MAIN_GUARD_REMEDY} Or the system may have no room for more processes."
+    return f"Fewer workers (max_workers) may fit, or {system.MORE_PROCESSES}."
 
 
 def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
@@ -223,12 +172,8 @@ def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
     `ignored` ones (by name); and no hold on the terminal's input.
     """
     pipes.claim(*ends)
-    if hasattr(os, "setsid"):
-        with contextlib.suppress(PermissionError):  # already a session's leader
-            os.setsid()
-    else:  # Windows sends Ctrl-C to everything in the console
-        ignored |= {"SIGINT"}
-    _reset_signals(ignored)
+    system.hold_what_it_starts()
+    _reset_signals(system.leave_terminal(ignored))
     _open_standard_streams()
 
 
@@ -266,19 +211,5 @@ def _reset_signals(ignored: frozenset[str]) -> None:
             signal.signal(signum, signal.SIG_DFL)
         elif signal.getsignal(signum) not in (signal.SIG_DFL, None):
             signal.signal(signum, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def ending_in_words(exitcode: int | None) -> str:
-    """How a process ended, as the end of a sentence that starts with its name."""
-    if exitcode is None:
-        return "died or lost its pipes"
-    if exitcode >= 0:
-        return f"exited with status {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = f"signal {-exitcode}"
-    hint = _HINTS.get(name)
-    return f"was killed by {name}, {hint}" if hint else f"was killed by {name}"

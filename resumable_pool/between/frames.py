@@ -2,8 +2,7 @@
 
 multiprocessing's own `recv` waits for the whole of a message once it has begun. A worker that is
 stopped or swapped out in the middle of a large one would keep the saver from everybody else's. So
-on POSIX the messages have frames of our own and the saver takes what is there; on Windows pipes
-carry whole messages, and the two differ only in `FrameWriter.send` and `FrameReader._read`.
+the messages have frames of our own, and the saver takes what is there.
 
     frame   kind (4 bytes, which nobody writes by chance), length of the body (8), body
     VALUE   a record, as the checkpoint will hold it
@@ -18,15 +17,14 @@ Knows the messages' classes, but not what is in a record, or what anybody does w
 from __future__ import annotations
 
 import json
-import os
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from ..records import Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoded
+from . import pipes
 from .messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Values
 
 _FRAME = struct.Struct("<4s Q")
@@ -48,25 +46,16 @@ class FrameWriter:
 
     def __init__(self, end: Connection) -> None:
         self._end = end
-        self._fd = end.fileno()
 
     def send(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
         """Return once the pipe has all of a frame, or several, that consist of these parts, and a
         `BatchOver` if that follows; raises `OSError` when nobody reads it any more."""
         if batch_over:
             parts = [*parts, _BATCH_OVER]
-        if sys.platform == "win32":
-            self._end.send_bytes(b"".join(parts))
-            return
         if len(parts) > 1 and sum(map(len, parts)) < _LARGE:
             parts = [b"".join(parts)]
         for part in parts:
-            self._write(part)
-
-    def _write(self, part: Bytes) -> None:
-        written = os.write(self._fd, part)
-        while written < len(part):
-            written += os.write(self._fd, memoryview(part)[written:])
+            pipes.write(self._end, part)
 
 
 class FrameReader:
@@ -87,8 +76,7 @@ class FrameReader:
         self._rest = b""  # the beginning of a frame
         self._large = bytearray()  # a large record that is on its way, in the place where it stays
         self._unread = memoryview(self._large)  # where the rest of that goes
-        if sys.platform != "win32":
-            os.set_blocking(end.fileno(), False)
+        pipes.never_wait(end)
 
     def messages(self) -> list[FromWorker]:
         """The messages that are whole after one read."""
@@ -117,14 +105,8 @@ class FrameReader:
         return 0
 
     def _read(self, received: list[FromWorker]) -> int:
-        if sys.platform == "win32":
-            message = self.end.recv_bytes() if self.end.poll() else b""
-            self._take_frames(memoryview(message), received)
-            return len(message)
         known = len(self._rest)
-        count = os.readv(self.end.fileno(), [self._unread or self._scratch[known:]])
-        if not count:
-            raise EOFError
+        count = pipes.read_into(self.end, self._unread or self._scratch[known:])
         if self._unread:
             self._unread = self._unread[count:]
             if not self._unread:

@@ -22,6 +22,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
 
+from ..values import Bytes
+from . import system
+
 
 class Closable(Protocol):
     """A pipe end or an open file."""
@@ -50,8 +53,9 @@ def undivided() -> Iterator[None]:
 def pipe(context: BaseContext, duplex: bool) -> tuple[Connection, Connection]:
     """`context.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex one."""
     with _guard:
-        ends: tuple[Connection, Connection] = context.Pipe(duplex)
-        _ends.update(ends)
+        made: Any = context.Pipe(duplex)  # PipeConnections on Windows
+        _ends.update(made)
+    ends: tuple[Connection, Connection] = made
     return ends
 
 
@@ -72,6 +76,67 @@ def close(*ends: Closable) -> None:
 
 
 if sys.platform == "win32":
+    import _winapi
+
+    # At a time, so that the system need not hold the whole of a large value.
+    _CHUNK = 1 << 20
+
+    def never_wait(*ends: Connection) -> None:
+        """`read_into` these ends takes what is there: here it always does."""
+
+    def read_into(end: Connection, view: memoryview) -> int:
+        """Read what there is, as far as there is room. Returns how many bytes.
+
+        Pipes carry messages here, of which a reader may take a part; so they are as good as bytes.
+
+        Raises:
+            BlockingIOError: there is nothing.
+            EOFError: nor will there be.
+        """
+        try:
+            there: Any = _winapi.PeekNamedPipe(end.fileno())[0]
+            if not there:
+                raise BlockingIOError
+            reading, _ = _winapi.ReadFile(end.fileno(), min(len(view), there, _CHUNK), True)
+            count: int = reading.GetOverlappedResult(True)[0]
+        except BrokenPipeError:
+            raise EOFError from None
+        view[:count] = reading.getbuffer() or b""
+        return count
+
+    def write(end: Connection, data: Bytes) -> None:
+        """Return once the pipe has all of it; raises `OSError` when nobody reads it any more."""
+        view = memoryview(data)
+        for begin in range(0, len(view), _CHUNK):
+            end.send_bytes(view[begin : begin + _CHUNK])
+
+    def identity(*ends: Connection) -> object:
+        """What the ends are. Nobody guesses the number of a handle, and closes it by mistake."""
+        return None
+
+    class Bell:
+        """What wakes who waits for it. An event here: a pipe might be full, and be written to in
+        the middle of being written to, by a signal's handler.
+
+        Attributes:
+            handle: ready for `wait` when it has been rung.
+        """
+
+        def __init__(self, context: BaseContext) -> None:
+            self._event = system.new_event()
+            self.handle: Any = self._event
+
+        def ring(self) -> None:
+            """From any thread and any signal handler."""
+            system.set_event(self._event)
+
+        def hush(self) -> None:
+            """It has been heard."""
+            system.reset_event(self._event)
+
+        def close(self) -> None:
+            """Nobody waits any more, and nobody rings."""
+            _winapi.CloseHandle(self._event)
 
     def poll(end: Connection) -> bool:
         """Whether `end` can be read without waiting: there is a message, or no more can come."""
@@ -89,6 +154,67 @@ if sys.platform == "win32":
             return []
 
 else:
+    # At a time, of what is only to be forgotten.
+    _READ_SIZE = 1 << 12
+
+    def never_wait(*ends: Connection) -> None:
+        """`read_into` these ends takes what is there."""
+        for end in ends:
+            os.set_blocking(end.fileno(), False)
+
+    def read_into(end: Connection, view: memoryview) -> int:
+        """Read what there is, as far as there is room. Returns how many bytes.
+
+        Raises:
+            BlockingIOError: there is nothing.
+            EOFError: nor will there be.
+        """
+        count = os.readv(end.fileno(), [view])
+        if not count:
+            raise EOFError
+        return count
+
+    def write(end: Connection, data: Bytes) -> None:
+        """Return once the pipe has all of it; raises `OSError` when nobody reads it any more."""
+        fd = end.fileno()
+        written = os.write(fd, data)
+        while written < len(data):
+            written += os.write(fd, memoryview(data)[written:])
+
+    def identity(*ends: Connection) -> object:
+        """What the ends are, which may be other than they were: their numbers are easily closed by
+        mistake, and then given to others. `None` if one is closed."""
+        try:
+            statuses = [os.fstat(end.fileno()) for end in ends]
+        except OSError:
+            return None
+        return [(status.st_dev, status.st_ino) for status in statuses]
+
+    class Bell:
+        """What wakes who waits for it.
+
+        Attributes:
+            handle: ready for `wait` when it has been rung.
+        """
+
+        def __init__(self, context: BaseContext) -> None:
+            self.handle, self._writer = pipe(context, duplex=False)
+            never_wait(self.handle, self._writer)
+
+        def ring(self) -> None:
+            """From any thread and any signal handler."""
+            with contextlib.suppress(BlockingIOError):  # full is as good as written
+                os.write(self._writer.fileno(), b"!")
+
+        def hush(self) -> None:
+            """It has been heard."""
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(self.handle.fileno(), _READ_SIZE)) == _READ_SIZE:
+                    pass
+
+        def close(self) -> None:
+            """Nobody waits any more, and nobody rings."""
+            close(self.handle, self._writer)
 
     def poll(end: Connection) -> bool:
         """Whether `end` can be read without waiting: there is a message, or no more can come."""

@@ -58,16 +58,16 @@ class Waiter:
     """What one loop waits for: what it reads, and what it writes as long as that is full."""
 
     def __init__(self) -> None:
-        self._ends: dict[int, Connection] = {}
+        self._ends: dict[int, Any] = {}
         self._full: dict[int, PipeWriter] = {}
         if sys.platform != "win32":
             self._poll = select.poll()
 
-    def add(self, end: Connection) -> None:
-        """Wait for this one, too."""
-        self._ends[end.fileno()] = end
+    def add(self, end: Any) -> None:
+        """Wait for this end or handle, too."""
+        self._ends[_number_of(end)] = end
         if sys.platform != "win32":
-            self._poll.register(end.fileno(), select.POLLIN)
+            self._poll.register(end, select.POLLIN)
 
     def remove(self, end: Connection) -> None:
         """Not any more; to be said before it is closed."""
@@ -103,7 +103,7 @@ class Waiter:
             for writer in writers:
                 writer.go_on()
             return [end for end in ends if end in ready]
-        numbered = {end if isinstance(end, int) else end.fileno(): end for end in also}
+        numbered = {_number_of(end): end for end in also}
         others = {number: end for number, end in numbered.items() if number not in self._ends}
         for number in others:
             self._poll.register(number, select.POLLIN)
@@ -119,6 +119,11 @@ class Waiter:
             else:
                 ready.append(others[number] if number in others else self._ends[number])
         return ready
+
+
+def _number_of(end: Any) -> int:
+    number: int = end if isinstance(end, int) else end.fileno()
+    return number
 
 
 class PipeWriter:

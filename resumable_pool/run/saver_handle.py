@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from ..between import children, pipes
+from ..between import children, pipes, system
 from ..between.messages import FromSaver, ToSaver, Watch
 from ..between.waiting import PipeReader, PipeWriter, Waiter, to_hand_over
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
@@ -110,4 +110,4 @@ class Saver:
         self._waiter.remove(self._reports.end)
         pipes.close(self._reports.end)
         exitcode = self.process.reap(in_peace=True)
-        return children.ending_in_words(exitcode) if exitcode else ""
+        return system.ending_in_words(exitcode) if exitcode else ""

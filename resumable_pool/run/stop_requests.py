@@ -15,6 +15,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,22 +23,26 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any
 
+from ..between import system
 from ..between.clock import NEVER
 from .inbox import Inbox
 
-# Those that ask a program to end; not all systems have SIGHUP.
+# Those that ask a program to end: no system has all of them.
 _SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
 ]
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time of stop_after is over"
+CONSOLE_CLOSED = "the console was closed"
 
 
 class StopRequests:
-    """Notes SIGINT, SIGTERM and SIGHUP while it is entered, but not those that are ignored (by
-    `nohup`, or in a script's background job), and not outside of the main thread, where signals do
-    not arrive.
+    """Notes SIGINT, SIGTERM, SIGHUP, Ctrl-Break and a closed console while it is entered, but not
+    the signals that are ignored (by `nohup`, or in a script's background job), and not outside of
+    the main thread, where signals do not arrive.
 
     Attributes:
         wakener: ready for `multiprocessing.connection.wait` when something has been asked for.
@@ -55,6 +60,7 @@ class StopRequests:
         self._before: dict[int, Any] = {}
         self._signals: list[int] = []
         self._ended = False
+        self._console: system.ConsoleEnd | None = None
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -63,11 +69,14 @@ class StopRequests:
                 if before not in (signal.SIG_IGN, None):
                     self._before[signum] = before
                     signal.signal(signum, self._note)
+            self._console = system.ConsoleEnd(self._note_console_closed)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         """Put the handlers back."""
         self._ended = True
+        if self._console is not None:
+            self._console.close()
         if threading.current_thread() is not threading.main_thread():
             return
         with contextlib.ExitStack() as stack:  # a signal may come right now, and its handler raise
@@ -148,6 +157,11 @@ class StopRequests:
         self._signals.append(signum)
         self._new.put(signal.Signals(signum).name)
 
+    def _note_console_closed(self) -> None:
+        """Windows only. It takes the effect of SIGBREAK, as in C."""
+        self._signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
+        self._new.put(CONSOLE_CLOSED)
+
 
 def _deliver(*signums: int) -> None:
     """One after the other, the last one first, whatever their handlers raise."""
@@ -167,7 +181,7 @@ def broken_pipes_raise() -> Iterator[None]:
     program has set SIGPIPE to kill it (the usual idiom of command-line tools)."""
     # Python ignores it unless told otherwise. Then nothing is held back: what an executor starts
     # meanwhile would inherit that, and pass it on to its `yes | head`.
-    if not hasattr(signal, "pthread_sigmask") or signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})

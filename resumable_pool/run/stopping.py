@@ -9,18 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from ..between.clock import NEVER
+from ..errors import STOPS
 from ..options import Options
 from ..records import count_files, in_words
 from .books import Dealer
 from .crew import Crew, State
 from .ledger import Ledger
 from .progress import describe_end
-from .stop_requests import BY_CALL, TIME_OVER, StopRequests
+from .stop_requests import BY_CALL, CONSOLE_CLOSED, TIME_OVER, StopRequests
 from .story import Story
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
 SAVING_SECONDS = 3.0
+
+# A console of Windows that is closed ends its programs after five seconds: time to abandon what is
+# in work, and to save what has come.
+CLOSING_SECONDS = 3.0
 
 
 # Requests that never abandon anything, however many there are.
@@ -70,8 +75,10 @@ class Stopping:
                 if not self.stopped:
                     self.stop(request, now)
             else:
-                self.stop(request, now, f", for {in_words(self._grace_period)} at most")
-                self.due = min(self.due, now + self._grace_period)
+                seconds = CLOSING_SECONDS if request == CONSOLE_CLOSED else self._grace_period
+                seconds = min(seconds, self._grace_period)
+                self.stop(request, now, f", for {in_words(seconds)} at most")
+                self.due = min(self.due, now + seconds)
         if now >= self.due:
             self._abandon(now)
 
@@ -97,7 +104,7 @@ class Stopping:
         if self._abandoned:
             self.due = NEVER
             self._story.announce(
-                "the saver has not saved yet what has come; another Ctrl-C or SIGTERM gives that up"
+                f"the saver has not saved yet what has come; another {STOPS} gives that up"
             )
             return
         self._abandoned = True

@@ -7,14 +7,12 @@ process is in worker/process.py.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from ..between import children, pipes
+from ..between import children, pipes, system
 from ..between.clock import NEVER
 from ..between.messages import Setup, Task
 from ..between.waiting import PipeWriter, Waiter
@@ -26,6 +24,9 @@ from .crew import State
 # is over it leaves word of that: its outcome may still have to wait for the saver.
 WRITING_SECONDS = 0.1
 WORDLESS_SECONDS = 3.0
+
+# What a pipe holds at most, unless somebody has enlarged it.
+_MOST_WORDS = 1 << 16
 
 # Between asking a process group to end (SIGTERM) and making it (SIGKILL).
 POLITE_SECONDS = 2.0
@@ -83,6 +84,7 @@ class WorkerProcess:
         with pipes.PipesForChild(context) as made:
             ours, tasks = made.to_child()
             self.last_words, last_words = made.from_child()
+            pipes.never_wait(self.last_words)
             ends = (tasks, results, last_words)
             forked = context.get_start_method() == "fork"
             arguments = (*ends, setup if forked else None, slot, folder)
@@ -166,21 +168,18 @@ class WorkerProcess:
         """
         self._tasks.close()
         exitcode = self.process.reap(in_peace)
-        self.was_killed = exitcode is None or exitcode < 0
+        self.was_killed = system.was_killed(exitcode)
         words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
         self._hear()
         pipes.close(self.last_words)
-        return words or children.ending_in_words(exitcode), self._traceback()
+        return words or system.ending_in_words(exitcode), self._traceback()
 
     def _hear(self) -> None:
         """Take what there is of its last words."""
         with contextlib.suppress(OSError, EOFError):
-            if sys.platform == "win32":
-                while self.last_words.poll():
-                    self._words += self.last_words.recv_bytes()
-            else:
-                os.set_blocking(self.last_words.fileno(), False)
-                self._words += os.read(self.last_words.fileno(), 1 << 16)
+            words = bytearray(_MOST_WORDS)
+            count = pipes.read_into(self.last_words, memoryview(words))
+            self._words += words[:count]
 
     def _traceback(self) -> str:
         """What they tell of a crash, or of where a file was that took too long."""

@@ -12,13 +12,10 @@ Knows nothing of the checkpoint, or of what an end means for a file.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
-from ..between import pipes
-from ..between.children import signal_group
+from ..between import pipes, system
 from ..between.frames import FrameReader
 from ..between.messages import Done, Ended, FromWorker, Hello, Values
 from ..between.waiting import Waiter
@@ -74,14 +71,14 @@ class Streams:
     def end_orphaned(self) -> None:
         """End the streams of dead workers when nobody is there to tell who is dead."""
         for stream in list(self._streams.values()):
-            if stream.pid is not None and not _lives(stream.pid):
+            if stream.pid is not None and not system.lives(stream.pid):
                 self._drain(stream)
 
     def kill_workers(self) -> None:
         """Kill the workers whose streams are open, with all that they have started."""
         for stream in self._streams.values():
             if stream.pid is not None:
-                signal_group(stream.pid, "SIGKILL")
+                system.signal_group(stream.pid, "SIGKILL")
 
     def _drain(self, stream: _Stream) -> None:
         self._receive(stream, stream.reader.remaining_messages())
@@ -109,15 +106,3 @@ class Streams:
         self._waiter.remove(stream.reader.end)
         pipes.close(stream.reader.end)
         self._received.append((stream.worker, Ended(stream.worker, clean)))
-
-
-def _lives(pid: int) -> bool:
-    if sys.platform == "win32":  # where os.kill ends a process, whatever the signal
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # under another user
-        pass
-    return True

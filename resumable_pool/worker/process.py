@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
-from ..between import children, pipes
+from ..between import children, pipes, system
 from ..between.describing import describe
 from ..between.frames import FrameWriter, plain_frame
 from ..between.messages import (
@@ -47,12 +47,6 @@ LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 
 # What a worker writes to its last words when a call with a time limit is over.
 CALL_OVER = b"\0"
-
-_TIMERS = [
-    getattr(signal, name)
-    for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
-    if hasattr(signal, name)
-]
 
 # How long a worker that leaves may take to write what is in the buffers of stdout and stderr.
 FLUSHING_SECONDS = 3.0
@@ -82,7 +76,7 @@ def run_worker(
     global _slot
     _slot = slot
     children.do_first_things(tasks, results, last_words)
-    if sys.platform != "win32":
+    if sys.platform != "win32":  # where it cannot write to a pipe
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
         # What does not fit is dropped.
         os.set_blocking(last_words.fileno(), False)
@@ -123,7 +117,7 @@ class _InWorker:
         if os.chdir in os.supports_fd:  # which takes a third of the time
             with contextlib.suppress(OSError):
                 self._here = os.open(folder, os.O_RDONLY)
-        self._identity = self._what_pipes_are()
+        self._identity = pipes.identity(*self._ends)
         self._pid = os.getpid()
         self._outcomes = 0
         self._look_at = 0.0
@@ -144,8 +138,7 @@ class _InWorker:
         due = time.perf_counter() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
             self._go_back()
-            if sys.platform != "win32":
-                signal.alarm(0)  # one file's must not go off in the next
+            system.stop_alarm()
             ok, frame = process(call, setup.record, path, attempt)
             now = time.perf_counter()
             # After a failure the runner decides how to go on.
@@ -163,8 +156,7 @@ class _InWorker:
         self._look_at = now + _LOOK_SECONDS
         self._end_if_copy()
         self._check_pipes()
-        for timer in _TIMERS:
-            signal.setitimer(timer, 0)
+        system.stop_timers()
         return pipes.poll(self._tasks) and self._receive() is not None
 
     def _set_up(self, inherited: Setup | None) -> Setup:
@@ -212,10 +204,7 @@ class _InWorker:
 
     def _tell_call_over(self) -> None:
         with contextlib.suppress(OSError):  # the function has closed it
-            if sys.platform == "win32":
-                self._last_words.send_bytes(CALL_OVER)
-            else:
-                os.write(self._last_words.fileno(), CALL_OVER)
+            pipes.write(self._last_words, CALL_OVER)
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
@@ -243,17 +232,8 @@ class _InWorker:
 
     def _check_pipes(self) -> None:
         """The function may have closed them, and their numbers be files of its own by now."""
-        if self._what_pipes_are() != self._identity:
+        if pipes.identity(*self._ends) != self._identity:
             os._exit(LOST_PIPE)
-
-    def _what_pipes_are(self) -> object:
-        if sys.platform == "win32":
-            return None
-        try:
-            statuses = [os.fstat(end.fileno()) for end in self._ends]
-        except OSError:
-            return None
-        return [(status.st_dev, status.st_ino) for status in statuses]
 
 
 def watchdog_works(context: BaseContext) -> bool:
@@ -273,7 +253,7 @@ def _try_watchdog() -> NoReturn:
 
 
 def _flush() -> None:
-    if hasattr(signal, "setitimer"):  # stdout may be a pipe that nobody reads: not for ever
+    if sys.platform != "win32":  # stdout may be a pipe that nobody reads: not for ever
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, FLUSHING_SECONDS)

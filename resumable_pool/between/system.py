@@ -1,0 +1,337 @@
+"""What every system does in its own way about processes: a function for each such thing, with one
+body for Windows and one for POSIX.
+
+                                      POSIX                        Windows
+    keep the terminal's keys away     a session                    a group, and a handler
+    end what a process has started    its process group            a job that ends with it
+    say how it ended                  a signal                     a status with a meaning
+    hear that the console is closed   SIGHUP                       a handler, for five seconds
+    take back what a file has set     timers                       (there are none)
+
+Pipes have their two bodies in pipes.py, files theirs in checkpoints/disk.py. Knows nothing of
+workers, pipes or runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
+from typing import Any
+
+if sys.platform == "win32":
+    import _winapi
+    import ctypes
+    from ctypes import wintypes
+    from multiprocessing import popen_spawn_win32
+
+    MORE_PROCESSES = "more memory"
+
+    _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    _kernel32.CreateJobObjectW.restype = wintypes.HANDLE
+    _kernel32.CreateEventW.restype = wintypes.HANDLE
+    _kernel32.CreateEventW.argtypes = [
+        wintypes.LPVOID, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR
+    ]  # fmt: skip
+    _kernel32.SetEvent.argtypes = _kernel32.ResetEvent.argtypes = [wintypes.HANDLE]
+
+    _THIS_PROCESS = wintypes.HANDLE(-1)
+    _CREATE_NEW_PROCESS_GROUP = 0x200
+    # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: its number, its length, and where its flags stand.
+    _LIMITS, _LIMITS_LENGTH, _FLAGS_AT = 9, 144 if sys.maxsize > 1 << 32 else 112, 16
+    _KILL_ON_JOB_CLOSE = 0x2000
+    _CTRL_C, _CTRL_BREAK = 0, 1
+
+    # What an exit status of the system's own means. (NTSTATUS has two thousand.)
+    _STATUSES = {
+        0xC0000005: "an access violation",
+        0xC0000006: "a page that could not be read",
+        0xC0000017: "no memory left",
+        0xC000001D: "an illegal instruction",
+        0xC0000094: "an integer division by zero",
+        0xC00000FD: "a stack overflow",
+        0xC000012D: "no memory left",
+        0xC0000135: "a DLL that was not found",
+        0xC000013A: "a Ctrl-C, or the end of its console",
+        0xC0000142: "a DLL that could not start",
+        0xC0000374: "a damaged heap",
+        0xC0000409: "native code gave up",
+        0xE06D7363: "an exception of C++ that nobody caught",
+    }
+    _SYSTEMS_OWN = 0x80000000
+
+    _starting = threading.Lock()
+
+    class _InOwnGroup:
+        """`_winapi`, as multiprocessing uses it, but what this thread starts is in a process group
+        of its own."""
+
+        def __init__(self) -> None:
+            self._thread = threading.get_ident()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_winapi, name)
+
+        def CreateProcess(self, *given: Any) -> Any:  # noqa: N802
+            *most, flags, environment, folder, startup = given
+            if threading.get_ident() == self._thread:
+                flags |= _CREATE_NEW_PROCESS_GROUP
+            create: Callable[..., Any] = _winapi.CreateProcess
+            return create(*most, flags, environment, folder, startup)
+
+    @contextlib.contextmanager
+    def interrupts_held_back(context: BaseContext) -> Iterator[None]:
+        """No Ctrl-C reaches what is started meanwhile, nor what that starts, from the first
+        instruction on: a child that is still importing would die of it with a traceback.
+
+        So it is in a new process group. multiprocessing has no option for that, and to ignore
+        Ctrl-C here for a moment, which is inherited, would lose one.
+        """
+        module: Any = popen_spawn_win32
+        with _starting:
+            module._winapi = _InOwnGroup()
+            try:
+                yield
+            finally:
+                module._winapi = _winapi
+
+    def leave_terminal(ignored: frozenset[str]) -> frozenset[str]:
+        """In a child: neither Ctrl-Break nor the end of the console is for it. Returns the names of
+        the signals that it must ignore."""
+        _kernel32.SetConsoleCtrlHandler(None, True)
+        _kernel32.SetConsoleCtrlHandler(_heard_in_child, True)
+        return ignored | {"SIGINT", "SIGBREAK"}
+
+    _HANDLER = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
+
+    def _hear_in_child(event: int) -> bool:
+        """Runs in a thread of the system's own. A console that is closed waits for this to return,
+        five seconds for each process, the youngest first, and then ends the process: so the
+        runner has to hear of it from whoever is asked first."""
+        if event not in (_CTRL_C, _CTRL_BREAK):
+            if (runner := multiprocessing.parent_process()) is not None and runner.pid is not None:
+                _kernel32.SetEvent(_console_closed(runner.pid))
+            _kernel32.Sleep(_winapi.INFINITE)
+        return True
+
+    _heard_in_child = _HANDLER(_hear_in_child)
+
+    def _job_limits(flags: int) -> Any:
+        limits = ctypes.create_string_buffer(_LIMITS_LENGTH)
+        ctypes.c_uint32.from_buffer(limits, _FLAGS_AT).value = flags
+        return limits
+
+    _job = wintypes.HANDLE()
+
+    def hold_what_it_starts() -> None:
+        """In a child: what it starts ends with it, however it ends, until `let_go` says otherwise.
+
+        It holds the only handle of the job that it is in. (The runner's would end it with the
+        runner.)
+        """
+        global _job
+        _job = wintypes.HANDLE(_kernel32.CreateJobObjectW(None, None))
+        limits = _job_limits(_KILL_ON_JOB_CLOSE)
+        _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
+        _kernel32.AssignProcessToJobObject(_job, _THIS_PROCESS)
+
+    def let_go() -> None:
+        """In a child that leaves in peace: what it has started may go on."""
+        limits = _job_limits(0)
+        _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
+
+    def signal_group(leader: int, name: str) -> bool:
+        """End a process, and with it what it has started; there are no signals here. Returns
+        whether it was there."""
+        try:
+            os.kill(leader, popen_spawn_win32.TERMINATE)
+        except OSError:
+            return False
+        return True
+
+    def lives(pid: int) -> bool:
+        """Whether the process may live. Here nobody inherits a pipe, and its end tells of a death;
+        a number would soon be another's."""
+        return True
+
+    def was_killed(exitcode: int | None) -> bool:
+        """Whether a process has not ended by itself."""
+        return exitcode is None or exitcode < 0 or exitcode >= _SYSTEMS_OWN
+
+    def ending_in_words(exitcode: int | None) -> str:
+        """How a process ended, as the end of a sentence that starts with its name."""
+        if exitcode is None:
+            return "died or lost its pipes"
+        if exitcode < 0:
+            return "was terminated"
+        if exitcode < _SYSTEMS_OWN:
+            return f"exited with status {exitcode}"
+        words, meaning = f"crashed with status 0x{exitcode:08X}", _STATUSES.get(exitcode)
+        return f"{words}, {meaning}" if meaning else words
+
+    def stop_alarm() -> None:
+        """There is none."""
+
+    def stop_timers() -> None:
+        """There are none."""
+
+    def new_event() -> int:
+        """The handle of an event of Windows: what can be set, and waited for."""
+        handle: int = _kernel32.CreateEventW(None, True, False, None)
+        return handle
+
+    def set_event(event: int) -> None:
+        """Whoever waits for it goes on, until it is reset."""
+        _kernel32.SetEvent(event)
+
+    def reset_event(event: int) -> None:
+        """Whoever waits for it waits again."""
+        _kernel32.ResetEvent(event)
+
+    class ConsoleEnd:
+        """Calls `tell`, in a thread, when the console is closed, of this process or its children:
+        the window, or by the end of a session. Then there are five seconds. Lives in the runner."""
+
+        def __init__(self, tell: Callable[[], None]) -> None:
+            self._closed = _console_closed(os.getpid())
+            self._over = new_event()
+            self._handler = _HANDLER(self._hear)
+            _kernel32.SetConsoleCtrlHandler(self._handler, True)
+            self._thread = threading.Thread(target=self._wait, args=[tell], daemon=True)
+            self._thread.start()
+
+        def close(self) -> None:
+            """The run has ended: whoever has closed the console need not wait any more."""
+            _kernel32.SetEvent(self._over)
+            self._thread.join()
+            _kernel32.SetConsoleCtrlHandler(self._handler, False)
+            _winapi.CloseHandle(self._closed)
+            _winapi.CloseHandle(self._over)
+
+        def _wait(self, tell: Callable[[], None]) -> None:
+            events = [self._closed, self._over]
+            if _winapi.WaitForMultipleObjects(events, False, _winapi.INFINITE) == 0:
+                tell()
+
+        def _hear(self, event: int) -> bool:
+            if event not in (_CTRL_C, _CTRL_BREAK):
+                _kernel32.SetEvent(self._closed)
+                _winapi.WaitForSingleObject(self._over, _winapi.INFINITE)
+            return False
+
+    def _console_closed(runner: int) -> int:
+        """An event that the processes of a runner's share. Made by whoever asks first."""
+        name = f"Local\\resumable_pool.console_closed.{runner}"
+        handle: int = _kernel32.CreateEventW(None, True, False, name)
+        return handle
+
+else:
+    import multiprocessing.forkserver
+    import multiprocessing.resource_tracker
+
+    MORE_PROCESSES = "a higher limit (ulimit -u, ulimit -n)"
+
+    _HINTS = {
+        "SIGKILL": "perhaps out of memory",
+        "SIGSEGV": "a crash in native code",
+        "SIGBUS": "a crash in native code",
+        "SIGILL": "a crash in native code",
+        "SIGFPE": "a crash in native code",
+        "SIGABRT": "native code gave up",
+    }
+
+    @contextlib.contextmanager
+    def interrupts_held_back(context: BaseContext) -> Iterator[None]:
+        """What is started meanwhile has SIGINT blocked until it has done its first things.
+
+        A Ctrl-C reaches the whole foreground group, and a child that is still importing would die
+        of it with a traceback. So would the fork server, if this is what starts it. It ignores
+        SIGINT later anyway, and what it forks for us unblocks it; what it forks for others keeps it
+        blocked, which is the smaller evil.
+        """
+        method = context.get_start_method()
+        if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
+            multiprocessing.resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            if method == "forkserver":
+                # Without SIGCHLD, which the program may have blocked, it would tell of no child's
+                # end; and for others it had better not inherit what `broken_pipes_raise` blocks.
+                needed = {signal.SIGCHLD, signal.SIGPIPE}
+                mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
+                multiprocessing.forkserver.ensure_running()
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def leave_terminal(ignored: frozenset[str]) -> frozenset[str]:
+        """In a child: a session of its own. Returns the names of the signals that it must ignore,
+        which are no more than those."""
+        with contextlib.suppress(PermissionError):  # already a session's leader
+            os.setsid()
+        return ignored
+
+    def hold_what_it_starts() -> None:
+        """In a child: what it starts is in its session, and the runner ends that."""
+
+    def let_go() -> None:
+        """In a child that leaves in peace: the runner leaves its session alone."""
+
+    def signal_group(leader: int, name: str) -> bool:
+        """Send a signal, by name, to a process group. Returns whether there is one."""
+        try:
+            os.killpg(leader, getattr(signal, name))
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def lives(pid: int) -> bool:
+        """Whether there is such a process."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # under another user
+            pass
+        return True
+
+    def was_killed(exitcode: int | None) -> bool:
+        """Whether a process has not ended by itself."""
+        return exitcode is None or exitcode < 0
+
+    def ending_in_words(exitcode: int | None) -> str:
+        """How a process ended, as the end of a sentence that starts with its name."""
+        if exitcode is None:
+            return "died or lost its pipes"
+        if exitcode >= 0:
+            return f"exited with status {exitcode}"
+        try:
+            name = signal.Signals(-exitcode).name
+        except ValueError:
+            name = f"signal {-exitcode}"
+        hint = _HINTS.get(name)
+        return f"was killed by {name}, {hint}" if hint else f"was killed by {name}"
+
+    def stop_alarm() -> None:
+        """In a worker: one file's must not go off in the next."""
+        signal.alarm(0)
+
+    def stop_timers() -> None:
+        """In a worker: all that a file may have started."""
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+
+    class ConsoleEnd:
+        """Nothing: SIGHUP tells of it here."""
+
+        def __init__(self, tell: Callable[[], None]) -> None:
+            pass
+
+        def close(self) -> None:
+            """Nothing to do."""
