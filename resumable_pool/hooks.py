@@ -131,7 +131,7 @@ class ResultsElsewhere(Mapping[str, Any]):
         return self._hooks.read_result(as_key(path))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._hooks.load_completed())
+        return map(as_key, self._hooks.load_completed())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

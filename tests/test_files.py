@@ -157,6 +157,8 @@ sub/[a].txt sub/[[]a].txt sub/* sub//*.txt */new?line* **/*\udcff* **/\udcff* . 
 @pytest.mark.usefixtures("_jungle")
 def test_a_pattern_means_what_it_means_to_glob(tmp_path: Path, pattern: str) -> None:
     """Whatever it is, and whatever there is, from here, from above and from the root."""
+    if sys.platform == "win32" and pattern in ("/", "/*"):
+        pytest.skip("on Windows: Wine takes what begins with a slash for a path of Linux")
     for whole in (pattern, f"{tmp_path}/{pattern}", f"{tmp_path}//./{pattern}", f"*/../{pattern}"):
         assert _files(whole) == _slowly(whole)
 

@@ -17,6 +17,9 @@ from unittest.mock import ANY
 
 import pytest
 
+if sys.platform == "win32":
+    pytest.skip("on Windows: fork, signals, descriptors", allow_module_level=True)
+
 from resumable_pool import (
     CheckpointError,
     CheckpointLocked,
@@ -31,10 +34,7 @@ from . import hostile_functions as hostile
 from .functions import number_in
 from .stage import PATIENCE, Stage, act
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_left"),
-    pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and descriptors"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def runner(function: Any = number_in, **options: Any) -> ResumableRunner[Any]:

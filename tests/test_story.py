@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resumable_pool import Report, ResumableRunner
+from resumable_pool.records import quoted
 from resumable_pool.run.story import FIRST_FILES, SHOWN_KINDS
 
 from . import functions
@@ -219,10 +220,10 @@ def test_a_mappings_repr_has_counts(folder: Path) -> None:
     runner = ResumableRunner(odd_ones_fail, "in/*.txt", "r.pkl")
     runner.run()
     path = os.path.abspath("r.pkl")
-    assert repr(runner.results) == f"<PickleFile {path!r}: 5 results, 5 failures>"
+    assert repr(runner.results) == f"<PickleFile {quoted(path)}: 5 results, 5 failures>"
     assert repr(runner.failures) == "<5 failures>"
     Path("r.pkl").write_text("something else")
-    assert repr(runner.results) == f"<PickleFile {path!r}: cannot be read: CheckpointError>"
+    assert repr(runner.results) == f"<PickleFile {quoted(path)}: cannot be read: CheckpointError>"
 
 
 def test_the_constructors_errors_have_no_inner_frames(folder: Path) -> None:

@@ -8,7 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 import resumable_pool
+
+if sys.platform == "win32":
+    pytest.skip("on Windows: bash on a terminal", allow_module_level=True)
 
 from .terminal import Terminal
 

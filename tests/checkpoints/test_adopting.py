@@ -21,6 +21,7 @@ import pytest
 from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.files import as_key
+from resumable_pool.records import quoted
 from tests.conftest import not_on_windows
 
 from .conftest import PATIENCE_SECONDS, plain, result, start_python, write
@@ -70,7 +71,7 @@ def test_adopted_values_are_equal(path: Path, protocol: int) -> None:
     reader = PickleFile(path)
     assert adopt(path) == [
         f"adopted the results of {len(values)} files from a plain pickle",
-        f"what was there before is kept as {str(backup(path))!r}",
+        f"what was there before is kept as {quoted(str(backup(path)))}",
     ]
     assert plain(path) == dict(reader) == dict(open_checkpoint(path)) == values
     assert PickleFile(path).check() == []
@@ -285,6 +286,7 @@ def _kill_while_adopting(path: Path, after: float) -> float:
         return time.monotonic() - begun
 
 
+@pytest.mark.alike
 def test_adopting_10000_results_survives_sigkill(path: Path) -> None:
     """At whatever moment it comes, the file is the old one or the new one, and the next adopts."""
     values = {f"in/{number:05}": [number, "x" * 50] for number in range(10_000)}

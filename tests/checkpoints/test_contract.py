@@ -573,7 +573,7 @@ def test_a_checkpoint_stays_where_it_was_named(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert checkpoint.path == str(path)
-    name = f"{type(checkpoint).__name__} {checkpoint.path!r}"
+    name = f"{type(checkpoint).__name__} {quoted(checkpoint.path)}"
     assert repr(checkpoint) == f"<{name}: 0 results, 0 failures>"
     assert repr(checkpoint.failures()) == "<0 failures>"
 

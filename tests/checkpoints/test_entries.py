@@ -103,6 +103,7 @@ def test_entries_are_those_of_one_moment(
         assert sorted(paths) == ["a", "b"]
 
 
+@pytest.mark.alike
 def test_many_entries_are_right(path: Path, result: Result) -> None:
     """Also where reading a failure comes in between reading on."""
     with writing(path) as checkpoint:

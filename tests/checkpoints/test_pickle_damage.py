@@ -68,6 +68,7 @@ def _after(count: int) -> tuple[dict[str, Any], set[str]]:
 
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED, 0])
+@pytest.mark.alike
 def test_cut_at_every_byte(path: Path, committed: int) -> None:
     """Wherever the file ends, it opens again with every record before the cut, and is plain."""
     content = _checkpoint_with_tail(path, committed)
@@ -84,6 +85,7 @@ def test_cut_at_every_byte(path: Path, committed: int) -> None:
 
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED])
+@pytest.mark.alike
 def test_saving_goes_on_after_any_cut(path: Path, committed: int) -> None:
     """What is saved after a torn end was cut off stands behind the whole records."""
     content = _checkpoint_with_tail(path, committed)
@@ -150,6 +152,7 @@ def _readable(checkpoint: PickleFile) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED])
+@pytest.mark.alike
 def test_damage_never_makes_a_wrong_value(path: Path, committed: int) -> None:
     """After flipped bits and zeroed runs a value is the one that was saved, or missing; the same
     after the saver has opened the file, unless it refused it and left every byte as it was."""
@@ -344,6 +347,7 @@ def _check_crash_image(path: Path, image: bytes) -> None:
         assert dict(checkpoint).items() <= VALUES.items()
 
 
+@pytest.mark.alike
 def test_a_kill_in_the_middle_of_any_write_leaves_a_plain_pickle(path: Path, crashes: Any) -> None:
     """However much of any write has reached the file, plain pickle.load works, and our own reader
     has everything that was saved before."""
@@ -359,6 +363,7 @@ def test_a_kill_in_the_middle_of_any_write_leaves_a_plain_pickle(path: Path, cra
             assert saved.items() <= dict(PickleFile(path)).items() <= VALUES.items()
 
 
+@pytest.mark.alike
 def test_a_power_cut_leaves_a_plain_pickle(path: Path, crashes: Any) -> None:
     """Whichever of the writes since the last force have reached the disk, in whatever order, plain
     pickle.load works, and opening the file makes no wrong value of it."""
@@ -369,6 +374,7 @@ def test_a_power_cut_leaves_a_plain_pickle(path: Path, crashes: Any) -> None:
                 _check_crash_image(path, _image(forced, list(reached)))
 
 
+@pytest.mark.alike
 def test_what_was_forced_survives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When sync returns, the disk has the records for sure; when close returns, all of it."""
     write(path)
