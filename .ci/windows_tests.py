@@ -47,6 +47,8 @@ outcomes = {}
 def pytest_runtest_logreport(report):
     before = outcomes.get(report.nodeid, "passed")
     outcomes[report.nodeid] = report.outcome if before == "passed" else before
+    if report.failed:
+        say(text=f"{report.nodeid}\\n{report.longreprtext[-3000:]}")
     if report.skipped:
         say(why=report.longrepr[2].removeprefix("Skipped: "))
 

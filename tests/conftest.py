@@ -19,6 +19,9 @@ _SHARES = {(3, 10): ["fork", "spawn"], (3, 11): ["forkserver"], (3, 12): ["fork"
 if sys.platform != "win32" and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
     METHODS = _SHARES.get(sys.version_info[:2], METHODS)
 
+# Where it does not matter which, the one that takes the least time.
+CHEAPEST = "spawn" if sys.platform == "win32" else "fork"
+
 # Where everything is said to be installed, a test that is skipped for want of a package fails.
 NO_SKIPS = "RESUMABLE_POOL_NO_SKIPS" in os.environ
 

@@ -17,6 +17,7 @@ import pytest
 from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.run.books import Dealer
 
+from .conftest import not_on_windows
 from .functions import CALLS, KILL, calls, note
 from .stage import FAIL, PATIENCE, Stage, act, announcement
 
@@ -107,6 +108,7 @@ def deadly_in_native_code(path: str) -> str:
     return path
 
 
+@not_on_windows("faulthandler writes to no pipe")
 def test_a_crash_in_a_batch_has_its_traceback(many: list[str]) -> None:
     """Though outcomes of the files before it may be heard of later than its last words."""
     report = runner(deadly_in_native_code).run()
@@ -116,7 +118,7 @@ def test_a_crash_in_a_batch_has_its_traceback(many: list[str]) -> None:
         assert "deadly_in_native_code" in failure.traceback, failure
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+@not_on_windows("timers")
 def test_the_alarm_of_a_quick_file_is_not_the_next_ones(many: list[str]) -> None:
     """Though nobody looks around after each of them."""
     alarmed = runner(leave_an_alarm)

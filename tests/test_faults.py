@@ -21,8 +21,11 @@ from resumable_pool.records import Outcome
 from resumable_pool.run import workers
 
 from . import functions
+from .conftest import CHEAPEST
 from .functions import KILL, number_in
 from .stage import FAIL, PATIENCE, Stage, act
+
+BOTH = sorted({CHEAPEST, "spawn"})  # forked here, a worker has no watchdog
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -85,7 +88,7 @@ def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
     assert (failure.path, failure.kind, failure.traceback) == ("in/01.txt", "timeout", "")
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])  # forked here, a worker has no watchdog
+@pytest.mark.parametrize("method", BOTH)
 def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
     """Each file with its own: what a function says when it is ended is nobody's failure."""
     files = ALL[:2]
@@ -123,7 +126,7 @@ def fill_the_pipe_or_crash(path: str) -> bytes:
     return bytes(3 << 20)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])  # forked here, a worker has no watchdog
+@pytest.mark.parametrize("method", BOTH)
 def test_who_waits_for_the_saver_is_not_late(
     folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -393,7 +396,7 @@ def test_a_stop_while_an_attempt_waits_leaves_the_file_to_do(folder: Path, stage
     """It has not failed for good."""
     Path("in/09.txt").unlink()
     # With a time limit they are dealt singly, or one that is over in a moment might not hear of it.
-    running = runner(act, retries=1, max_workers=1, timeout=600, mp_context="fork")
+    running = runner(act, retries=1, max_workers=1, timeout=600, mp_context=CHEAPEST)
     reports = []
     thread = threading.Thread(target=lambda: reports.append(running.run()))
     thread.start()

@@ -22,6 +22,7 @@ from resumable_pool import (
 from resumable_pool.checkpoints import JsonLines, PickleFile
 
 from . import functions
+from .conftest import CHEAPEST
 from .stage import Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -147,7 +148,7 @@ class RemoveAtThree:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_was_replaced_by_another_is_refused_untouched(folder: Path, name: str) -> None:
     """Also by a runner that has read the checkpoint that was there before."""
-    twice = runner(functions.number_in, name, mp_context="fork")
+    twice = runner(functions.number_in, name, mp_context=CHEAPEST)
     twice.run()
     Path("in/10.txt").write_text("10")
     Path(name).write_bytes(b"somebody's work, and quite a lot of it\n" * 1000)

@@ -16,6 +16,7 @@ import pytest
 from resumable_pool import Outcome, ResumableRunner, SaverError, open_checkpoint
 
 from . import functions
+from .conftest import CHEAPEST
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -109,7 +110,7 @@ def test_overriding_save_is_enough_to_save_elsewhere(folder: Path, method: str) 
 
 def test_a_value_that_is_elsewhere_needs_a_hook_to_be_read(folder: Path) -> None:
     """Without it the outcome still comes, and says so when it is asked."""
-    csv_only = ToCsv(functions.number_in, ALL[:1], "result.pkl", **options("fork"))
+    csv_only = ToCsv(functions.number_in, ALL[:1], "result.pkl", **options(CHEAPEST))
     (outcome,) = csv_only.as_completed()
     assert (outcome.path, outcome.ok) == (ALL[0], True)
     with pytest.raises(LookupError, match="override read_result"):
@@ -146,7 +147,7 @@ def test_so_many_are_saved_together(folder: Path, every: int, sizes: list[int]) 
     """What is left at the end is saved at the end; the report counts it."""
     both = ToBoth(
         functions.number_in, "in/*.txt", "result.pkl", save_every=every, save_interval=60,
-        **options("fork"),
+        **options(CHEAPEST),
     )  # fmt: skip
     seen = [outcome.value for outcome in both.as_completed()]
     assert [int(line) for line in Path("sizes").read_text().splitlines()] == sizes
@@ -159,23 +160,21 @@ def test_no_result_waits_longer_than_the_interval(folder: Path) -> None:
     """However many are to be saved together."""
     both = ToBoth(
         wait_at_seven, "in/*.txt", "result.pkl", save_every=100, save_interval=0.1,
-        **options("fork", max_workers=1),
+        **options(CHEAPEST, max_workers=1),
     )  # fmt: skip
-    os.mkfifo("go")
     thread = threading.Thread(target=both.run)
     thread.start()
     while len(both.results) < 7:  # no event tells of it
         pass
-    Path("go").write_bytes(b".")
+    Path("go").touch()
     thread.join()
     assert len(both.results) == 10
 
 
 def wait_at_seven(path: str) -> None:
     """Until it is told that what was before it is saved."""
-    if "07" in path:
-        with open("go", "rb", buffering=0) as file:
-            file.read(1)
+    while "07" in path and not os.path.exists("go"):  # no event tells of it
+        pass
 
 
 class Failing(ResumableRunner[int]):

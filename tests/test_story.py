@@ -240,6 +240,7 @@ def test_workers_are_named_with_their_slot(folder: Path, method: str) -> None:
     assert all(name == f"resumable_pool worker {slot}" for slot, name in runner.results.values())
 
 
+@not_on_windows("fork")
 @pytest.mark.parametrize("imports", ["", "import logging; logging.basicConfig(filename='log')"])
 def test_a_program_that_does_not_log_gets_no_logging(folder: Path, imports: str) -> None:
     """It is not imported for us, and a warning does not come out on stderr a second time."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.checkpoints.disk import LockableFile
+from resumable_pool.checkpoints.disk import LockableFile, lock_file
 from resumable_pool.checkpoints.lock import is_at, open_locked, sign, signer, unsign
 from tests.conftest import not_on_windows
 
@@ -75,6 +75,13 @@ def test_a_lock_counts_only_on_the_file_that_is_there(
     action = (lambda: other.rename(path) and None) if replaced else path.unlink
     _once(monkeypatch, LockableFile, "lock", action)
     assert _open(path) == (b"other" if replaced else b"new")
+
+
+@not_on_windows("Wine makes no links")
+def test_the_lock_file_is_beside_the_file_itself(path: Path) -> None:
+    """Whatever links lead to it."""
+    path.with_name("link").symlink_to(path)
+    assert lock_file(str(path.with_name("link"))) == lock_file(str(path)) == f"{path}.lock"
 
 
 def test_a_lock_file_names_who_has_signed(path: Path) -> None:

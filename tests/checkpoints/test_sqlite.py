@@ -256,6 +256,13 @@ os.write(1, b"over")
     assert "sync(" not in nothing.partition('"over"')[0]
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_a_database_may_be_called_by_a_name_that_begins_with_two_backslashes(path: Path) -> None:
+    """As those of shared folders do, and those that are taken letter by letter."""
+    write(Path(f"\\\\?\\{path}"), result("a", 1))
+    assert dict(open_checkpoint(path)) == dict(open_checkpoint(f"\\\\?\\{path}")) == {"a": 1}
+
+
 # A journal that somebody who was killed has left: without it nobody can read what is in the file.
 
 LEAVES_A_JOURNAL = """
