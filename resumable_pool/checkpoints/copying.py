@@ -47,9 +47,9 @@ def rewrite(
         results, failures = _fill(new, outcomes)
         counts = {"results": count_files(len(results)), "failures": count_files(len(failures))}
         checkpoint.make_way()
-        replace(
-            checkpoint.file, checkpoint.file
-        )  # if anybody has it open, on Windows: before a link
+        # On Windows nobody may have it open. One asks before there is a link to it, which could not
+        # be removed then.
+        replace(checkpoint.file, checkpoint.file)
         notes += [done.format(**counts), _keep_old(checkpoint, results, failures)]
         shutil.copymode(checkpoint.file, new.file)
         replace(new.file, checkpoint.file)
