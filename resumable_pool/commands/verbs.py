@@ -18,6 +18,7 @@ from pathlib import PurePath
 from typing import Any, TextIO
 
 from ..checkpoints import Checkpoint, checkpoint_at, merge
+from ..errors import CheckpointError
 from ..files import nothing_found
 from ..records import (
     AlikeFailures,
@@ -187,8 +188,11 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     new = f"{out}.new-{os.getpid()}"
     try:
         # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
-        with open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            written = write(file, lambda: _values(source, paths, as_repr))
+        with (
+            source.reading() as read,
+            open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            written = write(file, lambda: _values(read, paths, as_repr))
         os.replace(new, out)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -202,14 +206,16 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
 
 
 def _values(
-    source: Checkpoint, paths: list[str], as_repr: bool
+    read: Callable[[str], Any], paths: list[str], as_repr: bool
 ) -> Iterator[tuple[str, object, str]]:
     """Path, value, and the value as JSON; without those that are damaged."""
     for path in paths:
         try:
-            value = source[path]
+            value = read(path)
         except KeyError:
             continue
+        except CheckpointError:
+            raise
         except Exception as error:  # code of the value's own
             raise NotExported(
                 f"the value of {quoted(path)} cannot be unpickled: {type(error).__name__}: "

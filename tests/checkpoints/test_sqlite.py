@@ -348,11 +348,10 @@ def test_the_journal_of_a_foreign_database_is_not_touched(path: Path) -> None:
     leave_a_journal(path)
     before = [(file, file.read_bytes()) for file in sorted(path.parent.iterdir())]
     checkpoint = SqliteFile(path)
-    for attempt in (checkpoint.open, checkpoint.compact, checkpoint.completed):
+    for attempt in (checkpoint.open, checkpoint.compact, checkpoint.completed, checkpoint.settle):
         with pytest.raises(CheckpointError, match="not a checkpoint of this library"):
             attempt()
     assert "not a checkpoint of this library" in checkpoint.check()[0]
-    checkpoint.settle()
     assert [(file, file.read_bytes()) for file in sorted(path.parent.iterdir())] == before
 
 
@@ -496,3 +495,197 @@ def test_damage_that_a_run_meets_is_an_error(path: Path) -> None:
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(CheckpointError, match="is damaged: database disk image is malformed"):
         dict(SqliteFile(path))
+
+
+VALUES_WITH_FACTS = {f"in/{number:03}": {"number": number, "x": "x" * 300} for number in range(120)}
+
+
+def _sql(statement: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(f"PRAGMA writable_schema=ON; {statement}")
+
+    return change
+
+
+def _bytes(change: Callable[[bytearray], None]) -> Callable[[Path], None]:
+    def change_file(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        change(content)
+        path.write_bytes(content)
+
+    return change_file
+
+
+def _fill(page: int, byte: int) -> Callable[[Path], None]:
+    def fill(content: bytearray) -> None:
+        content[page * 4096 : (page + 1) * 4096] = bytes([byte]) * 4096
+
+    return _bytes(fill)
+
+
+SCHEMA = "UPDATE sqlite_schema SET"
+THE_TABLE = "WHERE name = 'results'"
+
+# How much of the results may be lost, at most, to compact().
+DAMAGES: dict[str, tuple[Callable[[Path], None], int]] = {
+    "a root page of zeros": (_fill(1, 0), 120),
+    "an index of zeros": (_fill(2, 0), 0),
+    "a page of zeros": (_fill(7, 0), 13),
+    "a page of ones": (_fill(7, 255), 13),
+    "a page short": (_bytes(lambda content: content.__delitem__(slice(-4096, None))), 13),
+    "half a page short": (_bytes(lambda content: content.__delitem__(slice(-2048, None))), 13),
+    "three pages left": (_bytes(lambda content: content.__delitem__(slice(3 * 4096, None))), 120),
+    "a wrong length": (_bytes(lambda content: content.__setitem__(28, 77)), 0),
+    "a wrong page size": (_bytes(lambda content: content.__setitem__(17, 1)), 0),
+    "no name in front": (_bytes(lambda content: content.__setitem__(slice(0, 16), bytes(16))), 0),
+    "no schema": (_bytes(lambda content: content.__setitem__(slice(100, 4096), bytes(3996))), 0),
+    "a schema of garbage": (_sql(f"{SCHEMA} sql = 'garbage' {THE_TABLE}"), 0),
+    "NULL for a schema": (_sql(f"{SCHEMA} sql = NULL {THE_TABLE}"), 0),
+    "a table that begins nowhere": (_sql(f"{SCHEMA} rootpage = 9999 {THE_TABLE}"), 0),
+    "no tables": (_sql("DELETE FROM sqlite_schema"), 0),
+    "a table of another name": (_sql("ALTER TABLE results RENAME TO mine"), 0),
+    "a column of another name": (_sql("ALTER TABLE results RENAME checksum TO mine"), 0),
+    "a table less": (_sql("DROP TABLE failures"), 0),
+}
+for column in ("path", "seconds", "attempts", "size", "finished_at"):
+    for value in ("NULL", "x'ff'", "CAST(x'ff41' AS TEXT)"):
+        change = _sql(f"UPDATE results SET {column} = {value} WHERE rowid = 5")
+        DAMAGES[f"{value} for {column}"] = change, column == "path"
+for column in ("path", "kind", "message", "traceback", "seconds"):
+    for value in ("NULL", "x'ff'", "CAST(x'ff41' AS TEXT)"):
+        change = _sql(f"UPDATE failures SET {column} = {value}")
+        DAMAGES[f"{value} for {column} of a failure"] = change, 0
+
+
+def write_with_facts(path: Path) -> None:
+    with writing(path) as checkpoint:
+        for key, value in VALUES_WITH_FACTS.items():
+            checkpoint.save([result(key, value)])
+        checkpoint.save_failures([failed("bad")])
+
+
+@pytest.mark.parametrize(("damage", "lost"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_told_as_damage_and_compact_saves_the_rest(
+    path: Path, damage: Callable[[Path], None], lost: int
+) -> None:
+    """Whoever reads gets right values or a `CheckpointError`, check() has findings, and compact()
+    leaves a sound checkpoint, with all values that are still in the file."""
+    write_with_facts(path)
+    damage(path)
+    before = path.read_bytes()
+    checkpoint = SqliteFile(path)
+    for read in (
+        lambda: [checkpoint.fingerprint(key) for key in checkpoint.completed()],
+        lambda: list(checkpoint.entries()),
+        lambda: dict(checkpoint.failures()),
+        lambda: [checkpoint.outcome(key) for key in checkpoint],
+    ):
+        with contextlib.suppress(CheckpointError):
+            assert read() is not None
+    for key, value in VALUES_WITH_FACTS.items():
+        with contextlib.suppress(CheckpointError):
+            assert checkpoint.get(key) in (value, None)
+    assert checkpoint.check() != []
+    assert path.read_bytes() == before
+    notes = checkpoint.compact()
+    assert checkpoint.check() == []
+    kept = dict(checkpoint)
+    assert kept.items() <= VALUES_WITH_FACTS.items()
+    assert len(kept) >= len(VALUES_WITH_FACTS) - lost, notes
+    assert Path(f"{path}.bak").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["results", "failures"])
+def test_a_table_less_stops_a_run(path: Path, what: str) -> None:
+    """As damage: nothing is made anew in its place."""
+    write_with_facts(path)
+    _sql(f"ALTER TABLE {what} RENAME TO mine")(path)
+    checkpoint = SqliteFile(path)
+    with pytest.raises(CheckpointError, match=f"is damaged: no such table: {what}"):
+        list(checkpoint.entries())
+    checkpoint.open()
+    save, saved = {
+        "results": (checkpoint.save, result("new", 1)),
+        "failures": (checkpoint.save_failures, failed("new")),
+    }[what]
+    with pytest.raises(CheckpointError, match="is damaged: no such table"):
+        save([saved])
+    checkpoint.close()
+
+
+def test_an_index_that_leads_to_another_file_is_damage(path: Path) -> None:
+    """One bit of it, and a file would have its neighbour's result."""
+    write(path, *(result(f"in/{number}", number) for number in range(8)))
+    content = path.read_bytes()
+    before, index = content[: 2 * 4096], bytearray(content[2 * 4096 : 3 * 4096])
+    four, five = (index.index(name) + len(name) for name in (b"in/4", b"in/5"))
+    index[four], index[five] = index[five], index[four]  # the numbers of their rows
+    path.write_bytes(before + index + content[3 * 4096 :])
+    checkpoint = SqliteFile(path)
+    for key in ("in/4", "in/5"):
+        with pytest.raises(CheckpointError, match="is of another file"):
+            checkpoint[key]
+    assert checkpoint["in/3"] == 3
+    assert any("'in/4'" in finding for finding in checkpoint.check())
+
+
+def test_what_somebody_adds_to_the_tables_is_in_nobodys_way(path: Path) -> None:
+    """A column, an index, a table: ours are written and read as before."""
+    write(path, result("a", 1), failed("bad"))
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "ALTER TABLE results ADD COLUMN mine DEFAULT 5; CREATE TABLE mine (a);"
+            "ALTER TABLE failures ADD COLUMN mine; CREATE INDEX sizes ON results (size)"
+        )
+    write(path, result("b", 2), failed("sad"))
+    checkpoint = SqliteFile(path)
+    assert dict(checkpoint) == {"a": 1, "b": 2}
+    assert sorted(checkpoint.failures()) == ["bad", "sad"]
+    assert checkpoint.check() == []
+    assert checkpoint.outcome("b") == result("b", 2)
+
+
+def test_very_many_values_are_read_through_one_connection(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export of a million would open a million."""
+    write(path, *(result(f"{number}", number) for number in range(50)))
+    opened: list[Any] = []
+    connect = sqlite3.connect
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", counted)
+    checkpoint = open_checkpoint(path)
+    keys = list(checkpoint)
+    opened.clear()
+    with checkpoint.reading() as read:
+        assert [read(key) for key in keys] == [*range(50)]
+        with pytest.raises(KeyError, match="unknown"):
+            read("unknown")
+    assert len(opened) == 1
+
+
+def test_check_finds_nothing_in_what_is_being_written(path: Path) -> None:
+    """Results that are replaced meanwhile are no damage: all that it sees is of one moment."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result(f"{number}", number) for number in range(300)])
+        findings = iter(_CheckedWhileWritten(path, checkpoint).check())
+        assert list(findings) == []
+
+
+class _CheckedWhileWritten(SqliteFile):
+    """The results are all written anew once the first of them has been looked at."""
+
+    def __init__(self, path: Path, writer: SqliteFile) -> None:
+        super().__init__(path)
+        self._writer = writer
+
+    def _sound(self, db: Any, findings: list[str]) -> Any:
+        for number, outcome in enumerate(super()._sound(db, findings)):
+            if number == 0:
+                self._writer.save([result(f"{each}", "new") for each in range(300)])
+            yield outcome
