@@ -26,6 +26,7 @@ Knows nothing of pipes and messages, of bytes and pickling.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -38,25 +39,22 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .between.children import refuse_in_daemonic_process
+from .between.pipes import Owned
 from .checkpoints import Checkpoint
-from .errors import ExecutorError, ResumablePoolError, WorkerStartError
 from .files import Paths, Told, as_key, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
 from .options import check_options
 from .records import Failure, Outcome, Report, Result, WorkerStatus
-from .run.ledger import Finished, Ledger
+from .run.ledger import Ledger
 from .run.loop import Run
 from .run.plan import Plan, make_plan
 from .run.screen import progress_line
-from .run.stop_requests import StopRequests
+from .run.stop_requests import SHORT, Loop, StopRequests, shortened
 from .run.story import Story
 from .saver.saving import Saving
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-# What says all that there is to say, so that our part of its traceback would only hide it.
-_SHORT = (KeyboardInterrupt, ResumablePoolError)
 
 
 class ResumableRunner(Hooks[Result]):
@@ -176,12 +174,11 @@ class ResumableRunner(Hooks[Result]):
             ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
-        with contextlib.closing(self._steps(overrides(self, "on_saved"))) as steps:
-            try:
-                for _ in steps:
-                    pass
-            except _SHORT as error:  # how it came here is of no interest
-                raise error.with_traceback(None) from error.__cause__
+        try:
+            for _ in self._outcomes(watched=False):
+                pass
+        except SHORT as error:
+            raise shortened(error)  # noqa: B904  it keeps its context
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:
@@ -198,13 +195,7 @@ class ResumableRunner(Hooks[Result]):
         Raises:
             The same as `run`, at the first step or later.
         """
-        with contextlib.closing(self._steps(watched=True)) as steps:
-            try:
-                for finished in steps:
-                    for path, ok in finished:
-                        yield self._read_outcome(path, ok)
-            except _SHORT as error:
-                raise error.with_traceback(None) from error.__cause__
+        return Loop(self._outcomes(watched=True))
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now, by slots; nothing while no run goes on. From any thread."""
@@ -249,32 +240,20 @@ class ResumableRunner(Hooks[Result]):
             elsewhere = {*map(as_key, self.load_completed())}
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
-    def _steps(self, watched: bool) -> Generator[list[Finished], None, None]:
-        """The run: yields the paths whose outcomes have been saved, and leaves a report. `watched`:
-        whether code of the user's runs between two steps, and may print."""
+    def _outcomes(self, watched: bool) -> Generator[Outcome[Result], None, None]:
+        """The run: yields the outcomes that are saved, if somebody watched, and leaves a report."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
-        try:
-            stop_requests = self._stop_requests = StopRequests(
-                self._options.context, self._options.stop_after
-            )
-            try:
-                yield from self._process(stop_requests, watched)
-            finally:
-                self._stop_requests = self._ring = None
-                stop_requests.deliver()
-        finally:
-            self._running.release()
-
-    def _process(
-        self, stop_requests: StopRequests, watched: bool
-    ) -> Generator[list[Finished], None, None]:
-        begun = time.monotonic()
-        name = getattr(self._options.setup.function, "__name__", "files")
-        screen = progress_line(self._options.progress, sys.stderr, name, shared=watched)
-        story = Story(screen)
-        story.begins(name, self._checkpoint.path)
-        with story.of_what_breaks_it():
+        with Owned() as life:
+            life.callback(self._running.release)
+            begun = time.monotonic()
+            name = getattr(self._options.setup.function, "__name__", "files")
+            shared = watched or overrides(self, "on_saved")
+            story = Story(progress_line(self._options.progress, sys.stderr, name, shared))
+            options = self._options
+            self._stop_requests = StopRequests(options.context, options.stop_after)
+            life.push(functools.partial(self._let_go, self._stop_requests, story))
+            story.begins(name, self._checkpoint.path)
             with story.looks_for_files() as told:
                 files, note = self._files(told)
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
@@ -283,35 +262,58 @@ class ResumableRunner(Hooks[Result]):
             ledger = Ledger(plan)
             stopped = False
             if plan.to_do:
-                stopped = yield from self._go_round(files, ledger, stop_requests, story)
-        failures = [self.failures.get(path) for path in sorted(ledger.standing)]
-        known = [failure for failure in failures if failure is not None]  # not damaged
-        report = ledger.report(known, time.monotonic() - begun, stopped)
-        self._report = report._replace(note=note)
-        story.ends(self._report)
+                stopped = yield from self._go_round(life, files, ledger, story, watched)
+            failures = [self.failures.get(path) for path in sorted(ledger.standing)]
+            known = [failure for failure in failures if failure is not None]  # not damaged
+            report = ledger.report(known, time.monotonic() - begun, stopped)
+            self._report = report._replace(note=note)
+            story.ends(self._report)
 
     def _go_round(
-        self, files: list[str], ledger: Ledger, stop_requests: StopRequests, story: Story
-    ) -> Generator[list[Finished], None, bool]:
-        """Yields as `_steps` does, and returns whether the run was stopped."""
+        self, life: Owned, files: list[str], ledger: Ledger, story: Story, watched: bool
+    ) -> Generator[Outcome[Result], None, bool]:
+        """Yields as `_outcomes` does, and returns whether the run was stopped."""
         refuse_in_daemonic_process()
-        options = self._options
+        assert self._stop_requests is not None
+        requests = life.enter_context(self._stop_requests)
+        ring = self._ring = self._ring_for(files, ledger, requests, story)
+        steps = ring.go()
+        life.callback(requests.finish, steps)
+        # A program may end with a loop that it still holds, and whose processes never do.
+        atexit.register(life.close)
+        life.callback(atexit.unregister, life.close)
         told = overrides(self, "on_saved")
+        for finished in steps:
+            with story.screen.aside() if finished else contextlib.nullcontext():
+                for path, ok in finished if watched or told else ():
+                    outcome = self._read_outcome(path, ok)
+                    if told:
+                        self.on_saved(outcome)
+                    if watched:
+                        yield outcome
+                    life.check_process()
+        return ring.stopping.stopped
+
+    def _ring_for(
+        self, files: list[str], ledger: Ledger, requests: StopRequests, story: Story
+    ) -> Run:
+        options = self._options
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
         plan = functools.partial(self._plan, files)
-        try:
-            with stop_requests:
-                ring = self._ring = Run(options, saving, plan, ledger, stop_requests, story)
-                steps = ring.go()
-                with stop_requests.finishing(steps):
-                    for finished in steps:
-                        with story.screen.aside() if finished else contextlib.nullcontext():
-                            for path, ok in finished if told else ():
-                                self.on_saved(self._read_outcome(path, ok))
-                            yield finished
-                return ring.stopping.stopped
-        except (ExecutorError, WorkerStartError):
-            if not stop_requests.signals:  # they also hit children, and the fork server, that start
-                raise
-            return True
+        return Run(options, saving, plan, ledger, requests, story)
+
+    def _let_go(
+        self,
+        requests: StopRequests,
+        story: Story,
+        kind: object,
+        error: BaseException | None,
+        traceback: object,
+    ) -> None:
+        """The run is over: the signals that came during it take their effect."""
+        self._stop_requests = self._ring = None
+        if isinstance(error, Exception):
+            left = isinstance(error.__context__, GeneratorExit)
+            story.breaks(error, hidden=requests.signals or left)
+        requests.deliver()

@@ -78,7 +78,6 @@ def _do(deeds: list[str], method: str) -> None:
     assert dict(done.results) == values
     assert functions.calls() == paths
     assert len(functions.callers()) == 1
-    assert not hostile.EXITED.exists()
 
 
 @pytest.mark.parametrize("deed", hostile.DEEDS)
@@ -86,8 +85,8 @@ def _do(deeds: list[str], method: str) -> None:
 def test_what_a_function_does_to_its_process_costs_at_most_its_own_file(
     folder: Path, deed: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The same worker goes on with the next file, without a word on the terminal; exit
-    handlers are not called, and what is left running is neither waited for nor ended."""
+    """The same worker goes on with the next file, without a word on the terminal; an exit handler
+    that hangs, and what is left running, do not hold it for long, nor is that ended."""
     _do([deed], "fork")
     assert capfd.readouterr().err == ""
 

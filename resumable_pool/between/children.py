@@ -6,15 +6,21 @@ Knows nothing of files, checkpoints or what the processes say to each other.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
+import io
 import multiprocessing.process
+import multiprocessing.util
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import WorkerStartError
 from . import pipes, system
@@ -24,11 +30,23 @@ from . import pipes, system
 LEAVING_SECONDS = 5.0
 DYING_SECONDS = 1.0
 
+# How long what the user's code has registered, started and opened in a child may hold it when it
+# leaves. Shorter than its parent's patience, so that it is the child that gives up.
+EXIT_SECONDS = 3.0
+
+# And the exit code of one that was held longer.
+LATE = -signal.SIGALRM if hasattr(signal, "SIGALRM") else None
+
 MAIN_GUARD_REMEDY = (
     "Does the script start its run under `if __name__ == '__main__':`? It must where processes are "
     "spawned, because each of them imports the script; and whatever the script imports must be "
     "importable there."
 )
+
+_IMPORTED_IN = os.getpid()  # another one, and this process is a forked copy of that
+
+# What the names of all our children begin with.
+_NAME = "resumable_pool "
 
 # What multiprocessing makes of an exit status that the fork server did not tell.
 FORGOTTEN = 255
@@ -58,7 +76,7 @@ class Child:
         # Every concrete context has a Process, though not its base. Never daemonic, because a
         # function may want children of its own.
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=target, args=arguments, name=f"resumable_pool {name}", daemon=False
+            target=target, args=arguments, name=_NAME + name, daemon=False
         )
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
@@ -172,9 +190,70 @@ def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
     `ignored` ones (by name); and no hold on the terminal's input.
     """
     pipes.claim(*ends)
+    if os.getpid() != _IMPORTED_IN:
+        _forget_what_is_inherited()
     system.hold_what_it_starts()
     _reset_signals(system.leave_terminal(ignored))
     _open_standard_streams()
+
+
+def _forget_what_is_inherited() -> None:
+    """What the program that this one was forked from has registered for its end is not for ours:
+    its temporary folders would be gone. And what it has not yet written of its files it will write
+    itself."""
+    atexit._clear()
+    atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+    for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    if (logging := sys.modules.get("logging")) is not None:
+        logging._handlerList.clear()
+        atexit.register(logging.shutdown)
+    gc.freeze()  # what `gc.get_objects` tells is our own from now on
+
+
+def leave(status: int) -> NoReturn:
+    """Leave as a program does, but within `EXIT_SECONDS`. For the end of a child's main function:
+    what multiprocessing, and whoever measures its processes, do at their end comes after it."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, EXIT_SECONDS)
+    system.let_go()
+    leave_as_a_program()
+    raise SystemExit(status)  # not by `sys.exit`, which may be something else by now
+
+
+def leave_as_a_program() -> None:
+    """Wait for threads, run exit handlers (multiprocessing's ends daemonic children), and write
+    what is in the buffers of open files. Where a process is forked nobody else does."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    kind = io.IOBase.__base__  # a plain class, and quick to ask
+    files: list[Any] = [one for one in gc.get_objects() if kind in type(one).__mro__]
+    files += [sys.stdout, sys.stderr]
+    _call_each(files, "flush")
+    # Those written in Python, which compress, say, write more when they are closed.
+    _call_each([one for one in files[:-2] if type(one).__module__ != "_io"], "close")
+    _call_each(files, "flush")
+
+
+def _call_each(files: Iterable[Any], method: str) -> None:
+    for file in files:
+        with contextlib.suppress(Exception):  # None, closed, or nobody reads it
+            getattr(file, method)()
+
+
+def _forget_siblings() -> None:
+    """In a copy of the program that something has forked: our children are not its own, and
+    multiprocessing, which would join them when it ends, says so with a traceback."""
+    children = multiprocessing.process._children  # type: ignore[attr-defined]
+    children.difference_update([child for child in children if child.name.startswith(_NAME)])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_siblings)
 
 
 def _open_standard_streams() -> None:

@@ -285,6 +285,32 @@ def claim(*ends: Any) -> None:
             os.set_inheritable(end.fileno(), False)
 
 
+class Owned(contextlib.ExitStack):
+    """What is to be undone, or ended, by the process that entered it, and by no other.
+
+    A program may fork while a run goes on, in the body of a loop over it for instance, and the copy
+    leaves the same blocks: by `sys.exit`, an exception, or garbage collection. There nothing is
+    done, since the pipes, the workers and the terminal are the original's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid = os.getpid()
+
+    def __exit__(self, *error: Any) -> bool:
+        if os.getpid() != self.pid:
+            self.pop_all()
+        return bool(super().__exit__(*error))
+
+    def check_process(self) -> None:
+        """Raise `RuntimeError` in a copy."""
+        if os.getpid() != self.pid:
+            raise RuntimeError(
+                f"this run belongs to process {self.pid}; {os.getpid()} is a forked copy of it, "
+                "which can neither go on with it nor end it"
+            )
+
+
 def _before_fork() -> None:
     _guard.acquire()
 

@@ -133,6 +133,10 @@ class Crew(ABC, Generic[AnyWorker]):
     def begin(self) -> None:
         """The checkpoint is locked: the files are ours."""
 
+    def is_leaving(self, serial: int) -> bool:
+        """Whether a worker that has said `Done` is not gone yet. It is forgotten when it is."""
+        return False
+
     def remove(self, serial: int) -> AnyWorker | None:
         """The worker's stream has ended: it is no more of the crew, if it ever was."""
         return self._workers.pop(serial, None)

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..between import messages
 from ..between.clock import Clock
+from ..between.pipes import Owned
 from ..between.waiting import Waiter
-from ..errors import ResumablePoolError, SaverError, WorkerStartError
+from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..options import Options
 from ..records import Failure, WorkerStatus
 from ..saver.saving import Saving
@@ -69,6 +70,7 @@ class Run:
         self._story = story
         self._opened = self._ready = self._slow = self._behind = False
         self._error: Exception | None = None
+        self._excused = False
         self._starts = Starts()
         self._waiter = Waiter()
         self._waiter.add(stop_requests.wakener)
@@ -86,18 +88,22 @@ class Run:
             The paths whose outcomes have been saved, some at a time. While nobody asks for more
             nothing new is dealt, but everything is saved.
         """
-        with broken_pipes_raise():
-            self._saver.start()
         try:
+            with broken_pipes_raise():
+                self._saver.start()
+        except WorkerStartError as error:
+            if not self._is_excused(error):
+                raise
+            self.stopping.stopped = True
+            return
+        with Owned() as life:
+            life.callback(broken_pipes_raise()(self._end))
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
                 yield from self._hand_out()
-        finally:
-            with broken_pipes_raise():
-                self._end()
         yield self._ledger.take_finished()
-        if self._error is not None:
+        if self._error is not None and not self._excused:
             raise self._error
 
     def _turn(self) -> None:
@@ -282,6 +288,8 @@ class Run:
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
         that no outcome will come of the file it had in work."""
+        if clean and self._crew.is_leaving(serial):
+            return
         worker = self._crew.remove(serial)
         if worker is None:  # its start has failed
             return
@@ -301,11 +309,16 @@ class Run:
     def _fail(self, error: Exception) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""
         if self._error is None:
-            self._error = error
+            self._error, self._excused = error, self._is_excused(error)
             self._dealer.stop()
             self._crew.recall()
             if self._dealer.busy and not isinstance(error, SaverError):
                 self._story.finishes_first(error, self._dealer.busy)
+
+    def _is_excused(self, error: Exception) -> bool:
+        """Whether a signal is the reason: those also hit children, and the fork server, that start,
+        and the processes of an executor."""
+        return self._stop_requests.signals and isinstance(error, (ExecutorError, WorkerStartError))
 
     # The end.
 

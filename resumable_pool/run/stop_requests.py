@@ -10,21 +10,21 @@ Knows nothing of what a stop means to a run.
 
 from __future__ import annotations
 
-import atexit
+import _thread
 import contextlib
-import functools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from ..between import system
+from ..between import children, system
 from ..between.clock import NEVER
+from ..errors import ResumablePoolError
 from .inbox import Inbox
 
 # Those that ask a program to end: no system has all of them.
@@ -33,6 +33,8 @@ _SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 ]
+
+Item = TypeVar("Item")
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time of stop_after is over"
@@ -114,22 +116,9 @@ class StopRequests:
         """Ask for a stop, from any thread."""
         self._new.put(BY_CALL)
 
-    @contextlib.contextmanager
-    def finishing(self, steps: Iterator[object]) -> Iterator[None]:
-        """Around a loop over `steps`. When that ends early, by an exception or because it is left,
-        this asks for a stop and takes all further ones, so that everything is saved. Also at the
-        end of a program that still holds such a loop, and whose processes never end otherwise."""
-        finish = functools.partial(self._finish, steps)
-        atexit.register(finish)
-        try:
-            yield
-        except BaseException:
-            finish()
-            raise
-        finally:
-            atexit.unregister(finish)
-
-    def _finish(self, steps: Iterator[object]) -> None:
+    def finish(self, steps: Iterator[object]) -> None:
+        """Ask for a stop, and take all further `steps`, so that everything is saved. Where a loop
+        over them has ended of itself, there are none."""
         self.ask()
         with contextlib.suppress(ValueError):  # it goes on in another thread
             for _ in steps:
@@ -139,7 +128,7 @@ class StopRequests:
         """After the run: give it up, and let the signals that came have their normal effect.
 
         Raises:
-            KeyboardInterrupt: that of SIGINT.
+            KeyboardInterrupt: that of SIGINT. Whatever a handler of the program's raises.
             SystemExit: the system spares this process the normal effect, which is to die of the
                 signal, because it is the first of its container; so it leaves with a shell's status
                 for that.
@@ -152,7 +141,7 @@ class StopRequests:
         # another thread than it began in, where handlers cannot be put back:
         if os.getpid() != self._pid or self._ended:
             signal.signal(signum, self._handler_before(signum))
-            signal.raise_signal(signum)
+            _take_effect(signum, frame)
             return
         self._signals.append(signum)
         self._new.put(signal.Signals(signum).name)
@@ -168,11 +157,109 @@ def _deliver(*signums: int) -> None:
     if signums:
         *earlier, last = signums
         try:
-            signal.raise_signal(last)
-            if signal.getsignal(last) is signal.SIG_DFL:
-                raise SystemExit(128 + last)
+            _take_effect(last, sys._getframe())
         finally:
             _deliver(*earlier)
+
+
+def _take_effect(signum: int, frame: FrameType | None) -> None:
+    """Do as the signal would have done, had it not been noted."""
+    handler = signal.getsignal(signum)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        # Not raised anew: who waits for it at the wake-up descriptor (asyncio) has heard it.
+        handler(signum, frame)
+        return
+    signal.raise_signal(signum)
+    if handler is signal.SIG_DFL:
+        raise SystemExit(128 + signum)
+
+
+# What says all that there is to say, so that our part of its traceback would only hide it.
+SHORT = (KeyboardInterrupt, ResumablePoolError)
+
+
+def shortened(error: BaseException) -> BaseException:
+    """Without our part of its traceback. The context of a Ctrl-C is what had gone wrong by then."""
+    for one in (error, error.__context__):
+        if isinstance(one, SHORT):
+            one.__traceback__ = None
+    return error
+
+
+class Loop(Iterator[Item]):
+    """What a `for` loop goes through: the items of a generator, which is closed when the loop is
+    left, whatever that raises.
+
+    Left by `break` or `return`, it is the garbage collector that closes it, and what that raises
+    would reach nobody. So when that is over, a signal's handler raises it in the main thread, in
+    the frame that left the loop: from the moment when this object is gone nothing written in Python
+    runs until Python looks for signals. (A thread that raises it later, or the trace function of
+    the frame, were refused: the one comes at any time, the other belongs to debuggers.) In another
+    thread nothing can raise it.
+    """
+
+    def __init__(self, items: Generator[Item, None, None]) -> None:
+        self._items = items
+        self._interrupt: _Interrupt | None = None
+
+    def __next__(self) -> Item:
+        try:
+            return next(self._items)
+        except SHORT as error:
+            raise shortened(error)  # noqa: B904  it keeps its context
+
+    def close(self) -> None:
+        """Leave the loop here."""
+        self._items.close()
+
+    def __del__(self) -> None:
+        try:
+            self._items.close()
+        except BaseException as error:
+            if threading.current_thread() is threading.main_thread():
+                self._interrupt = _raise_at_interrupt(error)
+        del self  # or the error's traceback would hold it, as it holds this frame
+
+
+class _Interrupt:
+    """Makes Python call SIGINT's handler, soon after it is dropped."""
+
+    __del__ = staticmethod(_thread.interrupt_main)
+
+
+def _raise_at_interrupt(error: BaseException) -> _Interrupt:
+    """In the main thread."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def raise_it(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
+            _end_program(error)
+        raise error
+
+    signal.signal(signal.SIGINT, raise_it)
+    one: BaseException | None = error
+    while one is not None:  # that it came of closing a generator is of no interest
+        if isinstance(one.__context__, GeneratorExit):
+            one.__context__ = None
+        one = one.__context__
+    return _Interrupt()
+
+
+# The first that runs when the main thread has nothing more to run: nobody could catch anything.
+_AFTER_THE_PROGRAM = threading._shutdown.__code__  # type: ignore[attr-defined]
+
+
+def _end_program(error: BaseException) -> NoReturn:
+    """As if the program had raised it in its last line."""
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+    children.leave_as_a_program()
+    if isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    status = error.code if isinstance(error, SystemExit) else 1
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 @contextlib.contextmanager

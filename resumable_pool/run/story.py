@@ -93,14 +93,12 @@ class Story:
         """All is saved."""
         log(_INFO, f"the run has ended: {report}")
 
-    @contextlib.contextmanager
-    def of_what_breaks_it(self) -> Iterator[None]:
-        """Around all of the run: what is raised there ends it."""
-        try:
-            yield
-        except Exception as error:
-            log(_ERROR, f"the run has ended early: {type(error).__name__}: {error}")
-            raise
+    def breaks(self, error: Exception, hidden: bool) -> None:
+        """It ends for this reason; which may be `hidden`, from who catches only the Ctrl-C."""
+        what = f"{type(error).__name__}: {error}"
+        log(_ERROR, f"the run has ended early: {what}")
+        if hidden:
+            self.screen.announce(what.partition("\n")[0])
 
     def finishes_first(self, error: Exception, in_progress: int) -> None:
         """It will end for this reason, once so many files that are in progress are finished."""

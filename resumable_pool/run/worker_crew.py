@@ -101,6 +101,13 @@ class WorkerCrew(Crew[WorkerProcess]):
         for serial in waiting or ():
             self.note_hello(serial)
 
+    def is_leaving(self, serial: int) -> bool:
+        worker = self._workers.get(serial)
+        if worker is None or worker.process.has_ended():
+            return False
+        worker.is_done = True
+        return True
+
     def remove(self, serial: int) -> WorkerProcess | None:
         worker = super().remove(serial)
         if worker is not None:
@@ -155,7 +162,11 @@ class WorkerCrew(Crew[WorkerProcess]):
                 continue
             if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
                 worker.reported_dead = True
-                self._saver.tell(Died(worker.serial))
+                if worker.is_done:
+                    self.remove(worker.serial)
+                    worker.bury(in_peace=True)
+                else:
+                    self._saver.tell(Died(worker.serial))
 
     def recall(self) -> None:
         for worker in self:

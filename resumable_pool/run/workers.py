@@ -50,6 +50,7 @@ class WorkerProcess:
         end_at: when to end it for that, or because it does not leave.
         kill_at: when to kill it, if it has not ended by then.
         reported_dead: whether the saver has been told of its death.
+        is_done: whether its stream has ended well, and what is left is for it to leave.
         And those of every `Worker` (crew.py).
     """
 
@@ -78,7 +79,7 @@ class WorkerProcess:
         self.slot = slot
         self.finished = 0
         self.busy_since = 0.0
-        self.timed_out = self.reported_dead = self.was_killed = False
+        self.timed_out = self.reported_dead = self.is_done = self.was_killed = False
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
         with pipes.PipesForChild(context) as made:

@@ -12,7 +12,6 @@ it wait for one of them. Knows nothing of the function, of what is still to do, 
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 import time
 from multiprocessing.connection import Connection
@@ -58,38 +57,40 @@ ORPHAN_SECONDS = 1.0
 def run_saver(
     orders: Connection, reports: Connection, saving: Saving, timeout: float | None
 ) -> NoReturn:
-    """The whole life of the saver process. Never returns: no exit handlers of the user's run."""
+    """The whole life of the saver process."""
     children.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
     name_script_main()
     waiter = Waiter()
     told = Reports(PipeWriter(reports, waiter))
     saver = _InSaver(PipeReader(orders, with_ends=True), told, waiter, saving, timeout)
+    error = _open_and_save(saver, saving, told)
+    if error is not None:
+        told.add(Unable(error))
+    told.end()
+    children.leave(0 if error is None else 1)
+
+
+def _open_and_save(saver: _InSaver, saving: Saving, told: Reports) -> ResumablePoolError | None:
+    """Returns why that could not be done. (A hook may raise anything, `SystemExit` too.)"""
     try:
         notes = saving.open()
-    except Exception as error:
-        _end(told, Unable(_cannot_open(saving.checkpoint, error)))
-    failure: Exception | None = None
+    except BaseException as error:
+        return _cannot_open(saving.checkpoint, error)
+    failure: BaseException | None = None
     try:
         saving.begin()
         told.add(Opened(notes))
         saver.run()
-    except Exception as error:
+    except BaseException as error:
         failure = error
     try:  # also if the disk is full, say: what can be kept is kept
         saving.close()
-    except Exception as error:
+    except BaseException as error:
         failure = failure or error
-    _end(told, Unable(_cannot_save(saving, failure)) if failure is not None else None)
+    return None if failure is None else _cannot_save(saving, failure)
 
 
-def _end(told: Reports, last_word: Unable | None) -> NoReturn:
-    if last_word is not None:
-        told.add(last_word)
-    told.end()
-    os._exit(0 if last_word is None else 1)
-
-
-def _cannot_open(checkpoint: Checkpoint, error: Exception) -> ResumablePoolError:
+def _cannot_open(checkpoint: Checkpoint, error: BaseException) -> ResumablePoolError:
     if isinstance(error, ResumablePoolError):  # it is locked, or damaged
         return error
     what = f"cannot be opened for writing: {_describe(error)[0]}"
@@ -103,7 +104,7 @@ _WHERE_IT_WAS = (
 )
 
 
-def _cannot_save(saving: Saving, error: Exception) -> SaverError:
+def _cannot_save(saving: Saving, error: BaseException) -> SaverError:
     words, where = _describe(error)
     if isinstance(error, OSError) and error.strerror and not saving.elsewhere:
         where = ""  # that says it all, and where in our own code that was helps nobody
@@ -112,7 +113,7 @@ def _cannot_save(saving: Saving, error: Exception) -> SaverError:
     return SaverError(saving.checkpoint.path, words, where)
 
 
-def _describe(error: Exception) -> tuple[str, str]:
+def _describe(error: BaseException) -> tuple[str, str]:
     """A line, in the system's words where it has some, and a traceback."""
     words, where = describe(error)
     return (isinstance(error, OSError) and error.strerror) or words, where

@@ -16,7 +16,6 @@ import faulthandler
 import functools
 import os
 import pickle
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -48,8 +47,6 @@ LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 # What a worker writes to its last words when a call with a time limit is over.
 CALL_OVER = b"\0"
 
-# How long a worker that leaves may take to write what is in the buffers of stdout and stderr.
-FLUSHING_SECONDS = 3.0
 
 # A batch that takes so much longer than it was meant to ends early.
 _LONGEST_BATCH = 2 * BATCH_SECONDS
@@ -71,8 +68,7 @@ def run_worker(
     slot: int,
     folder: str,
 ) -> NoReturn:
-    """The whole life of a worker process. Never returns: exit handlers and threads of the user's
-    must not hold it."""
+    """The whole life of a worker process."""
     global _slot
     _slot = slot
     children.do_first_things(tasks, results, last_words)
@@ -83,11 +79,12 @@ def run_worker(
         faulthandler.enable(last_words.fileno(), all_threads=False)
     name_script_main()
     try:
-        _InWorker(tasks, results, last_words, folder).run(inherited)
-    finally:
+        status = _InWorker(tasks, results, last_words, folder).run(inherited)
+    except BaseException:
         # Only what the function has set in motion can raise here: a signal handler, say. There is
         # no telling what is sound any more.
         os._exit(BROKEN)
+    children.leave(status)
 
 
 def worker_slot() -> int:
@@ -122,16 +119,19 @@ class _InWorker:
         self._outcomes = 0
         self._look_at = 0.0
 
-    def run(self, inherited: Setup | None) -> NoReturn:
+    def run(self, inherited: Setup | None) -> int:
+        """Until there is nothing more to do. Returns the exit status."""
         self._send(Hello(self._pid))
         setup = self._set_up(inherited)
+        if setup is None:
+            return NOT_STARTED
         self._check_pipes()
         self._send(Ready())
         while (message := self._receive()) is not None:
             self._process_batch(setup, pickle.loads(message))
         self._send(Done(self._outcomes))
-        _flush()
-        os._exit(0)
+        self._go_back()
+        return 0
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
         call = functools.partial(self._call, setup)
@@ -159,10 +159,10 @@ class _InWorker:
         system.stop_timers()
         return pipes.poll(self._tasks) and self._receive() is not None
 
-    def _set_up(self, inherited: Setup | None) -> Setup:
+    def _set_up(self, inherited: Setup | None) -> Setup | None:
         message = self._receive()
         if message is None:  # the run has ended before it began here
-            os._exit(NOT_STARTED)
+            return None
         what = "the function cannot be loaded in a new process, where it must be importable"
         try:
             setup: Setup = inherited or pickle.loads(message)
@@ -172,8 +172,7 @@ class _InWorker:
         except BaseException as error:
             text, where = describe(error)
             self._send(StartFailed(f"{what}: {text}", where))
-            _flush()
-            os._exit(NOT_STARTED)
+            return None
         return setup
 
     def _go_back(self) -> None:
@@ -250,13 +249,3 @@ def _try_watchdog() -> NoReturn:
     children.do_first_things()
     faulthandler.cancel_dump_traceback_later()
     os._exit(0)
-
-
-def _flush() -> None:
-    if sys.platform != "win32":  # stdout may be a pipe that nobody reads: not for ever
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-        signal.setitimer(signal.ITIMER_REAL, FLUSHING_SECONDS)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # None, closed, or nobody reads it
-            stream.flush()

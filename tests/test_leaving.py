@@ -1,0 +1,176 @@
+"""A worker that leaves in peace leaves like a program, and so does the saver; but not for ever."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable_pool import Outcome, ResumableRunner
+
+from .functions import number_in
+from .hostile_functions import wait_for_ever
+from .test_scripts import python
+
+_kept: list[Any] = []
+
+
+def _touch(name: str) -> None:
+    Path(f"left-{name}").touch()
+
+
+def begin() -> None:
+    """Register, start and open all that a program may have when it ends."""
+    atexit.register(_touch, "exit handler")
+    Finalize(None, _touch, ("finalizer",), exitpriority=1)
+    weakref.finalize(begin, _touch, "weak finalizer")
+    child = multiprocessing.Process(target=wait_for_ever, daemon=True)
+    child.start()
+    Path("daemonic child").write_text(str(child.pid))
+    pool = multiprocessing.Pool(1)
+    Path("child of the pool").write_text(str(pool.apply(os.getpid)))
+    thread = threading.Thread(target=_wait_for_main)
+    thread.start()
+    rows = open("rows.txt", "w")  # noqa: SIM115
+    _kept[:] = [child, pool, rows, tempfile.TemporaryDirectory(prefix="kept-", dir=".")]
+
+
+def _wait_for_main() -> None:
+    threading.main_thread().join()
+    _touch("thread")
+
+
+def write_row(path: str) -> int:
+    _kept[2].write(path + "\n")
+    return number_in(path)
+
+
+LEFT = ["exit handler", "finalizer", "weak finalizer", "thread"]
+
+
+def test_what_a_worker_has_registered_started_and_opened_is_ended(
+    folder: Path, method: str
+) -> None:
+    """Exit handlers and finalizers run, threads are waited for, daemonic children and pools end,
+    files are written and temporary folders removed."""
+    options: Any = {"max_workers": 1, "initializer": begin, "progress": False}
+    runner = ResumableRunner(write_row, "in/*.txt", "result.pkl", mp_context=method, **options)
+    assert runner.run().completed == 10
+    assert sorted(path.name for path in folder.glob("left-*")) == sorted(f"left-{n}" for n in LEFT)
+    assert Path("rows.txt").read_text().splitlines() == [f"in/{n:02}.txt" for n in range(10)]
+    assert [*folder.glob("kept-*")] == []
+    for child in ("daemonic child", "child of the pool") if sys.platform != "win32" else ():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(Path(child).read_text()), 0)
+
+
+INHERITED = """
+import atexit, logging.handlers, multiprocessing.util, os, sys, tempfile, weakref
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return path
+
+if __name__ == "__main__":
+    folder = tempfile.TemporaryDirectory(dir=".")
+    rows = open("rows.txt", "w")
+    rows.write("a row\\n")
+    atexit.register(os.write, 1, b"exit handler\\n")
+    weakref.finalize(work, os.write, 1, b"finalizer\\n")
+    multiprocessing.util.Finalize(None, os.write, (1, b"Finalize\\n"), exitpriority=1)
+    runner = ResumableRunner(work, "in/*.txt", "result.pkl", max_workers=2, mp_context=sys.argv[1])
+    assert runner.run().completed == 10
+    assert os.path.isdir(folder.name)
+    rows.close()
+    assert open("rows.txt").read() == "a row\\n"
+"""
+
+
+def test_what_the_program_has_registered_is_left_to_it(folder: Path, method: str) -> None:
+    """Though what is forked inherits it."""
+    Path("script.py").write_text(INHERITED)
+    done = python("script.py", method)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")) == ["", "Finalize", "exit handler", "finalizer"]
+
+
+TALKATIVE = """
+import atexit, sys
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return path
+
+class Talkative(ResumableRunner):
+    def open_saver(self):
+        print("opened")
+        atexit.register(print, "exit handler")
+
+    def save(self, outcomes):
+        print("saved", len(outcomes))
+        super().save(outcomes)
+
+if __name__ == "__main__":
+    Talkative(work, "in/00.txt", "result.pkl", mp_context=sys.argv[1]).run()
+"""
+
+
+def test_what_hooks_of_the_saver_print_comes_out(folder: Path, method: str) -> None:
+    """Also where stdout is a file or a pipe; and the saver leaves like a program."""
+    Path("script.py").write_text(TALKATIVE)
+    assert python("script.py", method).stdout == "opened\nsaved 1\nexit handler\n"
+
+
+def hang_at_exit() -> None:
+    atexit.register(threading.Event().wait)
+
+
+class HangsAtExit(ResumableRunner[int]):
+    def open_saver(self) -> None:
+        hang_at_exit()
+
+    def save(self, outcomes: Sequence[Outcome[int]]) -> None:
+        super().save(outcomes)
+
+
+def test_nobody_is_held_by_an_exit_handler_that_hangs(folder: Path) -> None:
+    """Of a worker or of the saver. While one worker leaves, the others are dealt files."""
+    options: Any = {"max_workers": 2, "initializer": hang_at_exit, "progress": False}
+    runner = HangsAtExit(number_in, "in/*.txt", "result.pkl", **options)
+    report = runner.run()
+    assert (report.completed, report.failed) == (10, 0)
+
+
+def test_coverage_measures_what_runs_in_workers(folder: Path) -> None:
+    """As in any process of multiprocessing."""
+    pytest.importorskip("coverage")
+    Path("script.py").write_text(
+        """
+import sys
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return path  # measured
+
+if __name__ == "__main__":
+    ResumableRunner(work, "in/*.txt", "r.pkl", mp_context=sys.argv[1], max_workers=2).run()
+"""
+    )
+    Path(".coveragerc").write_text("[run]\nconcurrency = multiprocessing\nparallel = true\n")
+    for method in ("fork", "spawn"):
+        ran = python("-m", "coverage", "run", "script.py", method)
+        assert ran.returncode == 0, ran.stderr
+        python("-m", "coverage", "combine")
+        lines = python("-m", "coverage", "report", "-m", "--include=script.py").stdout
+        assert "100%" in lines, lines
+        Path("r.pkl").unlink()

@@ -1,0 +1,244 @@
+"""A run belongs to one process: what a forked copy of it does harms nobody; and what ends a run is
+told in the process that it belongs to, however its loop is left."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from .test_scripts import python
+
+needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+
+# What may be left is given: how a loop is left, and what happens before.
+FORKS = """
+import gc, os, sys, time
+from resumable_pool import ResumableRunner
+
+def work(path):
+    time.sleep(0.05)
+    return path
+
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        {child}
+    _, status = os.waitpid(pid, 0)
+    print("child:", os.waitstatus_to_exitcode(status), flush=True)
+
+class Telling(ResumableRunner):
+    forked = False
+
+    def on_saved(self, outcome):
+        if "hook" in sys.argv and not Telling.forked:
+            Telling.forked = True
+            fork()
+
+def main():
+    runner = Telling(
+        work, "in/*.txt", "result.pkl", max_workers=2, mp_context=sys.argv[1], progress=True
+    )
+    if "hook" in sys.argv:
+        print(runner.run())
+        return
+    loop = runner.as_completed()
+    for number, outcome in enumerate(loop):
+        if number == 0:
+            fork()
+    print(len(runner.results), "results", len(runner.failures), "failures")
+
+if __name__ == "__main__":
+    main()
+"""
+
+CHILDREN = {
+    "exits": "sys.exit(3)",
+    "raises": "raise SystemExit(3)",
+    "collects garbage": "loop = runner = None; gc.collect(); sys.exit(3)",
+    "returns": "return",
+}
+
+
+@needs_fork
+@pytest.mark.parametrize("child", CHILDREN)
+@pytest.mark.parametrize("where", ["hook", "loop"])
+def test_a_forked_copy_ends_and_prints_nothing(
+    folder: Path, method: str, where: str, child: str
+) -> None:
+    """Nor are the original's workers ended by it. One that goes on is told that it cannot."""
+    Path("script.py").write_text(FORKS.format(child=CHILDREN[child]))
+    done = python("script.py", method, where)
+    assert done.returncode == 0, done.stderr
+    if child == "returns":
+        assert "child: 1" in done.stdout
+        assert "RuntimeError: this run belongs to process" in done.stderr
+        assert done.stderr.count("Traceback") == 1
+    else:
+        assert "child: 3" in done.stdout
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+    for text in ("10 results 0 failures", "10 files: 10 done"):
+        assert done.stdout.count(text) == (text.startswith("10 files") == (where == "hook"))
+
+
+INTERRUPTED = """
+import atexit, os, signal, sys, time
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return path
+
+def leave_early(number):
+    runner = ResumableRunner(work, "in/*.txt", "result.pkl", max_workers=2, mp_context=sys.argv[1])
+    for outcome in runner.as_completed():
+        os.kill(os.getpid(), number)
+        {leave}
+
+if __name__ == "__main__":
+    atexit.register(print, "exit handler")
+    print("written")
+    {main}
+"""
+
+LEAVE = {"break": "break", "return": "return", "exception": "raise ValueError('mine')"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot interrupt itself there")
+@pytest.mark.parametrize("leave", LEAVE)
+def test_a_ctrl_c_is_not_swallowed_by_leaving_the_loop(
+    folder: Path, method: str, leave: str
+) -> None:
+    """It is raised where the loop was left: before anything else that the program does."""
+    main = """
+    try:
+        leave_early(signal.SIGINT)
+        print("went on")
+    except KeyboardInterrupt:
+        print("interrupted")
+    except ValueError:
+        print("the error")
+    """
+    Path("script.py").write_text(INTERRUPTED.format(leave=LEAVE[leave], main=main))
+    done = python("script.py", method)
+    assert "went on" not in done.stdout
+    assert "interrupted" in done.stdout or leave == "exception"
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot interrupt itself there")
+def test_nor_by_a_loop_in_the_last_line(folder: Path) -> None:
+    """The program ends as by any Ctrl-C: exit handlers run, what was printed comes out."""
+    main = "leave_early(signal.SIGINT)"
+    Path("script.py").write_text(INTERRUPTED.format(leave="break", main=main))
+    done = python("script.py", "fork")
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == "written\nexit handler\n"
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process at once there")
+def test_a_handler_that_raises_is_heard_after_a_loop_that_was_left(folder: Path) -> None:
+    """As it would be after one that was not."""
+    main = """
+    def handler(number, frame):
+        raise ConnectionError("from the handler")
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        leave_early(signal.SIGTERM)
+        print("went on")
+    except ConnectionError as error:
+        print("caught", error)
+    """
+    Path("script.py").write_text(INTERRUPTED.format(leave="break", main=main))
+    done = python("script.py", "fork")
+    assert "caught from the handler" in done.stdout
+    assert "went on" not in done.stdout
+
+
+FAILING = """
+import os, signal, sys
+from resumable_pool import ResumableRunner
+
+class Full(ResumableRunner):
+    saved = 0
+
+    def save(self, outcomes):
+        Full.saved += 1
+        if Full.saved > {after}:
+            raise OSError(28, "No space left on device")
+        super().save(outcomes)
+
+    def on_saved(self, outcome):
+        {on_saved}
+
+MAIN = os.getpid() if __name__ == "__main__" else os.getppid()
+
+def work(path):
+    {work}
+    return path
+
+if __name__ == "__main__":
+    runner = Full(work, "in/*.txt", "result.pkl", max_workers=1, mp_context="fork")
+    try:
+        {how}
+        print("went on")
+    except Exception as error:
+        print("caught", type(error).__name__)
+    except KeyboardInterrupt as error:
+        print("interrupted after", type(error.__context__).__name__)
+"""
+
+
+def test_an_error_of_the_run_is_raised_where_its_loop_was_left(folder: Path) -> None:
+    """What could not be saved was in work when the loop was left."""
+    how = "\n        ".join(["for outcome in runner.as_completed():", "    break"])
+    Path("script.py").write_text(FAILING.format(after=1, on_saved="pass", work="pass", how=how))
+    done = python("script.py")
+    assert done.stdout == "caught SaverError\n", done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot interrupt another there")
+@pytest.mark.parametrize("why", ["SaverError", "KeyError"])
+def test_a_ctrl_c_does_not_hide_why_the_run_failed(folder: Path, why: str) -> None:
+    """That is its context, and a line on the terminal."""
+    kill = "os.kill(MAIN, signal.SIGINT)"
+    saved = f"{kill}; raise KeyError('mine')"
+    parts = ("pass", kill, 0) if why == "SaverError" else (saved, "pass", 99)
+    on_saved, work, after = parts
+    text = FAILING.format(after=after, on_saved=on_saved, work=work, how="runner.run()")
+    Path("script.py").write_text(text)
+    done = python("script.py")
+    assert done.stdout == f"interrupted after {why}\n", done.stderr
+    assert f"\n{why}: " in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="asyncio handles no signals there")
+def test_a_signal_is_handled_once_by_asyncio(folder: Path) -> None:
+    """It has heard of it by the descriptor that wakes it, and is not told anew."""
+    Path("script.py").write_text(
+        """
+import asyncio, os, signal
+from resumable_pool import ResumableRunner
+
+def work(path):
+    os.kill(os.getppid(), signal.SIGTERM)
+    return path
+
+async def main():
+    handled = asyncio.Queue()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, handled.put_nowait, "handled")
+    ResumableRunner(work, "in/00.txt", "result.pkl", mp_context="fork", progress=False).run()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, handled.put_nowait, "the next")
+    os.kill(os.getpid(), signal.SIGHUP)
+    while (signal_name := await handled.get()) != "the next":
+        print(signal_name)
+
+asyncio.run(main())
+"""
+    )
+    assert python("script.py").stdout == "handled\n"
