@@ -30,7 +30,7 @@ from .commands.verbs import (
     show,
 )
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
-from .records import explained
+from .records import explained, printable
 
 INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
 
@@ -62,13 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(carry_out(**options))
     except KeyboardInterrupt:  # the run has said all there is to say
         return INTERRUPTED
-    except (Refused, CheckpointError, CheckpointLocked) as error:
-        print(f"{program} {command}: {error}", file=sys.stderr)
-        return USAGE
-    except (NotExported, ResumablePoolError, OSError) as error:
-        text = explained(error) if isinstance(error, OSError) else error
-        print(f"{program} {command}: {text}", file=sys.stderr)
-        return SOME_LEFT
+    except (Refused, NotExported, ResumablePoolError, OSError) as error:
+        text = explained(error) if isinstance(error, OSError) else str(error)
+        for line in f"{program} {command}: {text}".splitlines():  # with a traceback, perhaps
+            print(printable(line), file=sys.stderr)
+        refused = isinstance(error, (Refused, CheckpointError, CheckpointLocked))
+        return USAGE if refused else SOME_LEFT
 
 
 def _unquoted(arguments: Sequence[str]) -> Sequence[str]:

@@ -280,6 +280,8 @@ def tally(total: int, *parts: tuple[int, str]) -> str:
 
 def in_words(seconds: float) -> str:
     """A duration for people: `"0.4 s"`, `"12 s"`, `"3 min 20 s"`, `"2 h 05 min"`, `"3 d 04 h"`."""
+    if not seconds < float("inf"):  # in a file that somebody has made up
+        return "? s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

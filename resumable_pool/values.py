@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 import types
 from typing import Any, NoReturn
@@ -31,6 +32,9 @@ Bytes = Encoded | memoryview
 
 # What JSON gives back as it was.
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+# What JSON, where both are escapes, takes for one character beyond the first 65,536.
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 class UnstorableValue(Exception):
@@ -89,6 +93,8 @@ def json_value(value: Any) -> bytes:
     try:
         text = json.dumps(value, allow_nan=False, default=_refuse)
         _check_keys(value)
+        if "\\ud" in text and _HALVES.search(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("text with two halves of a character, which would come back as one")
     except BaseException as error:
         raise UnstorableValue("the result is not JSON") from error
     return text.encode("ascii")

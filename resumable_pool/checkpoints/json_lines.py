@@ -24,6 +24,7 @@ Knows nothing of the runner and of workers, and never decodes a value unless a r
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from binascii import crc32
@@ -50,8 +51,10 @@ _LINE = re.compile(
 _PATH, _KIND, _CONTENT, _SECONDS, _ATTEMPTS, _SIZE, _MTIME, _FINISHED, _MARK, _CHECKSUM = range(
     1, 11
 )
-# Where a line may have lost its end, and something else come behind.
-_JOINT = re.compile(rb'(?<="\})(?=\{"path": "|[^"}\n]+\n?\Z)')
+# What a line begins and ends with, also where its line end is lost, and something else around it;
+# in its value the same may stand as well, so of the beginnings before an end a few are tried.
+_BEGIN, _END = re.compile(rb'\{"path": "'), re.compile(rb'"crc32": "[0-9a-f]{8}"\}\n?')
+_BEGINNINGS_TRIED = 8
 _COMMITTED = b"\t"
 _MARK_FROM_END = len(b' "crc32": "01234567"}\n')
 
@@ -222,12 +225,13 @@ class LineScan(Scan):
             if match is not None:
                 self.end = end
                 return between, True
-            if line.endswith(b"\n") and line != b"\n":
+            if line != b"\n":
                 path = re.match(rb'\{"path": (%b)' % _TEXT, line)
                 whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
                 between.append(f"line {number:,} is not what was written{whose}")
             end, number = end + len(line), number + line.count(b"\n")
-        return between, False
+        torn = end > self.end and not line.endswith(b"\n")
+        return between[:-1] if torn else between, False
 
     def _lines_from(self, start: int) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
         """The lines, with what is in those that are sound. One that has lost its end is told apart
@@ -236,7 +240,7 @@ class LineScan(Scan):
             if (match := _sound(line)) is not None:
                 yield line, match
             else:
-                yield from ((part, _sound(part)) for part in _JOINT.split(line))
+                yield from _parts(line)
 
     def _lines(self, start: int) -> Iterator[bytes]:
         """The last one perhaps without its end. Whatever else is read from the file in between,
@@ -261,6 +265,23 @@ class LineScan(Scan):
 
     def _line_number(self) -> int:
         return 1 + sum(block.count(b"\n") for block in self._blocks(0, self.end))
+
+
+def _parts(line: bytes) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
+    """The sound lines that are in one that is not, and what stands around them."""
+    taken = 0
+    for end in _END.finditer(line):
+        begins = itertools.islice(_BEGIN.finditer(line, taken, end.start()), _BEGINNINGS_TRIED)
+        for begin in begins:
+            part = line[begin.start() : end.end()]
+            if (match := _sound(part)) is not None:
+                if taken < begin.start():
+                    yield line[taken : begin.start()], None
+                yield part, match
+                taken = end.end()
+                break
+    if taken < len(line):
+        yield line[taken:], None
 
 
 def _is_whole(line: bytes) -> bool:

@@ -71,9 +71,9 @@ def run(
     report = runner.run()
     if as_json:
         failures = [failure._asdict() for failure in report.failures]
-        _write([json.dumps({**report._asdict(), "failures": failures}, indent=2)])
+        _write_json({**report._asdict(), "failures": failures})
     elif not (report.ok and (quiet or report.note)):
-        _write(report.lines(f"show {printable(checkpoint)} --failures lists them all"))
+        _write(report.lines(f"show {checkpoint} --failures lists them all"))
     if report.note and not may_be_empty:
         if quiet:  # or the run has said so
             raise Refused(report.note)
@@ -111,24 +111,21 @@ def show(
     entries = _existing(checkpoint).entries()
     if failures:
         failed = (entry.failure for entry in entries if entry.failure is not None)
-        _write(_describe(each, as_json, verbose) for each in failed)
+        _write(line for each in failed for line in _describe(each, as_json, verbose))
         return ALL_DONE
     tally = _Tally()
     slowest = heapq.nlargest(SHOWN_SLOWEST, tally.count(entries), key=lambda entry: entry.seconds)
     if as_json:
-        _write([json.dumps(tally.as_facts(checkpoint, slowest), indent=2)])
+        _write_json(tally.as_facts(checkpoint, slowest))
     else:
         _write(tally.as_lines(checkpoint, slowest))
     return ALL_DONE
 
 
-def _describe(failure: Failure, as_json: bool, verbose: bool) -> str:
-    if as_json:
-        return json.dumps(failure._asdict())
-    lines = [str(failure)]
-    if verbose:
-        lines += [f"    {printable(line)}" for line in failure.traceback.splitlines()]
-    return "\n".join(lines)
+def _describe(failure: Failure, as_json: bool, verbose: bool) -> Iterator[str]:
+    yield json.dumps(failure._asdict()) if as_json else str(failure)
+    if verbose and not as_json:
+        yield from (f"    {line}" for line in failure.traceback.splitlines())
 
 
 class _Tally:
@@ -161,11 +158,11 @@ class _Tally:
         }
 
     def as_lines(self, checkpoint: str, slowest: list[Entry]) -> Iterator[str]:
-        yield f"{printable(checkpoint)}: {count_files(self._done)} done, {self._failed:,} failed"
+        yield f"{checkpoint}: {count_files(self._done)} done, {self._failed:,} failed"
         if slowest:
             mean = in_words(self._seconds / (self._done + self._failed))
             yield f"time in the function: {in_words(self._seconds)}, {mean} a file; the slowest:"
-            yield from (f"  {in_words(each.seconds)}: {printable(each.path)}" for each in slowest)
+            yield from (f"  {in_words(each.seconds)}: {each.path}" for each in slowest)
         if self._failed:
             yield "failed:"
             yield from self._failures.lines("--failures lists them all")
@@ -197,7 +194,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
-    _write([f"{count_files(written)}: values written to {printable(out)}"])
+    _write([f"{count_files(written)}: values written to {out}"])
     if written == len(paths):
         return ALL_DONE
     damaged = len(paths) - written
@@ -282,15 +279,15 @@ def check(checkpoint: str, as_json: bool = False) -> int:
     """What is wrong with a checkpoint, a line each."""
     findings = _existing(checkpoint).check()
     if as_json:
-        _write([json.dumps({"checkpoint": checkpoint, "findings": findings}, indent=2)])
+        _write_json({"checkpoint": checkpoint, "findings": findings})
     else:
-        _write(map(printable, findings))
+        _write(findings)
     return SOME_LEFT if findings else ALL_DONE
 
 
 def compact(checkpoint: str) -> int:
     """Rewrite a checkpoint with what is sound and counts."""
-    _write(map(printable, _existing(checkpoint).compact()))
+    _write(_existing(checkpoint).compact())
     return ALL_DONE
 
 
@@ -303,7 +300,7 @@ def merge_all(out: str, inputs: list[str]) -> int:
         notes = merge(out, inputs)
     except ValueError as error:
         raise Refused(str(error)) from None
-    _write(map(printable, notes))
+    _write(notes)
     return ALL_DONE
 
 
@@ -320,11 +317,15 @@ def _existing(path: str) -> Checkpoint:
     return checkpoint
 
 
+def _write_json(facts: dict[str, Any]) -> None:
+    _write(json.dumps(facts, indent=2).splitlines())
+
+
 def _write(lines: Iterable[str]) -> None:
-    """To stdout, as long as somebody reads it."""
+    """To stdout, as long as somebody reads it; whatever is in a line, it stays one."""
     try:
         for line in lines:
-            print(line)
+            print(printable(line))
         print(end="", flush=True)
     except BrokenPipeError:  # `head`, say, has seen enough; at its end Python would flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

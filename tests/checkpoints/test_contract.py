@@ -63,6 +63,13 @@ JSON_VALUES = {
     "text": "grüße \N{OWL} \n\r\0\t\x7f\u2028",
     "lone surrogates": "\ud800 \udcff",
     "what looks like a line": '{"path": "b", "value": 1, "seconds": 0.5, "attempts": 1, "size": 1',
+    "whole characters and halves": [
+        "\U0001f600",
+        "\ud83d",
+        "\ude00",
+        "\ude00\ud83d",
+        "\ud83d \ude00",
+    ],
     "containers": {"list": [1, [2, {"four": []}]], "": {}, "null": None},
     "100 kB": [{"number": number, "text": "x" * 80} for number in range(1000)],
 }
@@ -72,6 +79,8 @@ OTHER_VALUES = {
     "infinity": float("inf"),
     "set": {1, 2},
     "complex": 1 - 2j,
+    "two halves of a character": "\ud83d\ude00",
+    "the same in keys": {"\ud83d\ude00": 1, "\U0001f600": [2, {"\U0001f600": "\udbff\udfff"}]},
     "a key that is no text": {1: 2},
     "a tuple key": {(1, 2): 3},
     "deep inside": [{"a": [0, {"b": frozenset()}]}],
@@ -544,6 +553,51 @@ def test_a_reader_notices_another_content(
     assert reader.get("a") is None
     assert dict(reader) == expected
     assert list(reader.failures()) == ["sad"]
+
+
+@pytest.mark.parametrize("new", ["a", "x"])
+def test_a_reader_notices_an_older_copy_whatever_comes_last(
+    path: Path, result: Result, new: str
+) -> None:
+    """It is put in the place of the file, in the same inode, and gone on from; its last record is
+    the same, at the same place, as in what the reader knows."""
+    write(path, result("first", 1))
+    older = path.read_bytes()
+    write(path, result("a", 1), result("last", [None] * 1_000))
+    reader = open_checkpoint(path)
+    assert dict(reader) == {"first": 1, "a": 1, "last": [None] * 1_000}
+    if path.suffix == ".sqlite":  # whose file is SQLite's
+        path.unlink()
+    path.write_bytes(older)
+    write(path, result(new, 2), result("last", [None] * 1_000))
+    assert dict(reader) == {"first": 1, new[0]: 2, "last": [None] * 1_000}
+
+
+def test_a_checkpoint_may_be_a_link_to_a_file_that_is_not_there_yet(
+    path: Path, result: Result
+) -> None:
+    """It is made where the link leads to; and so is what is put in its place."""
+    (path.parent / "disk").mkdir()
+    real = path.parent / "disk" / path.name
+    path.symlink_to(real)
+    assert dict(checkpoint_at(path)) == {}
+    write(path, result("a", 1))
+    checkpoint_at(path).compact()
+    assert path.is_symlink()
+    assert dict(checkpoint_at(real)) == dict(checkpoint_at(path)) == {"a": 1}
+    assert sorted(real.parent.iterdir()) == [real, Path(f"{real}.bak")]
+
+
+def test_a_link_that_leads_nowhere_is_an_error(path: Path) -> None:
+    """And no reason to try for ever."""
+    path.symlink_to(path.parent / "no folder" / path.name)
+    with pytest.raises(OSError, match="No such file"):
+        checkpoint_at(path).open()
+    path.unlink()
+    path.symlink_to(path)
+    if path.suffix != ".sqlite":  # which puts a file in the place of the link
+        with pytest.raises(OSError, match="symbolic links"):
+            checkpoint_at(path).open()
 
 
 def test_pickling_a_checkpoint_sends_its_path(path: Path, result: Result) -> None:
