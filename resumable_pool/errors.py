@@ -85,6 +85,7 @@ class SaverError(ResumablePoolError):
         reason: what happened, in the system's words where it has some.
         traceback: where it happened in the saver process, or `""`.
         remedy: what to do about it.
+        by: the class that saves elsewhere, and what it was given; `""` where the checkpoint saves.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class SaverError(ResumablePoolError):
         reason: str,
         traceback: str = "",
         remedy: str = "What was saved before is kept; put that right and run again to go on.",
+        by: str = "",
     ) -> None:
-        super().__init__(path, reason, traceback, remedy)
+        super().__init__(path, reason, traceback, remedy, by)
+        self.by = by
         self.remedy = remedy
         self.path = path
         self.reason = reason
@@ -102,7 +105,8 @@ class SaverError(ResumablePoolError):
 
     def __str__(self) -> str:
         text = (
-            f"the run was stopped, because results could not be saved to {quoted(self.path)}: "
+            "the run was stopped, because results could not be saved "
+            f"{f'by {self.by}' if self.by else f'to {quoted(self.path)}'}: "
             f"{self.reason}. {self.remedy}"
         )
         return f"{text}\n\n{self.traceback}" if self.traceback else text

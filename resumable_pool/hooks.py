@@ -62,9 +62,17 @@ class Hooks(Generic[Result]):
         """The saved value of `path`: for `as_completed`, `on_saved`, and `results`.
 
         Raises:
-            KeyError: it has none.
+            KeyError: it has none, or it is saved elsewhere, and this is not overridden.
         """
-        value: Result = self._checkpoint.read(path)
+        try:
+            value: Result = self._checkpoint.read(path)
+        except KeyError:
+            if not overrides(self, "save", "load_completed"):
+                raise
+            raise KeyError(
+                f"{path}: it is not in the checkpoint; {type(self).__name__} saves elsewhere, and "
+                "has to override read_result to read it"
+            ) from None
         return value
 
     def _read_outcome(self, path: str, ok: bool) -> Outcome[Result]:

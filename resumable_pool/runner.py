@@ -215,7 +215,7 @@ class ResumableRunner(Hooks[Result]):
     def results(self) -> Mapping[str, Result]:
         """Path to value, for every file that has one: read at each access, also while a run goes
         on."""
-        if overrides(self, "load_completed", "read_result"):
+        if overrides(self, "save", "load_completed", "read_result"):
             return ResultsElsewhere(self)
         return self._checkpoint
 

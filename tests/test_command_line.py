@@ -551,6 +551,29 @@ def test_a_plain_pickle_is_adopted_by_compact(folder: Path) -> None:
     assert succeed("check", "result.pkl") == ""
 
 
+def test_values_of_a_scripts_own_classes_are_exported_as_the_error_says(folder: Path) -> None:
+    """The pickle names the script `__main__`, which is another module then."""
+    (folder / "own.py").write_text(
+        "import sys\n"
+        "from resumable_pool import ResumableRunner\n"
+        "class Words(dict):\n    pass\n"
+        "def work(path):\n    return Words(path=path)\n"
+        "if __name__ == '__main__':\n"
+        "    ResumableRunner(work, 'in/00.txt', 'result.pkl', mp_context='spawn').run()\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "own.py"], check=True, env=environment)
+    done = command("export", "result.pkl", "out.jsonl")
+    assert done.returncode == 1
+    assert "its class is one of the script that ran" in done.stderr
+    (code,) = re.findall('python -c "(.*)"`', done.stderr)
+    line = [sys.executable, "-c", code.replace("work", "own"), "export", "result.pkl", "out.jsonl"]
+    subprocess.run(line, check=True, env=environment)
+    assert (
+        folder / "out.jsonl"
+    ).read_text() == '{"path": "in/00.txt", "value": {"path": "in/00.txt"}}\n'
+
+
 def test_merge_joins_shards(folder: Path) -> None:
     """Also in one that is there."""
     for number in range(3):

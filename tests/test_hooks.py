@@ -115,6 +115,9 @@ def test_a_value_that_is_elsewhere_needs_a_hook_to_be_read(folder: Path) -> None
     assert (outcome.path, outcome.ok) == (ALL[0], True)
     with pytest.raises(LookupError, match="override read_result"):
         outcome.value  # noqa: B018
+    with pytest.raises(KeyError, match=r"ToCsv saves elsewhere, and has to override read_result"):
+        csv_only.results[ALL[0]]
+    assert csv_only.results.get("no file") is None
 
 
 def test_a_connection_may_be_born_in_the_saver(folder: Path, method: str) -> None:
@@ -190,7 +193,8 @@ class Failing(ResumableRunner[int]):
 def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path) -> None:
     """What was saved before is kept, and the rest is still to do."""
     failing = Failing(functions.number_in, "in/*.txt", "result.pkl", **options())
-    with pytest.raises(SaverError, match="the database has gone") as caught:
+    told = r"saved by \w+, which was given 'in/0\d.txt'.*: .*the database has gone"
+    with pytest.raises(SaverError, match=told) as caught:
         failing.run()
     assert "in save" in caught.value.traceback
     assert Path("closed").exists()

@@ -54,9 +54,12 @@ def rewrite(
         shutil.copymode(checkpoint.file, new.file)
         replace(new.file, checkpoint.file)
         force_folder(checkpoint.file)
-    except BaseException:
+    except BaseException as error:
         for suffix in ("", *checkpoint.side_files):
             _remove(new.file + suffix)
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:
+            what = f"could not be rewritten, and is as it was: {error.strerror}"
+            raise OSError(error.errno, what, checkpoint.path) from error
         raise
 
 

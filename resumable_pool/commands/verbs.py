@@ -202,6 +202,15 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     return SOME_LEFT
 
 
+# What to do where the class of a value is not found.
+_OF_A_MODULE = "the module of its class must be importable: put its folder on PYTHONPATH"
+_OF_THE_SCRIPT = (
+    "its class is one of the script that ran; if that is work.py, then instead of "
+    '`python -m resumable_pool` say `python -c "from work import *; from resumable_pool.__main__ '
+    'import main; raise SystemExit(main())"`'
+)
+
+
 def _values(
     read: Callable[[str], Any], paths: list[str], as_repr: bool
 ) -> Iterator[tuple[str, object, str]]:
@@ -214,9 +223,10 @@ def _values(
         except CheckpointError:
             raise
         except Exception as error:  # code of the value's own
+            remedy = _OF_THE_SCRIPT if "__main__" in str(error) else _OF_A_MODULE
             raise NotExported(
                 f"the value of {quoted(path)} cannot be unpickled: {type(error).__name__}: "
-                f"{error}; the module of its class must be importable: put its folder on PYTHONPATH"
+                f"{error}; {remedy}"
             ) from None
         try:
             yield path, value, _as_json(value)

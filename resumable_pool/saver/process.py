@@ -110,7 +110,7 @@ def _cannot_save(saving: Saving, error: BaseException) -> SaverError:
         where = ""  # that says it all, and where in our own code that was helps nobody
     if isinstance(error, FileNotFoundError) and not saving.elsewhere:
         return SaverError(saving.checkpoint.path, words, where, _WHERE_IT_WAS)
-    return SaverError(saving.checkpoint.path, words, where)
+    return SaverError(saving.checkpoint.path, words, where, by=saving.who())
 
 
 def _describe(error: BaseException) -> tuple[str, str]:

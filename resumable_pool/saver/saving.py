@@ -5,12 +5,13 @@ Knows no process and no pipe; the clock is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..between.clock import NEVER
 from ..checkpoints import Checkpoint
 from ..hooks import Hooks
-from ..records import Outcome
+from ..records import Outcome, quoted
 from ..values import Encoded
 
 # Each time that the saver wakes it takes the processor from a worker. So when values come so fast
@@ -20,6 +21,10 @@ from ..values import Encoded
 NAP_SECONDS = 0.0003
 SEVERAL = 2
 MUCH = 1 << 16
+
+
+# Of the files that a `save` of one's own was given when it raised.
+_SHOWN_GIVEN = 5
 
 
 class Saving:
@@ -44,6 +49,7 @@ class Saving:
         self._every = every
         self._interval = interval
         self._begun = False
+        self._given: list[str] = []
         self._waiting: list[Encoded] = []  # the records of values
         self._came_at = 0.0
         self._save_at = NEVER
@@ -102,14 +108,30 @@ class Saving:
             if self._hooks is None:
                 self.checkpoint.append(records)
             else:
-                self._hooks.save([*map(self.checkpoint.outcome_in, records)])
+                self._save_by(self._hooks.save, [*map(self.checkpoint.outcome_in, records)])
             self._note_unsynced()
             del self._waiting[:step]
 
     def save_failure(self, outcome: Outcome[Any]) -> None:
         """Save a failure, at once."""
-        (self._hooks or self.checkpoint).save_failures([outcome])
+        self._save_by((self._hooks or self.checkpoint).save_failures, [outcome])
         self._note_unsynced()
+
+    def _save_by(
+        self, save: Callable[[Sequence[Outcome[Any]]], None], outcomes: list[Outcome[Any]]
+    ) -> None:
+        self._given = [outcome.path for outcome in outcomes]
+        save(outcomes)
+        self._given = []
+
+    def who(self) -> str:
+        """Who saves elsewhere, and what it was given when it raised; `""` if nobody does."""
+        if self._hooks is None:
+            return ""
+        shown = ", ".join(map(quoted, self._given[:_SHOWN_GIVEN]))
+        more = len(self._given) - _SHOWN_GIVEN
+        given = f", which was given {shown}" if shown else ""
+        return type(self._hooks).__qualname__ + given + (f" and {more:,} more" if more > 0 else "")
 
     def sync_if_due(self, now: float) -> None:
         """Force to the disk what has been saved, unless that was just done."""
