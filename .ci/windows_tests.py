@@ -25,7 +25,7 @@ SILENT_SECONDS = 150  # so long no test takes
 LEAST_PASSED = 1_000
 
 PLUGIN = """
-import json, os
+import json, os, time
 said, ended = os.environ["TOLD"], set()
 
 def say(**facts):
@@ -40,9 +40,10 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item.nodeid not in ended]
 
 def pytest_runtest_logstart(nodeid, location):
+    begun[nodeid] = time.monotonic()
     say(begun=nodeid)
 
-outcomes = {}
+outcomes, begun = {}, {}
 
 def pytest_runtest_logreport(report):
     before = outcomes.get(report.nodeid, "passed")
@@ -57,7 +58,7 @@ def pytest_collectreport(report):
         say(ended=report.nodeid, outcome="failed")
 
 def pytest_runtest_logfinish(nodeid, location):
-    say(ended=nodeid, outcome=outcomes[nodeid])
+    say(ended=nodeid, outcome=outcomes[nodeid], seconds=round(time.monotonic() - begun[nodeid], 1))
 """
 
 
