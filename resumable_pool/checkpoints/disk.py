@@ -32,9 +32,6 @@ _VECTOR = 1_000
 # What is read at once where it has to be copied.
 _CHUNK = 1 << 20
 
-# What the system says where somebody else has the lock.
-_HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
-
 # How long to wait, on Windows, for who has a file open, or is removing it.
 _ATTEMPTS, _PAUSE_SECONDS = 20, 0.1
 
@@ -158,7 +155,7 @@ if sys.platform == "win32":
                 msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
             except OSError as error:
                 os.close(side_file)
-                if error.errno in _HELD:
+                if _is_held(error):
                     return False
                 raise
             self._side_file = side_file
@@ -180,6 +177,10 @@ if sys.platform == "win32":
     def open_file(path: str, flags: int) -> int:
         """See below. What somebody is just removing or replacing cannot be opened for a moment."""
         return _patiently(os.open, path, flags | os.O_BINARY)
+
+    def _is_held(error: OSError) -> bool:
+        # What else the C runtime says where a lock fails is that the file system has none.
+        return error.errno not in (errno.EINVAL, errno.EBADF)
 
     def replace(new: str, path: str) -> None:
         """See below. Who has one of the two open keeps it where it is: the caller has closed them,
@@ -218,7 +219,7 @@ else:
             try:
                 fcntl.flock(self.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno in _HELD:
+                if _is_held(error):
                     return False
                 raise
             return True
@@ -229,6 +230,9 @@ else:
     def open_file(path: str, flags: int) -> int:
         """A descriptor of the file, for bytes."""
         return os.open(path, flags, 0o666)
+
+    def _is_held(error: OSError) -> bool:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
     def replace(new: str, path: str) -> None:
         """Make `new` the file at `path`, in one step."""
@@ -248,7 +252,7 @@ def is_locked(path: str) -> bool:
         else:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in _HELD
+        return _is_held(error)
     finally:
         os.close(fd)
     return False

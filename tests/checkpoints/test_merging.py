@@ -218,6 +218,7 @@ def _kill_while_merging(path: Path, inputs: list[Path], after: float) -> float:
         return time.monotonic() - begun
 
 
+@pytest.mark.alike
 def test_a_merge_that_is_killed_has_lost_nothing(path: Path, tmp_path: Path) -> None:
     """At whatever moment; and merging again gives all."""
     inputs = shards(tmp_path, [], [], [])
