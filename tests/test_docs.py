@@ -48,7 +48,8 @@ def blocks() -> Iterator[object]:
     for page in PAGES:
         if page.name != "tutorial.md":
             for number, match in enumerate(shown.finditer(page.read_text(encoding="utf-8"))):
-                yield pytest.param(Block(*match.groups()), id=f"{page.name}-{number}")
+                marks = pytest.mark.alike if page.name == "howto.md" else ()
+                yield pytest.param(Block(*match.groups()), id=f"{page.name}-{number}", marks=marks)
 
 
 @pytest.mark.parametrize("block", [*blocks()])

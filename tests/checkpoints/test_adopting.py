@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +141,7 @@ def test_before_it_is_converted_it_is_none(path: Path) -> None:
     assert not witness.exists()
 
 
+@not_on_windows("limits of a process")
 @pytest.mark.parametrize(
     "content",
     [
@@ -154,6 +154,8 @@ def test_before_it_is_converted_it_is_none(path: Path) -> None:
 )
 def test_a_hostile_one_is_refused_before_it_is_unpickled(path: Path, content: bytes) -> None:
     """A number in it is no reason to take as much memory."""
+    import resource
+
     path.write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
