@@ -26,6 +26,7 @@ from .commands.verbs import (
     compact,
     export,
     merge_all,
+    move,
     run,
     show,
 )
@@ -187,6 +188,17 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", dest="as_json", action="store_true", help="as JSON")
 
 
+def _add_move(command: argparse.ArgumentParser) -> None:
+    _add_checkpoint(command)
+    add = command.add_argument
+    add(
+        "old_start",
+        metavar="OLD_START",
+        help="the folder (or file) that paths in the checkpoint start with; '' for relative paths",
+    )
+    add("new_start", metavar="NEW_START", help="where those files are now")  # fmt: skip
+
+
 def _add_merge(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("out", metavar="OUT", help="a checkpoint; if it exists it is the first of them")
@@ -227,6 +239,10 @@ _COMMANDS = [
              "rewrite a checkpoint with the last result of each path, if sound, and keep the old "
              "file as .bak; unpickles nothing, unless it is a plain pickle that is adopted",
              "result.pkl"),
+    _Command("move", _add_move, move,
+             "give files that were moved or renamed, with their folder, their results back, and "
+             "keep the old checkpoint as .bak; unpickles nothing",
+             "result.pkl old/folder new/folder"),
     _Command("merge", _add_merge, merge_all,
              "join checkpoints, of the shards of a run for instance, in one; unpickles nothing",
              "result.pkl shard-*.pkl"),

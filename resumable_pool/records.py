@@ -260,6 +260,11 @@ def quoted(path: str) -> str:
     return repr(path).replace("\\\\", "\\")
 
 
+def from_here(path: str) -> str:
+    """The same for one that is absolute, as it is called in the current folder."""
+    return quoted(path.removeprefix(os.path.join(os.getcwd(), "")))
+
+
 def explained(error: OSError) -> str:
     """What the system says, and of which file."""
     if not isinstance(error.filename, str) or error.strerror is None:

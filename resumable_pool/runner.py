@@ -263,6 +263,8 @@ class ResumableRunner(Hooks[Result]):
             stopped = False
             if plan.to_do:
                 stopped = yield from self._go_round(life, files, ledger, story, watched)
+            elif plan.total:
+                story.has_nothing_to_do(plan, self._checkpoint.path)
             failures = [self.failures.get(path) for path in sorted(ledger.standing)]
             known = [failure for failure in failures if failure is not None]  # not damaged
             report = ledger.report(known, time.monotonic() - begun, stopped)

@@ -538,6 +538,22 @@ def test_compact_keeps_what_is_sound(folder: Path) -> None:
     assert succeed("check", "result.pkl") == ""
 
 
+def test_move_gives_moved_files_their_results_back(folder: Path) -> None:
+    """As the run that notices them says; afterwards nothing is to do."""
+    succeed("run", "code/work.py:number", "in/*.txt", "result.pkl")
+    (folder / "in").rename(folder / "new name")
+    line = ("run", "code/work.py:number", "new name/*.txt", "result.pkl")
+    done = command(*line, "--stop-after=0.001")
+    told = "python -m resumable_pool move 'result.pkl' 'in/' 'new name/'. Otherwise"
+    assert told in done.stderr
+    lines = succeed("move", "result.pkl", "in/", "new name/").splitlines()
+    assert "moved from 'in/' to 'new name/'" in lines[-1]
+    assert "10 done before" in succeed(*line)
+    done = command("move", "result.pkl", "in/", "new name/")
+    assert done.returncode == 2
+    assert "no path starts with 'in/', as 'new name/00.txt' does not: nothing" in done.stderr
+
+
 def test_a_plain_pickle_is_adopted_by_compact(folder: Path) -> None:
     """Before, whoever asks is told so."""
     (folder / "result.pkl").write_bytes(b"\x80\x03}X\x01\0\0\0aK\x01s.")

@@ -114,10 +114,62 @@ def test_results_under_other_paths_of_the_same_files_are_explained(
     checkpoint.close()
     (advice,) = make_plan([seen, "in/b.txt"], checkpoint, Choices()).advice
     assert advice.startswith(
-        f"none of the 2 files has a result under its path, but 1 seem to have one under another, "
-        f"{seen!r} under {key!r}: all are processed anew. To keep those results, stop,"
+        "1 of the 2 files without a result are called like files that have one, "
+        f"{seen!r} like {key!r}. If they are the same, in a folder that was moved or renamed, stop "
+        "now and keep their results with: python -m resumable_pool move "
     )
     assert "\n" not in advice
+
+
+MOVED = {
+    "a folder renamed": (
+        ["a/1.txt", "a/2.txt"], ["b/1.txt", "b/2.txt"], "'a/' 'b/'. Otherwise"
+    ),
+    "one of two": (
+        ["a/1.txt", "b/2.txt"], ["c/1.txt", "b/2.txt"], "'a/' 'c/'. Otherwise"
+    ),
+    "with the same names in several folders below": (
+        ["a/x/1.txt", "a/y/1.txt"], ["b/x/1.txt", "b/y/1.txt"], "'a/' 'b/'. Otherwise"
+    ),
+    "one absolute path to another": (
+        ["/home/a/in/1.txt"], ["/data/b/in/1.txt"], "'/home/a/' '/data/b/'. Otherwise"
+    ),
+    "a folder more": (["1.txt", "2.txt"], ["x/1.txt", "x/2.txt"], "'' 'x/'. Otherwise"),
+    "a folder less": (["x/1.txt", "x/2.txt"], ["1.txt", "2.txt"], "'x/' ''. Otherwise"),
+    "in pieces": (
+        ["1.txt", "2.txt", "3.txt"], ["x/1.txt", "x/2.txt", "y/3.txt"],
+        "'' 'x/' (which is right for 2 of them). Otherwise",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "now", "remedy"), MOVED.values(), ids=MOVED.keys())
+def test_moved_folders_are_noticed(
+    tmp_path: Path, before: list[str], now: list[str], remedy: str
+) -> None:
+    """By the names of the files in them; the remedy is a command that can be typed."""
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    checkpoint.save([done(path) for path in before])
+    checkpoint.close()
+    (advice,) = make_plan(sorted(now), checkpoint, Choices()).advice
+    assert remedy in advice
+
+
+@pytest.mark.parametrize(("size", "noticed"), [(5, True), (6, False)])
+def test_files_of_another_size_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, noticed: bool
+) -> None:
+    """Every day has its data.csv."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    checkpoint.save([done("monday/data.csv")._replace(fingerprint=Fingerprint(5, 0))])
+    checkpoint.close()
+    (tmp_path / "tuesday").mkdir()
+    (tmp_path / "tuesday" / "data.csv").write_bytes(b"." * size)
+    made = make_plan(["tuesday/data.csv"], checkpoint, Choices())
+    assert bool(made.advice) is noticed
 
 
 @pytest.mark.parametrize("files", [["in/x.txt"], ["2024/a.txt"], ["in/xa.txt"], ["in/a.txt"], []])

@@ -216,6 +216,22 @@ def test_workers_that_load_are_shown(
     assert "starting" not in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
+def test_nothing_to_do_says_how_to_do_it_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To somebody who watches."""
+    runner = ResumableRunner(functions.number_in, "in/*.txt", "r.pkl")
+    runner.run()
+    runner.run()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    runner.run()
+    assert capsys.readouterr().err == (
+        "nothing to do: no file is new. To do all of them again, delete or rename 'r.pkl'\n"
+    )
+
+
 def test_a_mappings_repr_has_counts(folder: Path) -> None:
     """Of results and failures; nobody wants all of them in a notebook's cell."""
     runner = ResumableRunner(odd_ones_fail, "in/*.txt", "r.pkl")

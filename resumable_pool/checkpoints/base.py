@@ -17,6 +17,7 @@ from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, pickle_value
 from .lock import LOCK_FILE, NEW_FILE, OLD_FILE
+from .moving import Moving, Through
 
 
 def foreign(path: str, why: str = "") -> CheckpointError:
@@ -260,9 +261,12 @@ class Checkpoint(Mapping[str, Any]):
         all is well. Unpickles nothing. At any time, in any process."""
 
     @abstractmethod
-    def compact(self) -> list[str]:
+    def compact(self, through: Through | None = None) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
         old file is kept beside it, in place of an older one if all of that is in the new one.
+
+        Args:
+            through: what all outcomes pass through on their way, results first.
 
         Returns:
             What was lost, if anything, and what was done, a sentence each.
@@ -273,6 +277,24 @@ class Checkpoint(Mapping[str, Any]):
             FileNotFoundError: it is not there.
             OSError: the disk is full, say; nothing was changed.
         """
+
+    def move(self, old_start: str, new_start: str) -> list[str]:
+        """Give files that were moved or renamed their results back: all paths that start with the
+        folder, or are the file, `old_start` start with `new_start` instead; `""` is for the current
+        folder, in which relative paths start. A result that a new path has already stays.
+
+        Rewrites the checkpoint as `compact` does, and keeps the old file beside it.
+
+        Returns:
+            What was done, a sentence each.
+
+        Raises:
+            ValueError: no path starts so; nothing was changed.
+            And what `compact` raises.
+        """
+        notes = self.settle() or []
+        moving = Moving(old_start, new_start, self.completed(), self.failures())
+        return [*notes, *self.compact(moving), *moving.notes()]
 
     def make_way(self) -> None:
         """Close the file, as far as that is needed to put another in its place; the lock stays."""

@@ -28,6 +28,7 @@ from .copying import REWRITTEN, rewrite
 from .disk import begin_to_force, force, write_at, write_parts
 from .lock import open_locked, refuse_if_gone
 from .log_reader import LogReader, Recovering, Scan
+from .moving import Through
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
@@ -210,24 +211,25 @@ class LogFile(LogReader):
             return [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
-    def compact(self) -> list[str]:
+    def compact(self, through: Through | None = None) -> list[str]:
         if not os.path.exists(self.file):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
         notes: list[str] = []
         self._take(notes)
         try:
-            self._rewrite(notes)
+            self._rewrite(notes, through)
         finally:
             self._release()
         return notes
 
-    def _rewrite(self, notes: list[str]) -> None:
+    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
         """Put what is sound, and counts, in the place of what is there."""
         fd = self._file.fileno()
         index, unfinished = self._look(fd, notes)
         notes += unfinished
         self._sign(fd)
-        rewrite(self, self._outcomes_of(fd, index), REWRITTEN, notes)
+        outcomes = self._outcomes_of(fd, index)
+        rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
 
     def make_way(self) -> None:
         self._file.let_go()

@@ -33,6 +33,7 @@ from .copying import rewrite
 from .disk import read_at, write_at
 from .log_file import LogFile
 from .log_reader import Found, Scan
+from .moving import Through
 from .pickle_record import (
     CHECKED_FROM,
     COMMITTED,
@@ -76,9 +77,9 @@ class PickleFile(LogFile):
     _commits = (STOP, COMMITTED)
     _header = Header(b"", 0)
 
-    def compact(self) -> list[str]:
+    def compact(self, through: Through | None = None) -> list[str]:
         if not self._is_plain():
-            return super().compact()
+            return super().compact(through)
         notes = self.open()  # which converts it; then there is nothing in it that does not count
         self.close()
         return notes

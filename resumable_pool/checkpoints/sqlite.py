@@ -49,6 +49,7 @@ from .base import Checkpoint, Failures, damaged, foreign, of_another_version
 from .copying import REWRITTEN, rewrite
 from .disk import force_folder, lock_file, replace
 from .lock import LOCK_FILE, new_name, open_locked, refuse_if_gone, sign, signer, unsign
+from .moving import Through
 
 # How long to wait for somebody else's transaction, in a shell say, before it is an error. And for
 # readers to change the journal mode: ours take less than a millisecond, and somebody's who takes
@@ -539,7 +540,7 @@ class SqliteFile(Checkpoint):
             return [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
-    def compact(self) -> list[str]:
+    def compact(self, through: Through | None = None) -> list[str]:
         if not os.path.exists(self.path):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
         notes: list[str] = []
@@ -555,7 +556,8 @@ class SqliteFile(Checkpoint):
                         raise
                     notes.append(f"{quoted(self.path)} is damaged: {error}")
                     db = stack.enter_context(self._with_a_new_head())
-                rewrite(self, self._sound(db, notes), REWRITTEN, notes)
+                outcomes = self._sound(db, notes)
+                rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
         finally:
             self._release()
         return notes

@@ -1,4 +1,5 @@
-"""What the commands do, once their arguments are read: run, show, export, check, compact, merge.
+"""What the commands do, once their arguments are read: run, show, export, check, compact,
+move, merge.
 
 Each returns its exit status. Knows nothing of argparse, and of processes no more than the runner's
 users do.
@@ -298,6 +299,15 @@ def check(checkpoint: str, as_json: bool = False) -> int:
 def compact(checkpoint: str) -> int:
     """Rewrite a checkpoint with what is sound and counts."""
     _write(_existing(checkpoint).compact())
+    return ALL_DONE
+
+
+def move(checkpoint: str, old_start: str, new_start: str) -> int:
+    """Give files that were moved their results back."""
+    try:
+        _write(map(printable, _existing(checkpoint).move(old_start, new_start)))
+    except ValueError as error:
+        raise Refused(str(error)) from None
     return ALL_DONE
 
 

@@ -6,13 +6,15 @@ Knows no process. Asks the disk only for what an option needs to know: sizes, ti
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
 from ..options import Choices
-from ..records import NO_FINGERPRINT, count_files, quoted, tally
+from ..records import NO_FINGERPRINT, count_files, from_here, quoted, tally
 
 
 class Plan(NamedTuple):
@@ -88,38 +90,82 @@ def make_plan(
     if choices.largest_first:
         sizes = {path: max(fingerprint(path).size, 0) for path in to_do}
         to_do.sort(key=sizes.__getitem__, reverse=True)
+    done = len(files) - len(failed) - len(changed) - len(new)
+    more = len(completed) > done + len(changed)  # results than files that have one
     return Plan(
         to_do=to_do,
-        done=len(files) - len(failed) - len(changed) - len(new),
+        done=done,
         failed=failed,
         left=len(failed) - len(again),
         changed=len(changed),
         new=len(new),
         sizes=sizes,
-        advice=[*_advice(files, completed)] if completed and len(new) == len(files) else (),
+        advice=[*_advice(files, new, completed, checkpoint)] if new and more else (),
     )
 
 
-def _advice(files: list[str], completed: Collection[str]) -> Iterator[str]:
-    """The classic mistakes: results under base names alone, or under absolute paths and now
-    relative ones."""
-    by_name = {os.path.basename(path): path for path in completed}
-    meant = [(path, by_name.get(os.path.basename(path))) for path in files]
-    pairs = [(path, key) for path, key in meant if key is not None and _is_end(path, key)]
-    if pairs:
-        path, key = pairs[0]
-        yield (
-            f"none of the {count_files(len(files))} has a result under its path, but "
-            f"{len(pairs):,} seem to have one under another, {quoted(path)} under {quoted(key)}: "
-            "all are processed anew. To keep those results, stop, and give them these paths as "
-            "keys, or run with a pattern that finds the files under the old ones"
-        )
+# So many files tell where a folder has gone, and so many tell whether they are the same ones.
+_TELLING, _COMPARED = 100, 20
 
 
-def _is_end(one: str, other: str) -> bool:
-    """Whether one of two paths is the end of the other, from a folder on."""
-    short, long = sorted((one, other), key=len)
-    return long.endswith(f"/{short}")
+def _advice(
+    files: list[str], new: list[str], completed: Collection[str], checkpoint: Checkpoint
+) -> Iterator[str]:
+    """Folders that were renamed, moved, or named in another way: files without a result that are
+    called like those of results whose files are not there."""
+    there = {*files}
+    gone: dict[str, list[str]] = {}
+    for key in completed:
+        if key not in there:
+            gone.setdefault(os.path.basename(key), []).append(key)
+    pairs = [*_pairs(new, gone)]
+    same = [_seem_the_same(key, path, checkpoint) for key, path in pairs[:_COMPARED]]
+    if 2 * len(pairs) < len(new) or 2 * sum(same) < len(same) or not pairs:
+        return
+    key, path = pairs[0]
+    (before, now), number = Counter(_starts(*pair) for pair in pairs).most_common(1)[0]
+    of_them = "" if number == len(pairs) else f" (which is right for {number:,} of them)"
+    yield (
+        f"{len(pairs):,} of the {count_files(len(new))} without a result are called like files "
+        f"that have one, {quoted(path)} like {quoted(key)}. If they are the same, in a folder that "
+        "was moved or renamed, stop now and keep their results with: python -m resumable_pool move "
+        f"{from_here(checkpoint.path)} {quoted(before)} {quoted(now)}{of_them}. Otherwise all are "
+        "processed"
+    )
+
+
+def _pairs(new: list[str], gone: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Of each new file that has one, the path that it had before. Where several had its name, the
+    others say which folder has become which."""
+    moves = Counter(
+        _starts(key, path)
+        for path in new[:_TELLING]
+        for key in gone.get(os.path.basename(path), ())[:_TELLING]
+    ).most_common(2)
+    clear = len(moves) == 1 or (len(moves) == 2 and moves[0][1] > moves[1][1])
+    before, now = moves[0][0] if clear else ("", "")
+    for path in new:
+        keys = gone.get(os.path.basename(path), ())
+        if len(keys) == 1:
+            yield keys[0], path
+        elif clear and path.startswith(now) and (key := before + path[len(now) :]) in keys:
+            yield key, path
+
+
+def _starts(key: str, path: str) -> tuple[str, str]:
+    """What differs of two paths that end alike: the folders with which they start."""
+    ends = zip(reversed(key.split("/")), reversed(path.split("/")), strict=False)
+    same = "/".join(name for name, other in takewhile(lambda names: names[0] == names[1], ends))
+    return key[: len(key) - len(same)], path[: len(path) - len(same)]
+
+
+def _seem_the_same(key: str, path: str, checkpoint: Checkpoint) -> bool:
+    """Whether the file has the size of the one that the result was made of, as far as is known."""
+    try:
+        size = checkpoint.fingerprint(key).size
+    except KeyError:
+        return True
+    return size in (NO_FINGERPRINT.size, fingerprint(path).size)
 
 
 def _has_changed(path: str, checkpoint: Checkpoint) -> bool:

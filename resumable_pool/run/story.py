@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..files import Told
-from ..records import AlikeFailures, Failure, Report, count_files, in_words, quoted
+from ..records import AlikeFailures, Failure, Report, count_files, from_here, in_words, quoted
 from .plan import Plan
 from .progress import Counts, Longest
 from .screen import ProgressLine
@@ -88,6 +88,14 @@ class Story:
             self.announce(note)
         tell = self.say if plan.new < plan.total else self._log_only
         tell(str(plan))
+
+    def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
+        """All files have been done before, or are left alone."""
+        log(_INFO, str(plan))
+        self.say(
+            "nothing to do: no file is new. To do all of them again, delete or rename "
+            f"{from_here(checkpoint)}"
+        )
 
     def ends(self, report: Report) -> None:
         """All is saved."""

@@ -949,3 +949,86 @@ def test_json_in_a_database_is_text() -> None:
     """What is no tuple, and so on, can be queried."""
     assert json.loads(SqliteFile.encode({"a": [1, 2.5, None]})) == {"a": [1, 2.5, None]}
     assert SqliteFile.encode((1,)).startswith(b"\x80")
+
+
+# move().
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        ("a/", "b", ["/data/4", "ab/3", "b/1", "b/x/2"]),
+        ("./a", "b/./", ["/data/4", "ab/3", "b/1", "b/x/2"]),
+        ("a/x", "y/z", ["/data/4", "a/1", "ab/3", "y/z/2"]),
+        ("a/x/2", "two", ["/data/4", "a/1", "ab/3", "two"]),
+        ("", "in", ["/data/4", "in/a/1", "in/a/x/2", "in/ab/3"]),
+        ("/data/", "", ["4", "a/1", "a/x/2", "ab/3"]),
+        ("/", "/mnt/", ["/mnt/data/4", "a/1", "a/x/2", "ab/3"]),
+    ],
+)
+def test_moved_files_have_their_results_again(
+    path: Path, result: Result, old: str, new: str, keys: list[str]
+) -> None:
+    """Under the new folder, with all that is known of them; what was there before is kept."""
+    for number, key in enumerate(["a/1", "a/x/2", "ab/3", "/data/4"], 1):
+        write(path, result(key, number))
+    notes = checkpoint_at(path).move(old, new)
+    checkpoint = open_checkpoint(path)
+    assert sorted(checkpoint) == keys
+    assert sorted(checkpoint.values()) == [1, 2, 3, 4]
+    assert {checkpoint.fingerprint(key) for key in keys} == {FINGERPRINT}
+    assert "results and failures moved from" in notes[-1]
+    assert sorted(_backup(path)) == [
+        "/data/4", "a/1", "a/x/2", "ab/3",
+    ]  # fmt: skip
+    assert checkpoint.check() == []
+
+
+def _backup(path: Path) -> list[str]:
+    """The paths in what is kept of a checkpoint."""
+    copy = path.with_name(f"copy{path.suffix}")
+    shutil.copy(f"{path}.bak", copy)
+    return list(open_checkpoint(copy))
+
+
+def test_failures_move_with_their_files(path: Path, result: Result) -> None:
+    """They name the new path, too."""
+    write(path, result("a/1", 1), failed("a/1"), failed("a/2"), failed("c"))
+    checkpoint_at(path).move("a", "b")
+    checkpoint = open_checkpoint(path)
+    assert dict(checkpoint) == {"b/1": 1}
+    assert {key: failure.path for key, failure in checkpoint.failures().items()} == {
+        "b/1": "b/1", "b/2": "b/2", "c": "c",
+    }  # fmt: skip
+
+
+def test_a_result_that_is_there_already_stays(path: Path, result: Result) -> None:
+    """A file that was processed under its new path is not given the old result."""
+    write(path, result("a/1", "old"), result("a/2", "moved"), failed("a/3"))
+    write(path, result("b/1", "new"), failed("b/2"), result("b/3", "new"))
+    *_, moved, left = checkpoint_at(path).move("a", "b")
+    assert dict(open_checkpoint(path)) == {"b/1": "new", "b/2": "moved", "b/3": "new"}
+    assert list(open_checkpoint(path).failures()) == ["b/2"]
+    assert moved == "1 results and failures moved from 'a/' to 'b/'"
+    assert left == "2 were left out, because their new path has a result already"
+    assert len(_backup(path)) == 4
+
+
+@pytest.mark.parametrize(("old", "new"), [("no", "b"), ("a", "a/"), ("a/1/x", "b"), ("/", "b")])
+def test_a_start_that_no_path_has_is_refused(
+    path: Path, result: Result, old: str, new: str
+) -> None:
+    """Nothing is changed."""
+    write(path, result("a/1", 1))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"no path starts with .*'a/1'.*: nothing was moved"):
+        checkpoint_at(path).move(old, new)
+    assert path.read_bytes() == before
+
+
+def test_a_plain_pickle_is_adopted_and_moved(tmp_path: Path) -> None:
+    """The usual case: base names, of a script that came before."""
+    path = tmp_path / "result.pkl"
+    path.write_bytes(pickle.dumps({"1": 1, "2": 2}))
+    assert "adopted the results of 2 files" in checkpoint_at(path).move("", "in")[0]
+    assert pickle.loads(path.read_bytes()) == {"in/1": 1, "in/2": 2}
