@@ -21,6 +21,8 @@ from .conftest import not_on_windows
 from .functions import CALLS, KILL, calls, note
 from .stage import FAIL, PATIENCE, Stage, act, announcement
 
+pytestmark = pytest.mark.alike
+
 NUMBER = 600
 
 
