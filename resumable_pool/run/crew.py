@@ -102,6 +102,8 @@ class Crew(ABC, Generic[AnyWorker]):
     def batch_seconds(options: Options) -> float:
         """How long a batch of quick files is to take; 0 for one file at a time."""
 
+    engine = ""  # what somebody else's is called, who alone can end what it has
+
     def __len__(self) -> int:
         return len(self._workers)
 

@@ -60,6 +60,7 @@ class FarCrew(Crew["Slot"]):
         super().__init__(options, saver, dealer, waiter, folder)
         assert options.executor is not None
         self._executor = options.executor
+        self.engine = type(self._executor).__name__
         self._run = os.urandom(16).hex()
         self._inbox: Inbox[tuple[Slot, Future[Answer]]] | None = None  # until there is a slot
         self._answered = False  # whether anything has come back

@@ -90,6 +90,8 @@ class Stopping:
             self._crew.recall()
             self._crew.terminate(now, State.STARTING)
         in_work = self._dealer.busy
+        if self._crew.engine:
+            how = f"{how} (they are with the {self._crew.engine})"
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
         self._story.announce(f"{why}: {what}")
 

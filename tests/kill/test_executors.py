@@ -36,7 +36,7 @@ def test_after_a_ctrl_c_what_is_in_flight_is_finished_and_saved(
     script.start()
     begun = stage.wait_begun(3)
     os.killpg(script.pid, signal.SIGINT)
-    script.wait_for_words("Ctrl-C: finishing 3 files; press it again to abandon them")
+    script.wait_for_words("press it again to abandon them (they are with the ")
     stage.cue(3)
     status, _, errors = script.wait()
     assert status == -signal.SIGINT
