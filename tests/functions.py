@@ -142,7 +142,7 @@ DYING = {
     "os._exit(0)": lambda: os._exit(0),
     "os._exit(3)": lambda: os._exit(3),
     "exit in a library": lambda: ctypes.CDLL(None).exit(0),
-    "all descriptors closed": lambda: os.closerange(3, 256),
+    "all descriptors closed": lambda: os.closerange(3, 1 << 16),
     "dies in a forked child's hands": lambda: _fork_and_die(),
 }
 

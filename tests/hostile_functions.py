@@ -156,6 +156,45 @@ REFUSED = {
 }
 
 
+# Descriptors of others.
+
+# Files that a function has opened, and what it has done to the numbers that are not its own.
+VICTIMS = [Path(f"victim{number}") for number in range(24)]
+_FLAGS = os.O_RDWR | os.O_CREAT
+
+
+def open_in_their_place(path: str) -> str:
+    """One file closes whatever is open, and opens others."""
+    if "01" in path:
+        os.closerange(3, 3 + len(VICTIMS))
+        for victim in VICTIMS:
+            os.open(victim, _FLAGS)
+    return path
+
+
+def open_and_hang(path: str) -> str:
+    """The same, and it takes too long."""
+    if open_in_their_place(path) and "01" in path:
+        wait_for_ever()
+    return path
+
+
+def write_over(path: str) -> str:
+    """One file gives every number that is open to one of its own."""
+    if "01" in path:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        opened = os.open(VICTIMS[0], _FLAGS)
+        for number in numbers:
+            if number > 2 and number != opened:
+                os.dup2(opened, number)
+    return path
+
+
+def write_over_at_start() -> None:
+    """An initializer that does so."""
+    write_over("01")
+
+
 # A run inside of a function.
 
 

@@ -97,6 +97,50 @@ def test_all_of_it_in_one_worker(folder: Path, method: str) -> None:
     _do(list(hostile.DEEDS), method)
 
 
+def nothing_written() -> bool:
+    return not any(victim.read_bytes() for victim in hostile.VICTIMS if victim.exists())
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_files_in_the_place_of_what_was_closed_are_left_alone(
+    folder: Path, method: str, timeout: float | None
+) -> None:
+    """A function that closes what it does not know opens files, which get the numbers."""
+    done = runner(hostile.open_in_their_place, max_workers=1, mp_context=method, timeout=timeout)
+    assert done.run().completed == 10
+    assert nothing_written()
+
+
+def test_so_they_are_when_it_takes_too_long(folder: Path, method: str) -> None:
+    """Where it was is still told, and not in a file of its own."""
+    done = runner(hostile.open_and_hang, max_workers=1, mp_context=method, timeout=0.5)
+    (failure,) = done.run().failures
+    assert failure.kind == "timeout"
+    if method != "fork":  # where pytest has a watchdog of its own
+        assert "open_and_hang" in failure.traceback
+    assert nothing_written()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody tells what is open")
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_files_that_are_written_over_everything_are_left_alone(
+    folder: Path, method: str, timeout: float | None
+) -> None:
+    """Each number is looked at before it is used, also between two quick files."""
+    done = runner(hostile.write_over, max_workers=1, mp_context=method, timeout=timeout)
+    (failure,) = done.run().failures
+    assert "lost its pipes: the function closed descriptors" in failure.message
+    assert nothing_written()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody tells what is open")
+def test_so_they_are_by_an_initializer(folder: Path, method: str) -> None:
+    """No file has been given to that worker yet."""
+    with pytest.raises(WorkerStartError, match="lost its pipes"):
+        runner(initializer=hostile.write_over_at_start, mp_context=method).run()
+    assert nothing_written()
+
+
 # A process that has something of its own.
 
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
@@ -182,19 +183,23 @@ def _remedy_for(error: BaseException) -> str:
     return f"Fewer workers (max_workers) may fit, or {system.MORE_PROCESSES}."
 
 
-def do_first_things(*ends: Any, ignored: frozenset[str] = frozenset()) -> None:
+def do_first_things(*ends: Connection, ignored: frozenset[str] = frozenset()) -> list[Connection]:
     """What a child does before anything else: be nobody's accomplice.
 
     Only the pipe `ends` of its own; a session of its own, so that neither it nor what it starts is
     hit by the terminal's signals; every signal at its default, as a new program has it, except the
     `ignored` ones (by name); and no hold on the terminal's input.
+
+    Returns:
+        The ends, in the place of those that are given.
     """
-    pipes.claim(*ends)
+    claimed = pipes.claim(*ends)
     if os.getpid() != _IMPORTED_IN:
         _forget_what_is_inherited()
     system.hold_what_it_starts()
     _reset_signals(system.leave_terminal(ignored))
     _open_standard_streams()
+    return claimed
 
 
 def _forget_what_is_inherited() -> None:

@@ -137,10 +137,10 @@ class PipeWriter:
         self._waiter = waiter
         self._unwritten: deque[tuple[memoryview, Connection | None]] = deque()
         self._closing = False
+        pipes.never_wait(end)
         if sys.platform == "win32":
             self._writing: _winapi.Overlapped | None = None
         else:
-            os.set_blocking(end.fileno(), False)
             self._unacknowledged: Connection | None = None
 
     def send(self, message: bytes, handed_over: Connection | None = None) -> None:
@@ -290,8 +290,7 @@ class PipeReader:
         self._with_ends = with_ends
         self._unread = bytearray()
         self._handed_over: deque[int] = deque()
-        if sys.platform != "win32":
-            os.set_blocking(end.fileno(), False)
+        pipes.never_wait(end)
 
     def messages(self) -> list[bytes]:
         """All that have come."""

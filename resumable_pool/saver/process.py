@@ -58,7 +58,8 @@ def run_saver(
     orders: Connection, reports: Connection, saving: Saving, timeout: float | None
 ) -> NoReturn:
     """The whole life of the saver process."""
-    children.do_first_things(orders, reports, ignored=frozenset({"SIGINT", "SIGTERM", "SIGHUP"}))
+    ignored = frozenset({"SIGINT", "SIGTERM", "SIGHUP"})
+    orders, reports = children.do_first_things(orders, reports, ignored=ignored)
     name_script_main()
     waiter = Waiter()
     told = Reports(PipeWriter(reports, waiter))

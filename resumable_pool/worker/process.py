@@ -71,7 +71,7 @@ def run_worker(
     """The whole life of a worker process."""
     global _slot
     _slot = slot
-    children.do_first_things(tasks, results, last_words)
+    tasks, results, last_words = children.do_first_things(tasks, results, last_words)
     if sys.platform != "win32":  # where it cannot write to a pipe
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
         # What does not fit is dropped.
@@ -107,14 +107,13 @@ class _InWorker:
     ) -> None:
         self._tasks = tasks
         self._last_words = last_words
-        self._ends = (tasks, results)
+        self._results = results
         self._writer = FrameWriter(results)
-        self._folder = folder
-        self._here: int | str = folder
-        if os.chdir in os.supports_fd:  # which takes a third of the time
-            with contextlib.suppress(OSError):
-                self._here = os.open(folder, os.O_RDONLY)
-        self._identity = pipes.identity(*self._ends)
+        self._here = pipes.open_folder(folder)
+        ours = [end.fileno() for end in (tasks, results, last_words)]
+        if isinstance(self._here, int):
+            ours.append(self._here)
+        self._identities = {number: pipes.identity(number) for number in ours}
         self._pid = os.getpid()
         self._outcomes = 0
         self._look_at = 0.0
@@ -125,7 +124,7 @@ class _InWorker:
         setup = self._set_up(inherited)
         if setup is None:
             return NOT_STARTED
-        self._check_pipes()
+        self._check(*self._identities)
         self._send(Ready())
         while (message := self._receive()) is not None:
             self._process_batch(setup, pickle.loads(message))
@@ -155,7 +154,7 @@ class _InWorker:
         runner has told us to begin no further one."""
         self._look_at = now + _LOOK_SECONDS
         self._end_if_copy()
-        self._check_pipes()
+        self._check(*self._identities)
         system.stop_timers()
         return pipes.poll(self._tasks) and self._receive() is not None
 
@@ -177,12 +176,8 @@ class _InWorker:
 
     def _go_back(self) -> None:
         """To the folder where relative paths start: a function may have left it."""
-        try:
+        with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
             os.chdir(self._here)
-        except OSError:  # its descriptor was closed by the function, or it is gone
-            self._here = self._folder
-            with contextlib.suppress(OSError):  # only relative paths need it
-                os.chdir(self._folder)
 
     def _call(self, setup: Setup, path: str) -> bytes:
         if setup.timeout is None:
@@ -202,7 +197,8 @@ class _InWorker:
             self._tell_call_over()
 
     def _tell_call_over(self) -> None:
-        with contextlib.suppress(OSError):  # the function has closed it
+        self._check(self._last_words.fileno())
+        with contextlib.suppress(OSError):  # nobody hears it
             pipes.write(self._last_words, CALL_OVER)
 
     def _receive(self) -> bytes | None:
@@ -219,6 +215,7 @@ class _InWorker:
 
     def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
         self._end_if_copy()
+        self._check(self._results.fileno())
         try:
             self._writer.send(parts, batch_over)
         except OSError:
@@ -229,10 +226,11 @@ class _InWorker:
         if os.getpid() != self._pid:
             os._exit(0)
 
-    def _check_pipes(self) -> None:
-        """The function may have closed them, and their numbers be files of its own by now."""
-        if pipes.identity(*self._ends) != self._identity:
-            os._exit(LOST_PIPE)
+    def _check(self, *ours: int) -> None:
+        """The function may have closed these descriptors, and their numbers be files of its own."""
+        for number in ours:
+            if pipes.identity(number) != self._identities[number]:
+                os._exit(LOST_PIPE)
 
 
 def watchdog_works(context: BaseContext) -> bool:
