@@ -10,8 +10,9 @@
 
 A batch is one path, until files prove to be quick; then it is as many as fill BATCH_SECONDS, which
 makes the way round the ring a small part of their time. Whether they were as quick as was thought
-is for the worker to see: it gives back the rest of a batch that takes too long. So nothing waits
-long behind a slow file, and a wrong guess does no harm.
+is for the worker to see: it gives back the rest of a batch that takes too long, as soon as the call
+that it is in returns. So a file may wait behind a slow one that is before it in its batch; and
+since a batch is one path as soon as one has been slow, it seldom does so twice.
 
 Pure: no process, no clock, no file. An illegal event raises, names what was asked for and what is,
 and changes nothing.
@@ -28,8 +29,8 @@ from ..between.messages import BATCH_SECONDS, Task
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
 MOST_PATHS = 1024
 
-# Nor may their text fill a pipe, or a worker that is stopped would keep the runner waiting: so many
-# bytes, of the 64 KiB that a pipe holds by default.
+# Nor may their text fill a pipe, or its rest would wait until a program's slow loop asks for more:
+# so many bytes, of the 64 KiB that a pipe holds by default.
 MOST_TEXT = 20_000
 
 # No file takes less, nor does any clock show that it did.
