@@ -114,7 +114,8 @@ def _obstacle(setup: Setup) -> str | None:
     """Why a process that is not forked could not load `setup`, or `None` if it could."""
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
-    as_module = getattr(main, "__spec__", None) is not None
+    # A frozen program starts itself again, and finds in itself what it defines.
+    as_module = getattr(main, "__spec__", None) is not None or hasattr(sys, "frozen")
     if script is not None and not as_module and not os.path.isfile(script):
         return f"the program was not read from a file that a new process could import ({script})"
     try:

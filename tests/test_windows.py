@@ -174,7 +174,8 @@ def close_console():
 def act(path):
     cue = told(path)
     if cue == "child":
-        code = "import sys; sys.path.insert(0, '.'); import script; script.told('child')"
+        code = "import sys; sys.path.insert(0, '.'); from script import told"
+        code += "; told('child'); told('child, still')"
         child = subprocess.Popen([sys.executable, "-c", code])
         cue = told(path)
         if cue == "wait":
@@ -285,6 +286,7 @@ def test_ctrl_c_reaches_only_the_runner(start_script: Any) -> None:
     script.wait_for("keys")
     script.cue("0", "wait")
     script.cue("child")
+    script.cue("child, still")
     said = script.end()
     assert "Ctrl-C: finishing 1 file" in said
     assert "2 files: 1 done" in said
@@ -330,6 +332,7 @@ def test_what_the_function_has_left_running_goes_on(start_script: Any) -> None:
     script.cue("0", "leave")
     script.process.wait()
     script.cue("child")  # it is there to hear
+    script.cue("child, still")
     assert "1 file: 1 done" in script.end()
 
 

@@ -42,6 +42,9 @@ MAIN_GUARD_REMEDY = (
     "Does the script start its run under `if __name__ == '__main__':`? It must where processes are "
     "spawned, because each of them imports the script; and whatever the script imports must be "
     "importable there."
+    if not hasattr(sys, "frozen")
+    else "Does the program begin with multiprocessing.freeze_support(), under "
+    "`if __name__ == '__main__':`? It must, where it is one that was frozen into an executable."
 )
 
 _IMPORTED_IN = os.getpid()  # another one, and this process is a forked copy of that
@@ -79,6 +82,8 @@ class Child:
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=target, args=arguments, name=_NAME + name, daemon=False
         )
+        if _is_frozen_again():
+            sys.exit(1)  # as below
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
             with system.interrupts_held_back(context), pipes.handing_over(*ends):
@@ -139,6 +144,15 @@ class Child:
         del self._process
         # The fork server is no more, or the start of a process in another thread has been told.
         return None if self._by_server and exitcode == FORGOTTEN else exitcode
+
+
+def _is_frozen_again() -> bool:
+    """Whether this is what a frozen program that does not call `freeze_support` makes of a child,
+    or of multiprocessing's resource tracker: itself, from the beginning."""
+    if not hasattr(sys, "frozen") or multiprocessing.parent_process() is not None:
+        return False
+    asked = "--multiprocessing-fork", "from multiprocessing."
+    return any(argument.startswith(asked) for argument in sys.argv)
 
 
 def refuse_in_daemonic_process() -> None:
@@ -224,8 +238,9 @@ def leave(status: int) -> NoReturn:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, EXIT_SECONDS)
-    system.let_go()
     leave_as_a_program()
+    if status == 0:
+        system.let_go()
     raise SystemExit(status)  # not by `sys.exit`, which may be something else by now
 
 
