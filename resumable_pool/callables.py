@@ -96,6 +96,30 @@ def context_for(mp_context: Any, setup: Setup) -> BaseContext:
     )
 
 
+def check_sent(runner: Any, context: BaseContext) -> None:
+    """Raise `TypeError` if the processes of `context` cannot be given a copy of the runner, which
+    overrides what runs there."""
+    method = context.get_start_method()
+    if method == "fork" or (obstacle := _obstacle(runner)) is None:
+        return
+    name = type(runner).__name__
+    culprits = [key for key, value in runner.__getstate__().items() if _cannot_be_pickled(value)]
+    what = f"its attribute {culprits[0]!r}: " if culprits else ""
+    raise TypeError(
+        f"{name} overrides hooks that run in other processes, and cannot be sent there, as the "
+        f"start method {method!r} must: {what}{obstacle}; connections and the like can be opened "
+        "in open_saver or in the initializer, and left out by __getstate__"
+    )
+
+
+def _cannot_be_pickled(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return True
+    return False
+
+
 def _named_context(mp_context: Any) -> BaseContext:
     if isinstance(mp_context, BaseContext):
         return mp_context.get_context()  # itself, or the one that the default stands for
@@ -110,8 +134,8 @@ def _named_context(mp_context: Any) -> BaseContext:
         raise ValueError(f"mp_context must be one of {known}, not {mp_context!r}") from None
 
 
-def _obstacle(setup: Setup) -> str | None:
-    """Why a process that is not forked could not load `setup`, or `None` if it could."""
+def _obstacle(sent: Any) -> str | None:
+    """Why a process that is not forked could not load what is sent, or `None` if it could."""
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
     # A frozen program starts itself again, and finds in itself what it defines.
@@ -119,7 +143,7 @@ def _obstacle(setup: Setup) -> str | None:
     if script is not None and not as_module and not os.path.isfile(script):
         return f"the program was not read from a file that a new process could import ({script})"
     try:
-        pickled = pickle.dumps(setup)
+        pickled = pickle.dumps(sent)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if b"__main__" in pickled and script is None and not as_module:

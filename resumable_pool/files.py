@@ -34,14 +34,33 @@ def check_pattern(pattern: Paths) -> str | list[str]:
     return [_as_text(path) for path in pattern]
 
 
-def _as_text(path: str | os.PathLike[str]) -> str:
+def check_paths(paths: object, giver: str) -> list[str]:
+    """The paths that `giver` returned, as keys.
+
+    Raises:
+        TypeError: they are none; it names the giver and the value.
+    """
+    if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
+        raise TypeError(f"{giver} must return an iterable of paths, not {paths!r}")
+    return [as_key(_as_text(path, f"each path that {giver} returns")) for path in paths]
+
+
+def _as_text(path: str | os.PathLike[str], what: str = "a path") -> str:
     try:
         text = os.fspath(path)
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise TypeError(f"a path must be a str or an os.PathLike of str, not {path!r}")
+        raise TypeError(f"{what} must be a str or an os.PathLike of str, not {path!r}")
     return text
+
+
+def here() -> str:
+    """The current directory, or `""` where it is gone: only relative paths need it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 if sys.platform == "win32":
@@ -69,15 +88,15 @@ _TELL_EVERY = 5_000
 def list_files(
     pattern: str | list[str], excluded: Callable[[str], bool], told: Told = lambda number: None
 ) -> list[str]:
-    """The files that `pattern` names, each once, sorted; without directories, sockets, dangling
-    links and those that `excluded` says.
+    """The files that `pattern` names, each once: those of a glob sorted, those of a list in its
+    order. Without directories, sockets, dangling links and those that `excluded` says.
 
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
     Windows so is `a\\b`.
     Listed paths that are no files are left out with a warning, since somebody meant them. `told`
     hears now and then how many there are so far.
     """
-    paths = sorted(_matches(pattern, told) if isinstance(pattern, str) else _of_list(pattern, told))
+    paths = sorted(_matches(pattern, told)) if isinstance(pattern, str) else _of_list(pattern, told)
     return [path for path in paths if not excluded(path)]
 
 
@@ -93,7 +112,7 @@ def nothing_found(pattern: str | list[str]) -> str:
         inside = os.path.join(pattern, "**", "*")
         what = f"{quoted(pattern)} is a folder, and only files are processed"
         return f"{what}: {quoted(inside)} is all in it"
-    start = "" if os.path.isabs(pattern) else f" in the folder {quoted(os.getcwd())}"
+    start = "" if os.path.isabs(pattern) else f" in the folder {quoted(here())}"
     hint = _hint(pattern)
     return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
 
@@ -121,7 +140,7 @@ def _hint(pattern: str) -> str:
     return ""
 
 
-def _of_list(paths: list[str], told: Told) -> set[str]:
+def _of_list(paths: list[str], told: Told) -> Iterable[str]:
     files = []
     for path in paths:
         if os.path.isfile(path):
@@ -137,7 +156,7 @@ def _of_list(paths: list[str], told: Told) -> set[str]:
             f"paths listed{advice})",
             stacklevel=_levels_to_the_caller(),
         )
-    return {*map(normalised, files)}
+    return dict.fromkeys(map(normalised, files))
 
 
 def normalised(path: str) -> str:
@@ -160,17 +179,14 @@ def _levels_to_the_caller() -> int:
 def _matches(pattern: str, told: Told) -> Iterable[str]:
     """What `glob.glob` finds that is a file, normalised, each once.
 
-    It looks twice at every file, and reads every folder once more, so it is only asked for the
-    folders above the last ones.
+    It looks twice at every file, and goes round in a circle of links until the system refuses to,
+    so folders are read here.
     """
     head, tail = os.path.split(pattern)
-    if tail == "**" or not glob.has_magic(tail):
-        found: set[str] = set()
-        for path in glob.iglob(pattern, recursive=True):
-            if os.path.isfile(path):
-                found.add(normalised(path))
-            told(len(found))
-        return found
+    if not glob.has_magic(pattern):
+        return [normalised(pattern)] if os.path.isfile(pattern) else []
+    if tail == "**":
+        head, tail = pattern, "*"
     starts: set[str] = set()
     paths: list[str] = []
     several = False
@@ -190,20 +206,53 @@ _Entries = dict[str, "os.DirEntry[str]"]
 def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
-    if last != "**":
-        for folder in glob.glob(os.path.join(pattern, ""), recursive=True):
+    if not glob.has_magic(pattern) or above == pattern:
+        if os.path.isdir(folder := os.path.join(pattern, "")):
             yield folder, _entries(folder, told)
         return
-    below = glob.glob(os.path.join(above, ""), recursive=True)
+    for folder, entries in _folders(above, told):
+        if last == "**":
+            yield from _all_below(folder, entries, told)
+        elif not glob.has_magic(last):
+            if os.path.isdir(inside := os.path.join(folder, last, "")):
+                yield inside, _entries(inside, told)
+        else:
+            for name in _visible(entries, last):
+                if _is_folder(entries[name]):
+                    inside = os.path.join(folder, name, "")
+                    yield inside, _entries(inside, told)
+
+
+def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
+    """The folder, and all that are in it."""
+    yield folder, entries
+    below = _inside(folder, entries)
     while below:
         folder = below.pop()
         entries = _entries(folder, told)
         yield folder, entries
-        below += [
-            os.path.join(folder, name, "")
-            for name, entry in entries.items()
-            if not name.startswith(".") and _is_folder(entry)
-        ]
+        below += _inside(folder, entries)
+
+
+def _inside(folder: str, entries: _Entries) -> list[str]:
+    return [
+        os.path.join(folder, name, "")
+        for name, entry in entries.items()
+        if not name.startswith(".") and _is_folder(entry) and not _leads_up(entry)
+    ]
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder above itself, in which there would be no end."""
+    if not entry.is_symlink():
+        return False
+    target, path = os.stat(entry.path), os.path.abspath(entry.path)
+    while (above := os.path.dirname(path)) != path:
+        path = above
+        with contextlib.suppress(OSError):
+            if os.path.samestat(target, os.stat(path)):
+                return True
+    return False
 
 
 def _entries(folder: str, told: Told) -> _Entries:
@@ -219,11 +268,14 @@ def _entries(folder: str, told: Told) -> _Entries:
     return entries
 
 
+def _visible(entries: _Entries, pattern: str) -> list[str]:
+    names = fnmatch.filter(entries, pattern)
+    return names if pattern.startswith(".") else [name for name in names if name[0] != "."]
+
+
 def _names(entries: _Entries, pattern: str) -> list[str]:
     """The names of the files that match, by the rules of `glob.glob`."""
-    names = fnmatch.filter(entries, pattern)
-    if not pattern.startswith("."):
-        names = [name for name in names if name[0] != "."]
+    names = _visible(entries, pattern)
     try:
         return [name for name in names if entries[name].is_file()]
     except OSError:  # links in a circle

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from .checkpoints import Checkpoint
-from .files import Paths, as_key
+from .files import as_key, check_paths, list_files
 from .records import Failure, Outcome, Result
 from .values import pickle_value
 
@@ -38,24 +38,35 @@ class Hooks(Generic[Result]):
     """The hooks of a runner, with what they do if they are not overridden."""
 
     _function: Callable[[str], Result]
-    _pattern: Paths
+    _pattern: str | list[str]
     _checkpoint: Checkpoint
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy in another process needs: what the subclass has added, and the above."""
         return {name: value for name, value in vars(self).items() if name not in _STAY_HERE}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """In a copy, what only the runner itself has."""
+            what = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise RuntimeError(_NOT_HERE) if name in _STAY_HERE else AttributeError(what)
+
     # In the runner's process.
 
-    def collect_files(self) -> Paths:
-        """The paths to process, or a glob: called at the start of a run, and for `pending`. Files
-        that exist are taken, each once, in sorted order."""
-        return self._pattern
+    def collect_files(self) -> Iterable[Any]:
+        """The paths to process, in this order, or a glob: called at the start of a run, and for
+        `pending`. Of paths the files that exist are taken, each once.
+
+        Returns:
+            Those that the pattern names: a subclass can filter `super().collect_files()`.
+        """
+        return list_files(self._pattern, self._checkpoint.owns)
 
     def load_completed(self) -> Iterable[str]:
         """The paths that need not be processed because their results are saved, as the function
-        receives them (on Windows backslashes will do). Called before a run, and once more when the
-        checkpoint is locked."""
+        receives them (on Windows backslashes will do), or as `Path`s. Called before a run, and once
+        more when the checkpoint is locked."""
         return self._checkpoint.completed()
 
     def read_result(self, path: str) -> Result:
@@ -119,7 +130,13 @@ class Hooks(Generic[Result]):
         """Called once when everything is saved, also if `save` has raised."""
 
 
-_STAY_HERE = ("_options", "_running", "_stop_requests", "_ring")
+_STAY_HERE = ("_options", "_running", "_life", "_stop_requests", "_ring")
+
+_NOT_HERE = (
+    "this is a copy of a runner, as one that was pickled or copied, and those in a worker or the "
+    "saver, are: it cannot run, be stopped, or tell what is to do or who does what. Do that with "
+    "the runner itself, in its process; or make another one"
+)
 
 SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")
 
@@ -127,6 +144,15 @@ SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")
 def overrides(runner: Hooks[Any], *names: str) -> bool:
     """Whether the runner's class overrides one of these hooks."""
     return any(getattr(type(runner), name) is not getattr(Hooks, name) for name in names)
+
+
+def completed_elsewhere(hooks: Hooks[Any]) -> list[str]:
+    """What its `load_completed` gives, checked: as keys.
+
+    Raises:
+        TypeError: it is no iterable of paths.
+    """
+    return check_paths(hooks.load_completed(), f"{type(hooks).__name__}.load_completed()")
 
 
 class ResultsElsewhere(Mapping[str, Any]):
@@ -139,7 +165,7 @@ class ResultsElsewhere(Mapping[str, Any]):
         return self._hooks.read_result(as_key(path))
 
     def __iter__(self) -> Iterator[str]:
-        return map(as_key, self._hooks.load_completed())
+        return iter(completed_elsewhere(self._hooks))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -32,17 +32,18 @@ import functools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .between.children import refuse_in_daemonic_process
+from .between.clock import monotonic
 from .between.pipes import Owned
+from .callables import check_sent
 from .checkpoints import Checkpoint
-from .files import Paths, Told, as_key, check_pattern, is_in_shard, list_files, nothing_found
-from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, overrides
+from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
+from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, completed_elsewhere, overrides
 from .options import check_options
 from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .run.ledger import Ledger
@@ -67,7 +68,8 @@ class ResumableRunner(Hooks[Result]):
     Args:
         function: called with a path in a worker process; returns anything that can be pickled.
         pattern: a glob, as for `glob.glob(pattern, recursive=True)`, or an iterable of paths. Only
-            files count, and never the checkpoint itself; they are processed in sorted order.
+            files count, and never the checkpoint itself. Those of a glob are processed in sorted
+            order, those of an iterable in its own.
             Relative paths start at the directory in which `run` is called, and each call of
             `function` finds itself there.
         checkpoint: where results are saved; the suffix names the format: `.pkl` or `.pickle` (any
@@ -153,6 +155,7 @@ class ResumableRunner(Hooks[Result]):
         self._pattern = self._options.pattern
         self._checkpoint = self._options.checkpoint
         self._running = threading.Lock()
+        self._life: Owned | None = None  # while a run goes on
         self._stop_requests: StopRequests | None = None
         self._ring: Run | None = None
 
@@ -199,16 +202,19 @@ class ResumableRunner(Hooks[Result]):
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now, by slots; nothing while no run goes on. From any thread."""
+        self._check_process()
         return ring.workers() if (ring := self._ring) is not None else []
 
     def stop(self) -> None:
         """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
         report. Without effect while none goes on."""
+        self._check_process()
         if (stop_requests := self._stop_requests) is not None:
             stop_requests.ask()
 
     def pending(self) -> list[str]:
         """The files that `run` would process now, in order; raises `CheckpointError` like it."""
+        self._check_process()
         return [*self._plan(self._files()[0]).to_do]
 
     @property
@@ -224,9 +230,16 @@ class ResumableRunner(Hooks[Result]):
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
         return self._checkpoint.failures()
 
+    def _check_process(self) -> None:
+        """Raise `RuntimeError` in a copy, in which there is no run."""
+        if (life := self._life) is not None:
+            life.check_process()
+
     def _files(self, told: Told = lambda number: None) -> tuple[list[str], str]:
         """The files of the run; and if the pattern finds none, what to say of that."""
-        pattern = check_pattern(self.collect_files())
+        pattern = self._pattern
+        if overrides(self, "collect_files"):
+            pattern = check_pattern(self.collect_files())
         files = list_files(pattern, self._checkpoint.owns, told)
         note = "" if files else nothing_found(pattern)
         shard = self._options.shard
@@ -237,16 +250,18 @@ class ResumableRunner(Hooks[Result]):
     def _plan(self, files: list[str]) -> Plan:
         elsewhere = None
         if overrides(self, "load_completed"):
-            elsewhere = {*map(as_key, self.load_completed())}
+            elsewhere = {*completed_elsewhere(self)}
         return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
 
     def _outcomes(self, watched: bool) -> Generator[Outcome[Result], None, None]:
         """The run: yields the outcomes that are saved, if somebody watched, and leaves a report."""
+        self._check_process()
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         with Owned() as life:
+            self._life = life
             life.callback(self._running.release)
-            begun = time.monotonic()
+            begun = monotonic()
             name = getattr(self._options.setup.function, "__name__", "files")
             shared = watched or overrides(self, "on_saved")
             story = Story(progress_line(self._options.progress, sys.stderr, name, shared))
@@ -259,15 +274,16 @@ class ResumableRunner(Hooks[Result]):
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
                 story.announce(text)
             plan = self._plan(files)
-            ledger = Ledger(plan)
+            ledger = Ledger(plan, keep_failures=overrides(self, "save_failures"))
             stopped = False
             if plan.to_do:
                 stopped = yield from self._go_round(life, files, ledger, story, watched)
             elif plan.total:
                 story.has_nothing_to_do(plan, self._checkpoint.path)
-            failures = [self.failures.get(path) for path in sorted(ledger.standing)]
+            saved, kept = self.failures, ledger.kept
+            failures = [kept.get(path) or saved.get(path) for path in sorted(ledger.standing)]
             known = [failure for failure in failures if failure is not None]  # not damaged
-            report = ledger.report(known, time.monotonic() - begun, stopped)
+            report = ledger.report(known, monotonic() - begun, stopped)
             self._report = report._replace(note=note)
             story.ends(self._report)
 
@@ -301,6 +317,8 @@ class ResumableRunner(Hooks[Result]):
     ) -> Run:
         options = self._options
         hooks = self if overrides(self, *SAVER_HOOKS) else None
+        if hooks is not None or (overrides(self, "process_file") and options.executor is None):
+            check_sent(self, options.context)
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
         plan = functools.partial(self._plan, files)
         return Run(options, saving, plan, ledger, requests, story)
@@ -314,7 +332,7 @@ class ResumableRunner(Hooks[Result]):
         traceback: object,
     ) -> None:
         """The run is over: the signals that came during it take their effect."""
-        self._stop_requests = self._ring = None
+        self._life = self._stop_requests = self._ring = None
         if isinstance(error, Exception):
             left = isinstance(error.__context__, GeneratorExit)
             story.breaks(error, hidden=requests.signals or left)

@@ -64,9 +64,13 @@ def test_a_path_can_be_a_glob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [list, tuple, set, iter, lambda paths: (path for path in paths)])
 def test_iterables_of_paths(kind: Any) -> None:
-    """Any iterable of texts and Paths gives these files: sorted, normalised, each once."""
+    """Any iterable of texts and Paths gives these files: in its order, normalised, each once."""
     paths: Iterable[Any] = ["./b.txt", Path("a.txt"), "sub/../a.txt", "sub//c.txt"]
-    assert _files(kind(paths)) == ["a.txt", "b.txt", "sub/c.txt"]
+    files = _files(kind(paths))
+    if kind is set:
+        assert sorted(files) == ["a.txt", "b.txt", "sub/c.txt"]
+    else:
+        assert files == ["b.txt", "a.txt", "sub/c.txt"]
 
 
 def test_listed_paths_are_no_globs(tmp_path: Path) -> None:
@@ -109,8 +113,10 @@ def test_an_empty_list_is_no_files() -> None:
 
 
 def _slowly(pattern: str) -> list[str]:
-    """What the pattern means, by `glob` alone."""
+    """What the pattern means, by `glob` alone; but that goes round in circles."""
     found = glob.glob(pattern, recursive=True)
+    if "**" in pattern:
+        found = [path for path in found if "again/" not in path]
     return sorted({as_key(os.path.normpath(path)) for path in found if os.path.isfile(path)})
 
 

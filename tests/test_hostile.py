@@ -262,7 +262,7 @@ def test_a_forked_function_cannot_run_its_own_runner(folder: Path) -> None:
     runners.append(runner(lambda path: runners[0].run(), mp_context="fork"))
     report = runners[0].run()
     assert report.failed == 10
-    assert all("this runner is running already" in f.message for f in report.failures)
+    assert all("RuntimeError: this run belongs to process" in f.message for f in report.failures)
 
 
 def test_in_a_worker_of_another_pool(folder: Path, method: str) -> None:

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -86,7 +86,7 @@ class Child:
             sys.exit(1)  # as below
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
-            with system.interrupts_held_back(context), pipes.handing_over(*ends):
+            with _somewhere(), system.interrupts_held_back(context), pipes.handing_over(*ends):
                 self._process.start()
         except RuntimeError as error:
             if "bootstrapping" in str(error):
@@ -153,6 +153,24 @@ def _is_frozen_again() -> bool:
         return False
     asked = "--multiprocessing-fork", "from multiprocessing."
     return any(argument.startswith(asked) for argument in sys.argv)
+
+
+@contextlib.contextmanager
+def _somewhere() -> Iterator[None]:
+    """multiprocessing asks for the current directory. Where that is gone we are elsewhere
+    meanwhile, since only relative paths need it."""
+    try:
+        os.getcwd()
+    except OSError:
+        gone = os.open(os.curdir, os.O_RDONLY)
+        os.chdir(os.sep)
+        try:
+            yield
+        finally:
+            os.chdir(gone)
+            os.close(gone)
+    else:
+        yield
 
 
 def refuse_in_daemonic_process() -> None:

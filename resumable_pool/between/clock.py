@@ -6,10 +6,19 @@ Knows nothing of what is timed by it.
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import time
 from collections.abc import Iterator
 
 NEVER = float("inf")
+
+# Tests that freeze the time put something else in the place of `time.monotonic`, wherever they find
+# it, and a run would wait for ever. (Not by `time.monotonic` on Windows, which is coarse there.)
+if sys.platform == "win32":
+    monotonic = functools.partial(time.perf_counter)
+else:
+    monotonic = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
 # Who waits for so much longer than he meant to was stopped (Ctrl-Z, SIGSTOP), and perhaps the whole
 # machine with him. No file is charged for that. (What passes between two waits is a program's own
@@ -26,11 +35,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._looked_at = time.monotonic()
+        self._looked_at = monotonic()
 
     def look(self) -> float:
         """The time now."""
-        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        looked_at, self._looked_at = self._looked_at, monotonic()
         self.now += self._looked_at - looked_at
         return self.now
 
@@ -44,4 +53,4 @@ class Clock:
 
     def peek(self) -> float:
         """The time now, for another thread, which must not look."""
-        return self.now + time.monotonic() - self._looked_at
+        return self.now + monotonic() - self._looked_at

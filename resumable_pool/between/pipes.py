@@ -352,8 +352,8 @@ class Owned(contextlib.ExitStack):
         """Raise `RuntimeError` in a copy."""
         if os.getpid() != self.pid:
             raise RuntimeError(
-                f"this run belongs to process {self.pid}; {os.getpid()} is a forked copy of it, "
-                "which can neither go on with it nor end it"
+                f"this run belongs to process {self.pid}; process {os.getpid()} is a copy of that, "
+                "and can neither go on with it, nor stop it, nor tell of it"
             )
 
 

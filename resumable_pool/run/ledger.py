@@ -25,9 +25,12 @@ class Ledger:
     Attributes:
         counts: where the run stands.
         standing: the paths that stand as failed, whether in this run or in an earlier one.
+        kept: the failures of this run, where the checkpoint will not have them.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, keep_failures: bool = False) -> None:
+        self.kept: dict[str, Failure] = {}
+        self._keep_failures = keep_failures
         self._total = plan.total
         self._received: deque[str] = deque()
         self._finished: list[Finished] = []
@@ -52,6 +55,11 @@ class Ledger:
         self._note_sizes(paths)
         if self.standing:
             self.standing.difference_update(paths)
+
+    def note_failure(self, failure: Failure) -> None:
+        """The file has failed for good."""
+        if self._keep_failures:
+            self.kept[failure.path] = failure
 
     def note_failure_saved(self, path: str) -> None:
         """The failure of this one is saved."""

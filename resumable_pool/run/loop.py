@@ -5,7 +5,6 @@ Knows nothing of bytes and pickles, of how a process is started or ended, nor of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..between.clock import Clock
 from ..between.pipes import Owned
 from ..between.waiting import Waiter
 from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
+from ..files import here
 from ..options import Options
 from ..records import Failure, WorkerStatus
 from ..saver.saving import Saving
@@ -22,7 +22,6 @@ from .crew import Crew, State
 from .ledger import Finished, Ledger
 from .plan import Plan
 from .saver_handle import Saver
-from .screen import progress_line
 from .starts import Starts, start_error
 from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Stopping
@@ -77,7 +76,7 @@ class Run:
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
         crew = _crew_for(options)
         self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
-        self._crew = crew(options, self._saver, self._dealer, self._waiter, os.getcwd())
+        self._crew = crew(options, self._saver, self._dealer, self._waiter, here())
         self._verdicts = Verdicts(options, self._dealer, self._saver, ledger, story)
         self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, story)
 
@@ -246,12 +245,14 @@ class Run:
         if not self._ready:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             self._counts.note_workers(len(self._crew), self._ready, now)
-        try:
-            if self._opened:  # who is refused has not begun
-                self._story.draw(self._counts, now, lambda: self._crew.longest(now))
-        except Exception as error:  # of a bar that is not ours, and is left alone from now on
+        if self._opened:  # who is refused has not begun
+            self._story.draw(self._counts, now, lambda: self._crew.longest(now))
+        self._note_bar()
+
+    def _note_bar(self) -> None:
+        """One that is not ours may have raised, whatever it was told; it is told nothing more."""
+        if (error := self._story.screen.error) is not None:
             self._fail(error)
-            self._story.screen = progress_line(False, None)
 
     # What is decided.
 
@@ -333,6 +334,7 @@ class Run:
         if (how or lost) and not self.stopping.insisted:
             self._fail(self._saver.loss(how or "ended", self._opened))
         self._story.screen.end(self._counts)
+        self._note_bar()
         self.stopping.end()
 
 

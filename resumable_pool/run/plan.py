@@ -63,7 +63,7 @@ def make_plan(
     choices: Choices,
     saved_elsewhere: Collection[str] | None = None,
 ) -> Plan:
-    """What is to do of `files`, which are sorted.
+    """What is to do of `files`, in their order.
 
     A file that failed is not done, even if it has a result from before it changed; but it is done
     if it is `saved_elsewhere`, which takes the place of the checkpoint's results.
@@ -85,7 +85,10 @@ def make_plan(
             if path in completed and path not in standing and _has_changed(path, checkpoint)
         ]
     again = failed if choices.retry_failed else []
-    to_do = sorted([*new, *changed, *again])
+    to_do = new
+    if changed or again:
+        wanted = {*new, *changed, *again}
+        to_do = [path for path in files if path in wanted]
     sizes = {}
     if choices.largest_first:
         sizes = {path: max(fingerprint(path).size, 0) for path in to_do}

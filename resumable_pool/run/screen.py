@@ -31,7 +31,12 @@ class ProgressLine:
         redrawn: whether in one place, on a terminal.
         logged: whether, where it is not redrawn, a line of its own is written now and then.
         shared: whether the program may write to the same terminal, where it is left `aside`.
+
+    Attributes:
+        error: what somebody else's bar has raised, for which the run ends.
     """
+
+    error: Exception | None = None
 
     def __init__(
         self, stream: TextIO | None, redrawn: bool, logged: bool = False, shared: bool = False
@@ -125,7 +130,7 @@ class ProgressLine:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # the terminal is gone; the run goes on
+        except Exception:  # the terminal is gone, or no real one; the run goes on
             self._stream = None
 
 
@@ -149,6 +154,7 @@ class ProgressBar(ProgressLine):
         """Bring the bar to where the run stands, and close it."""
         if self._bar is not None:
             self._bring_to(counts)
+        if self._bar is not None:
             with self._using() as bar:
                 bar.close()
             self._bar = None
@@ -157,14 +163,19 @@ class ProgressBar(ProgressLine):
         """A bar has nothing but counts."""
 
     def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
+        if self.error is not None:
+            return
         if self._bar is None:
-            self._bar = self._make(
-                total=counts.total, initial=counts.finished, desc=self._name, unit="file"
-            )
+            with self._using():
+                self._bar = self._make(
+                    total=counts.total, initial=counts.finished, desc=self._name, unit="file"
+                )
             self._shown = counts.finished
         self._bring_to(counts)
 
     def _bring_to(self, counts: Counts) -> None:
+        if self._bar is None:  # it could not be made
+            return
         news, self._shown = counts.finished - self._shown, max(counts.finished, self._shown)
         with self._using() as bar:
             if counts.failed > self._failed and hasattr(bar, "set_postfix"):
@@ -177,14 +188,18 @@ class ProgressBar(ProgressLine):
         if hasattr(self._bar, "write"):
             with self._using() as bar:
                 bar.write(text.rstrip("\n"), file=self._stream)
-        else:
-            super()._write(text)
+                return
+        super()._write(text)
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Any]:
         bar, self._bar = self._bar, None
-        yield bar
-        self._bar = bar
+        try:
+            yield bar
+        except Exception as error:
+            self.error = error
+        else:
+            self._bar = self._bar or bar  # it may have been made just now
 
 
 def progress_line(

@@ -16,14 +16,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Generator, Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from ..between import children, system
-from ..between.clock import NEVER
+from ..between.clock import NEVER, monotonic
 from ..errors import ResumablePoolError
 from .inbox import Inbox
 
@@ -53,7 +52,7 @@ class StopRequests:
     def __init__(self, context: BaseContext, seconds: float = NEVER) -> None:
         """`seconds`: after so many, a stop is requested by itself."""
         # Not by a clock that stands still with the machine: whoever has set this time does not.
-        self._over_at = time.monotonic() + seconds
+        self._over_at = monotonic() + seconds
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
         # the moment before the wait begins is seen at the loop's next tick.)
         self._new: Inbox[str] = Inbox(context)
@@ -103,14 +102,14 @@ class StopRequests:
     def take(self) -> Iterator[str]:
         """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
         yield from self._new.take()
-        if time.monotonic() >= self._over_at:
+        if monotonic() >= self._over_at:
             self._over_at = NEVER
             yield TIME_OVER
 
     @property
     def seconds_left(self) -> float:
         """In how many seconds the time will be over."""
-        return self._over_at - time.monotonic()
+        return self._over_at - monotonic()
 
     def ask(self) -> None:
         """Ask for a stop, from any thread."""

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..between.clock import monotonic
 from ..files import Told
 from ..records import AlikeFailures, Failure, Report, count_files, from_here, in_words, quoted
 from .plan import Plan
@@ -72,10 +72,10 @@ class Story:
     def looks_for_files(self) -> Iterator[Told]:
         """Meanwhile; what it yields is to be told how many there are. If that takes long it is
         shown."""
-        begun = time.monotonic()
+        begun = monotonic()
 
         def told(number: int) -> None:
-            seconds = time.monotonic() - begun
+            seconds = monotonic() - begun
             if seconds >= SLOW_LISTING:
                 self.screen.draw_text(f"looking for files: {number:,}", seconds)
 

@@ -43,6 +43,7 @@ class Verdicts:
         self._options = options
         self._dealer = dealer
         self._saver = saver
+        self._ledger = ledger
         self._counts = ledger.counts
         self._story = story
         self._setbacks: deque[_Setback] = deque()
@@ -113,6 +114,7 @@ class Verdicts:
         if not stopped and self._dealer.attempt(failure.path) > self._options.retries:
             self._saver.tell(setback.keep)
             self._unsaved += 1
+            self._ledger.note_failure(failure)
             self._story.fails(failure, self._counts)
             return
         if setback.drop is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import sys
-import time
 from collections.abc import Collection
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..between import pipes
 from ..between.children import cannot_start
-from ..between.clock import NEVER
+from ..between.clock import NEVER, monotonic
 from ..between.frames import PIPE_SIZE
 from ..between.messages import BATCH_SECONDS, Died
 from ..between.waiting import Waiter
@@ -154,9 +153,9 @@ class WorkerCrew(Crew[WorkerProcess]):
             ready: the sentinels that are. Something forked may keep a sentinel quiet, too, so now
                 and then the processes themselves are asked.
         """
-        ask = time.monotonic() >= self._ask_at
+        ask = monotonic() >= self._ask_at
         if ask:
-            self._ask_at = time.monotonic() + ASK_SECONDS
+            self._ask_at = monotonic() + ASK_SECONDS
         for worker in self:
             if worker.reported_dead:
                 continue

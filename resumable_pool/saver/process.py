@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from ..between import children
-from ..between.clock import NEVER
+from ..between.clock import NEVER, monotonic
 from ..between.describing import describe
 from ..between.messages import (
     BatchOver,
@@ -150,16 +150,16 @@ class _InSaver:
             self._follow_orders(ready)
             if self._orders.at_end:
                 self._end_orphans()
-            records = self._save_received(time.monotonic())
-            self._save_due(time.monotonic())
-            self._reports.send_if_due(time.monotonic())
-            if nap := self._saving.nap(records, time.monotonic()):
+            records = self._save_received(monotonic())
+            self._save_due(monotonic())
+            self._reports.send_if_due(monotonic())
+            if nap := self._saving.nap(records, monotonic()):
                 time.sleep(nap)
         self._save_due(NEVER)
 
     def _wait_for_something(self) -> list[Connection]:
         due = min(self._saving.due, self._reports.due)
-        patience = None if due == NEVER else max(0.0, due - time.monotonic())
+        patience = None if due == NEVER else max(0.0, due - monotonic())
         if self._orders.at_end:
             patience = ORPHAN_SECONDS if patience is None else min(ORPHAN_SECONDS, patience)
         return self._waiter.wait(patience)
@@ -172,7 +172,7 @@ class _InSaver:
                 self._follow(pickle.loads(order))
             if self._orders.at_end:  # closed, or the runner is dead
                 self._waiter.remove(self._orders.end)
-                self._alone_since = time.monotonic()
+                self._alone_since = monotonic()
 
     def _follow(self, order: ToSaver) -> None:
         match order:
@@ -193,7 +193,7 @@ class _InSaver:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and
         nobody begins another."""
         self._streams.end_orphaned()
-        if self._timeout is not None and time.monotonic() > self._alone_since + self._timeout:
+        if self._timeout is not None and monotonic() > self._alone_since + self._timeout:
             self._streams.kill_workers()
 
     # Saving.

@@ -10,6 +10,7 @@ from binascii import crc32
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import outcome_frame
 from ..files import fingerprint
@@ -27,14 +28,14 @@ def process(
     of the outcome, with the `record` that the checkpoint will hold. What raises on the way becomes
     a value here, and only here."""
     found = fingerprint(path)
-    begun = time.perf_counter()
+    begun = monotonic()
     try:
         pickled = call(path)
-        seconds, finished_at = time.perf_counter() - begun, time.time()
+        seconds, finished_at = monotonic() - begun, time.time()
         value = Outcome(path, pickled, crc32(pickled), None, seconds, attempt, found, finished_at)
         return True, outcome_frame(value, record)
     except BaseException as error:
-        seconds = time.perf_counter() - begun
+        seconds = monotonic() - begun
         failure = Failure(path, "error", *describe(error), attempt, seconds)
     failed = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
     return False, outcome_frame(failed, record)

@@ -14,9 +14,9 @@ import contextlib
 import functools
 import os
 import threading
-import time
 from collections.abc import Sequence
 
+from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
@@ -51,7 +51,7 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     failed = _set_up(run, setup)
     if failed is not None:
         return 0, 0.0, plain_frame(failed)
-    begun = time.perf_counter()
+    begun = monotonic()
     call = functools.partial(_call, setup, os.getpid())
     frames: list[bytes] = []
     size = 0
@@ -60,10 +60,10 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
         ok, frame = process(call, setup.record, path, attempt)
         frames.append(b"".join(frame))
         size += len(frames[-1])
-        late = time.perf_counter() - begun >= _LONGEST_BATCH
+        late = monotonic() - begun >= _LONGEST_BATCH
         if late or size >= _MOST_BYTES or not ok:
             break  # after a failure the runner decides how to go on
-    return len(frames), time.perf_counter() - begun, b"".join(frames)
+    return len(frames), monotonic() - begun, b"".join(frames)
 
 
 def _set_up(run: str, setup: Setup) -> StartFailed | None:

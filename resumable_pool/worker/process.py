@@ -17,13 +17,13 @@ import functools
 import os
 import pickle
 import sys
-import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
 from ..between import children, pipes, system
+from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import FrameWriter, plain_frame
 from ..between.messages import (
@@ -134,12 +134,12 @@ class _InWorker:
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
         call = functools.partial(self._call, setup)
-        due = time.perf_counter() + _LONGEST_BATCH
+        due = monotonic() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
             self._go_back()
             system.stop_alarm()
             ok, frame = process(call, setup.record, path, attempt)
-            now = time.perf_counter()
+            now = monotonic()
             # After a failure the runner decides how to go on.
             last = number == len(batch) or now >= due or not ok
             if last or now >= self._look_at:

@@ -87,7 +87,7 @@ HANGS = """
 import threading
 import resumable_pool.run.stopping
 
-resumable_pool.stopping.SAVING_SECONDS = 0.2
+resumable_pool.run.stopping.SAVING_SECONDS = 0.2
 
 class Hangs(ResumableRunner):
     def save(self, outcomes):
