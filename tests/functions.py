@@ -147,6 +147,10 @@ DYING = {
 }
 
 
+if sys.platform == "win32":  # where most of them are one and the same
+    DYING = {name: DYING[name] for name in ("os._exit(0)", "os._exit(3)")}
+
+
 def _fork_and_die() -> None:
     """A child in C, which no hook of Python sees, keeps the worker's pipes open."""
     if ctypes.CDLL(None).fork() == 0:
@@ -295,6 +299,15 @@ HANGING: dict[str, Any] = {
     "waits for a subprocess, which ignores SIGTERM": lambda: os.system("trap '' TERM; sleep 600"),
     "waits for a forked child": lambda: os.waitpid(_fork_and_sleep(), 0),
 }
+
+
+if sys.platform == "win32":
+    _SLEEP = f'"{sys.executable}" -c "import time; time.sleep(600)"'
+    HANGING = {
+        name: HANGING[name]
+        for name in ("sleeps", "loops", "swallows every exception", "sleeps at pickling")
+    }
+    HANGING["waits for a subprocess"] = lambda: os.system(f'"{_SLEEP}"')
 
 
 def _fork_and_sleep() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from binascii import crc32
@@ -21,7 +22,7 @@ from resumable_pool.records import Outcome
 from resumable_pool.run import workers
 
 from . import functions
-from .conftest import CHEAPEST
+from .conftest import CHEAPEST, not_on_windows
 from .functions import KILL, number_in
 from .stage import FAIL, PATIENCE, Stage, act
 
@@ -61,7 +62,9 @@ def test_whatever_a_function_hangs_in_it_is_ended(folder: Path, method: str) -> 
         assert (failure.kind, failure.attempts) == ("timeout", 1)
         assert failure.message == "took longer than 0.5 s, and was killed"
         assert failure.seconds >= 0.5
-        if method != "fork":  # pytest has a watchdog running; forked from it, no other can be used
+        if (
+            method != "fork" and sys.platform != "win32"
+        ):  # pytest has a watchdog running; forked from it, no other can be used
             assert "functions.py" in failure.traceback
             assert "worker_process.py" not in failure.traceback
     assert functions.calls() == sorted(path.split()[0] for path in paths.values())
@@ -76,6 +79,7 @@ def test_others_go_on_while_one_hangs(folder: Path) -> None:
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
+@not_on_windows("SIGSTOP")
 def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
     """What a file left that was done at the last moment is not taken for that of the next one. That
     stops its process, and so its watchdog, for which nobody waits for ever."""
@@ -88,6 +92,7 @@ def test_a_time_out_has_no_traceback_of_another_file(folder: Path) -> None:
     assert (failure.path, failure.kind, failure.traceback) == ("in/01.txt", "timeout", "")
 
 
+@not_on_windows("SIGTERM")
 @pytest.mark.parametrize("method", BOTH)
 def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, method: str) -> None:
     """Each file with its own: what a function says when it is ended is nobody's failure."""
@@ -102,6 +107,7 @@ def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, met
     ]  # fmt: skip
 
 
+@not_on_windows("fork")
 def test_a_function_with_a_time_out_may_fork(folder: Path, method: str) -> None:
     """A copy that leaves by an exception is gone at once: nobody waits for it until time is up."""
     report = runner(functions.wait_for_copy, timeout=30, mp_context=method).run()
@@ -127,6 +133,7 @@ def fill_the_pipe_or_crash(path: str) -> bytes:
 
 
 @pytest.mark.parametrize("method", BOTH)
+@not_on_windows("named pipes")
 def test_who_waits_for_the_saver_is_not_late(
     folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -343,6 +350,7 @@ def test_a_worker_on_its_last_file_has_time_for_it(
     assert (report.completed, report.failures) == (3, [])
 
 
+@not_on_windows("SIGSTOP")
 def test_a_worker_that_does_not_leave_is_ended(
     folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

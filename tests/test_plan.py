@@ -75,7 +75,7 @@ def test_what_has_changed_since_may_be_done_again(checkpoint: PickleFile, change
             Path(name).write_text("more")
             os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns))
         elif change == "time":
-            os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+            os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000))
         else:
             Path(name).unlink()
     made = plan(checkpoint, rerun_changed=True)

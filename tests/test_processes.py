@@ -10,6 +10,8 @@ import pytest
 
 from resumable_pool.between import children as processes
 
+from .stage import PATIENCE
+
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
@@ -22,6 +24,7 @@ def test_how_a_child_ended_is_told(method: str, status: int) -> None:
     """Whoever started it."""
     context = multiprocessing.get_context(method)
     child = processes.Child(context, "test", leave, (status,), ())
+    assert wait([child.sentinel], PATIENCE)  # to start one may take longer than to leave may
     assert child.reap(in_peace=True) == status
 
 

@@ -26,7 +26,7 @@ from resumable_pool import (
 )
 
 from . import functions
-from .conftest import METHODS
+from .conftest import METHODS, not_on_windows
 from .stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -206,6 +206,7 @@ def test_a_worker_that_dies_costs_its_file_only(folder: Path, method: str) -> No
     assert functions.calls() == sorted([*ALL, *paths])
 
 
+@not_on_windows("fork")
 def test_so_it_does_where_the_system_has_no_pidfd(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +408,7 @@ def test_a_checkpoint_that_disappears_is_an_error(folder: Path) -> None:
     assert runner().run().completed == 10
 
 
+@not_on_windows("limits of a process")
 def test_too_few_descriptors_are_an_error_at_any_number(folder: Path) -> None:
     """Wherever they run out, there is an error or a good end, and nobody is left waiting; with
     enough of them the same runner does the rest."""
@@ -467,6 +469,7 @@ def test_lambdas_run_where_they_can_be_inherited(folder: Path) -> None:
         runner(lambda path: odd, mp_context="spawn")
 
 
+@not_on_windows("fork")
 def test_inside_a_daemonic_process_the_error_says_so(folder: Path) -> None:
     """Such a process may not have children."""
     process = multiprocessing.get_context("fork").Process(target=_run_as_daemon, daemon=True)

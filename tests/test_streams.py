@@ -17,6 +17,10 @@ from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
 from resumable_pool.saver.streams import Streams
 
+from .conftest import not_on_windows
+
+pytestmark = not_on_windows("frames of our own, of which one read gets several")
+
 Read = Callable[[], list[tuple[int, FromWorker | Ended]]]
 
 VALUE: Outcome[object] = Outcome("a", b"", 0, None, 0.5)
@@ -197,7 +201,6 @@ def test_an_ended_pipe_is_closed(streams: Streams, worker: Worker, read: Read) -
         worker.send(Ready())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there nobody can tell")
 def test_orphaned_streams_end_with_their_processes(
     streams: Streams, worker: Worker, read: Read
 ) -> None:
