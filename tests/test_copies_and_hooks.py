@@ -253,3 +253,47 @@ def test_a_link_to_a_folder_above_itself_is_not_followed(folder: Path) -> None:
     for pattern, paths in expected.items():
         runner = ResumableRunner(number_in, pattern, "result.pkl", **OPTIONS)
         assert [path for path in runner.pending() if not path.startswith("in/")] == paths
+
+
+FORKED = """
+import sys, threading, time
+from resumable_pool import ResumableRunner
+
+lock = threading.Lock()
+
+def work(path):
+    if "cuda" in sys.argv:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+    with lock:
+        return path
+
+def hold():
+    with lock:
+        held.set()
+        over.wait()
+
+if __name__ == "__main__":
+    held, over = threading.Event(), threading.Event()
+    if "threads" in sys.argv:
+        threading.Thread(target=hold).start()
+        held.wait()
+    runner = ResumableRunner(
+        work, "in/0[0-3].txt", "result.pkl", mp_context=sys.argv[1], timeout=0.5, max_workers=2
+    )
+    print(runner.run())
+    over.set()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+@pytest.mark.parametrize(
+    ("arguments", "times"),
+    [("fork threads", 1), ("fork cuda", 1), ("spawn cuda", 0), ("fork", 0), ("spawn threads", 0)],
+)
+def test_who_forks_a_program_with_threads_is_told_of_spawn(
+    folder: Path, arguments: str, times: int
+) -> None:
+    """Once, when the first calls hang or say so."""
+    Path("script.py").write_text(FORKED)
+    done = python("script.py", *arguments.split())
+    assert done.stderr.count('mp_context="spawn"') == times, done.stderr

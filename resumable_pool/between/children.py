@@ -173,6 +173,14 @@ def _somewhere() -> Iterator[None]:
         yield
 
 
+def has_other_threads() -> bool:
+    """Whether this process has threads besides this one: native ones, too, where one can tell."""
+    try:
+        return len(os.listdir("/proc/self/task")) > 1
+    except OSError:
+        return threading.active_count() > 1
+
+
 def refuse_in_daemonic_process() -> None:
     """Raise `WorkerStartError` where no process may be started."""
     if multiprocessing.process.current_process().daemon:

@@ -137,6 +137,14 @@ class Story:
         attempt = f"attempt {failure.attempts}"
         log(_INFO, f"{quoted(failure.path)} will be tried again ({attempt}): {failure.message}")
 
+    def suspects_fork(self, failure: Failure) -> None:
+        """It may have failed only because its worker was forked."""
+        self.announce(
+            f"{quoted(failure.path)} may have failed because its worker is a forked copy of this "
+            "program, which had other threads, or used a GPU, before the run: many libraries hang "
+            'or refuse to work in one. mp_context="spawn" starts workers without them'
+        )
+
     # Workers.
 
     def has_worker(self, name: str, seconds: float) -> None:

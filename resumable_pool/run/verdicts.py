@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from ..between import children
 from ..between.clock import NEVER
 from ..between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from ..options import Options
@@ -46,6 +47,8 @@ class Verdicts:
         self._ledger = ledger
         self._counts = ledger.counts
         self._story = story
+        self._forked = options.context.get_start_method() == "fork" and options.executor is None
+        self._threads = self._forked and children.has_other_threads()
         self._setbacks: deque[_Setback] = deque()
         self._unsaved = 0
 
@@ -106,11 +109,21 @@ class Verdicts:
         keep = RecordCrash(Outcome(path, None, 0, failure, seconds, attempt))
         self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, None, fresh=True))
 
+    def _suspect_fork(self, failure: Failure) -> None:
+        """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
+        or says that it cannot be used there. Told once."""
+        hangs = failure.kind == "timeout" and self._threads and not self._counts.completed
+        if hangs or "forked" in failure.message.lower():
+            self._forked = False
+            self._story.suspects_fork(failure)
+
     def judge(self, stopped: bool) -> None:
         """Decide about the next one. After a stop its file is still to do: nobody can know whether
         it would have failed without."""
         setback = self._setbacks.popleft()
         failure = setback.failure
+        if self._forked and not stopped:
+            self._suspect_fork(failure)
         if not stopped and self._dealer.attempt(failure.path) > self._options.retries:
             self._saver.tell(setback.keep)
             self._unsaved += 1
