@@ -95,7 +95,11 @@ class JsonLines(LogFile):
         return LineScan(fd, self.path, start, committed)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
-        return outcome_of(LineScan(fd, self.path, start, start).line_at(start))
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(start)
+            line = file.readline()
+        # It may have lost its end, see `_parts`.
+        return outcome_of(line) or outcome_of(next(_parts(line), (b"", None))[0])
 
     def _look(self, fd: int, findings: list[str]) -> tuple[Index, list[str]]:
         LineScan(fd, self.path, 0, 0).refuse_foreign()
@@ -194,10 +198,6 @@ class LineScan(Scan):
             elif line != b"\n":  # an empty one harms nobody
                 return
             start += len(line)
-
-    def line_at(self, start: int) -> bytes:
-        """The line that starts there."""
-        return next(self._lines_from(start), (b"", None))[0]
 
     def refuse_foreign(self) -> None:
         """Raise `CheckpointError` if there are lines, but none of ours, whole or torn."""
