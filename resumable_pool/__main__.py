@@ -116,6 +116,8 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("--stop-after", metavar="S", type=_seconds,
         help="stop after so many seconds, or 90m, 3h: finish the files in progress, begin no more")
     add("--retries", metavar="N", type=int, help="more attempts at a file that fails (default: 0)")
+    add("--retry-delay", metavar="S", type=float,
+        help="seconds before a further attempt, doubled each time (default: 0)")
     add("--initializer", metavar="NAME",
         help="a function, of the same module if no other is named, called once in each worker")
     add("--max-failures", metavar="N", type=int, help="stop once more files than this have failed")

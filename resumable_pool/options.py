@@ -48,6 +48,7 @@ class Options(NamedTuple):
     max_tasks_per_child: int | None
     timeout: float | None
     retries: int
+    retry_delay: float
     max_failures: int | None
     choices: Choices
     save_every: int
@@ -77,6 +78,7 @@ def check_options(given: SimpleNamespace) -> Options:
         max_tasks_per_child=_check_limit("max_tasks_per_child", given.max_tasks_per_child, 1),
         timeout=timeout,
         retries=_check_number("retries", given.retries, 0),
+        retry_delay=_check_seconds("retry_delay", given.retry_delay),
         max_failures=_check_limit("max_failures", given.max_failures, 0),
         choices=Choices(
             retry_failed=_check_bool("retry_failed", given.retry_failed),

@@ -22,6 +22,9 @@ FailureKind = Literal["error", "crashed", "timeout"]
 SHOWN_FAILURES = 10
 SHOWN_LENGTH = 200
 
+# What a failure says whose worker the system has killed, most often because memory was short.
+KILLED = "its worker was killed by SIGKILL"
+
 # Numbers and addresses differ from file to file, where what is wrong does not.
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
@@ -45,6 +48,11 @@ class Failure(NamedTuple):
     traceback: str
     attempts: int
     seconds: float
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the system has killed its worker (SIGKILL): memory was short, perhaps."""
+        return self.kind == "crashed" and self.message.startswith(KILLED)
 
     def __str__(self) -> str:
         """One line, whatever is in the path and the message."""

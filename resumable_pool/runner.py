@@ -88,6 +88,8 @@ class ResumableRunner(Hooks[Result]):
             which the machine, or this process, is stopped does not count, nor does `initializer`.
         retries: how many further attempts a file gets that fails in this run, for whatever reason,
             after all others have had their first one; in a fresh worker if it took its own along.
+        retry_delay: seconds of pause before a further attempt at a file, doubled for each one after
+            that, ten minutes at the most. Other files go on meanwhile, and a stop does not wait.
         retry_failed: whether a file that failed in an earlier run is tried again.
         max_failures: stop the run, as after a Ctrl-C, once more files than this have failed in it.
         largest_first: deal big files first instead of in path order, so that the end of the run is
@@ -132,6 +134,7 @@ class ResumableRunner(Hooks[Result]):
         max_tasks_per_child: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        retry_delay: float = 0.0,
         retry_failed: bool = True,
         max_failures: int | None = None,
         largest_first: bool = False,

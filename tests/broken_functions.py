@@ -8,6 +8,9 @@ from __future__ import annotations
 import builtins
 import os
 import resource
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +60,100 @@ def despair(path: str) -> Any:
     """As the file says."""
     note(path)
     return DESPERATE[Path(path).read_text()](path)
+
+
+# What one file does to those after it.
+
+broken = False
+
+
+def live_on(path: str) -> int:
+    """As the file says: it breaks its process, and fails or succeeds; it is bad; or it is well, in
+    a process that is."""
+    global broken
+    note(path)
+    what = Path(path).read_text()
+    if what == "breaks":
+        broken = True
+    if broken or what == "bad":
+        raise RuntimeError("the context is lost" if broken else "bad")
+    broken = what == "breaks later"
+    time.sleep(0.002)
+    return os.getpid()
+
+
+def leak_descriptors(path: str) -> int:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    kept.extend(os.open(path, os.O_RDONLY) for _ in range(2))
+    return len(kept)
+
+
+def leak_memory(path: str) -> int:
+    """Until its process has a gigabyte more than it had."""
+    if not kept:
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (limit + (1 << 28), limit + (1 << 28)))
+    kept.append(bytearray(1 << 24))
+    return len(kept)
+
+
+# Workers that do not start.
+
+
+def die_at_20(path: str) -> int:
+    """Number 20 takes its worker along; 60 goes on until four starts have been tried."""
+    note(path)
+    if path.endswith("020.txt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while path.endswith("060.txt") and os.path.getsize("started") < 4:
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def load_but_not_the_third_time(times: int) -> None:
+    """So many starts fail after the first two."""
+    with open("started", "ab", buffering=0) as started:
+        started.write(b".")
+    if 2 < os.path.getsize("started") <= 2 + times:
+        raise ConnectionError("the model server is away")
+
+
+# Workers that die.
+
+
+def be_killed_at_first(path: str) -> None:
+    """Says when it begins and ends; one with `killed` in its file is killed in between, the first
+    time that the folder sees it."""
+    note(f"begins {path}")
+    seen = Path(f"seen-{Path(path).name}")
+    if Path(path).read_text() == "killed" and not seen.exists():
+        seen.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    note(f"ends {path}")
+
+
+def die_idle(path: str) -> int:
+    """Its process dies when it is about to wait for the next file."""
+    note(path)
+    sys.setprofile(_die_in_receive)
+    return 1
+
+
+def _die_in_receive(frame: Any, event: str, argument: object) -> None:
+    if frame.f_code.co_name == "_receive" and event == "call":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_at_first(path: str) -> int:
+    """Twice, if the file is bad; notes when."""
+    with open(f"{path}.times", "a") as times:
+        times.write(f"{time.monotonic()}\n")
+    if Path(path).read_text() == "bad" and len(when(path)) < 3:
+        raise ConnectionError("429 Too Many Requests")
+    return 1
+
+
+def when(path: str) -> list[float]:
+    """The moments at which it was called."""
+    return [*map(float, Path(f"{path}.times").read_text().split())]

@@ -278,7 +278,8 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("resumable_pool.commands.verbs.ResumableRunner", runner)
     line = ["run", "tests.functions:number_in", "in/*", "result.pkl"]
     assert main(line) == 2
-    line += ["-j", "2", "--timeout", "1.5", "--retries", "3", "--initializer", "number_slowly"]
+    line += ["-j", "2", "--timeout", "1.5", "--initializer", "number_slowly"]
+    line += ["--retries", "3", "--retry-delay", "2.5"]
     line += ["--max-failures", "4", "--max-tasks-per-child", "5", "--mp-context", "spawn"]
     line += ["--largest-first", "--rerun-changed", "--no-retry-failed", "--grace-period", "6"]
     line += [
@@ -298,6 +299,7 @@ def test_the_options_are_those_of_the_runner(monkeypatch: pytest.MonkeyPatch) ->
         "max_workers": 2,
         "timeout": 1.5,
         "retries": 3,
+        "retry_delay": 2.5,
         "initializer": functions.number_slowly,
         "max_failures": 4,
         "max_tasks_per_child": 5,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from resumable_pool.between.clock import NEVER
 from resumable_pool.run import books as dealing
-from resumable_pool.run.books import Dealer
+from resumable_pool.run.books import Again, Dealer
 
 NOW = 0.0
 QUICK = NOW + 0.001  # after which one file has been quick enough for long batches
@@ -249,31 +250,95 @@ def test_another_attempt_comes_after_all_first_ones() -> None:
     dealer = Dealer(1)
     dealer.add("abc")
     dealer.deal(0, NOW)
-    dealer.retry(*dealer.finish(0, 1, NOW), fresh=False)
+    dealer.retry(*dealer.finish(0, 1, NOW), Again.ANY)
+    dealer.wake(NOW)
     assert [dealer.deal(worker, NOW) for worker in range(1, 5)] == [
         [("b", 1)], [("c", 1)], [("a", 2)], [],
     ]  # fmt: skip
-    dealer.retry(*dealer.finish(3, 1, NOW), fresh=False)
+    dealer.retry(*dealer.finish(3, 1, NOW), Again.ANY)
     assert dealer.attempt("a") == 3
     assert dealer.attempt("b") == 1
 
 
 def test_what_took_its_worker_along_waits_for_a_fresh_one() -> None:
-    """Others get nothing, though there is something to do; and it is dealt alone."""
+    """Who is none is in the way, though there is something to do; and it is dealt alone."""
     dealer = _with_quick_files(Dealer(1))
+    dealer.enter(1)
     dealer.add("ab")
-    dealer.retry("x", fresh=True)
-    dealer.retry("y", fresh=True)
-    assert _deal(dealer, 1, fresh=False) == ["a"]
-    assert _deal(dealer, 2, fresh=True) == ["b"]
+    dealer.retry("x", Again.FRESH)
+    dealer.retry("y", Again.FRESH)
+    dealer.wake(NOW)
+    assert _deal(dealer, 1) == ["a"]
+    dealer.enter(2)
+    assert _deal(dealer, 2) == ["b"]
     dealer.finish(1, 1, NOW)
     dealer.give_back(1)
     assert (dealer.to_do, dealer.over) == (2, False)
-    assert _deal(dealer, 1, fresh=False) == []
-    assert dealer.deal(3, NOW, fresh=True) == [("x", 2)]
+    assert _deal(dealer, 1) == []
+    assert dealer.is_in_the_way(1)
+    dealer.enter(3)
+    assert not dealer.is_in_the_way(3)
+    assert dealer.deal(3, NOW) == [("x", 2)]
     dealer.stop()
-    dealer.retry(*dealer.finish(3, 1, NOW), fresh=True)
-    assert _deal(dealer, 4, fresh=True) == []
+    dealer.retry(*dealer.finish(3, 1, NOW), Again.FRESH)
+    dealer.wake(NOW)
+    dealer.enter(4)
+    assert _deal(dealer, 4) == []
+
+
+def test_what_the_system_has_killed_is_dealt_last_and_alone() -> None:
+    """In a fresh worker, when nothing else is in work, and nothing else until it is done."""
+    dealer = Dealer(3)
+    for worker in range(3):
+        dealer.enter(worker)
+    dealer.add("abk", killed={"k"})
+    dealer.retry("l", Again.ALONE)
+    dealer.retry("x", Again.FRESH)
+    dealer.wake(NOW)
+    assert [_deal(dealer, worker) for worker in range(3)] == [["a"], ["b"], ["x"]]
+    dealer.enter(3)
+    dealer.finish(0, 1, NOW)
+    dealer.give_back(0)
+    dealer.lose(1)
+    assert _deal(dealer, 3) == []
+    assert (dealer.wanted, dealer.is_in_the_way(3), dealer.is_in_the_way(0)) == (1, False, False)
+    dealer.finish(2, 1, NOW)
+    dealer.give_back(2)
+    assert dealer.is_in_the_way(0)
+    assert _deal(dealer, 0) == []
+    assert dealer.deal(3, NOW) == [("k", 1)]
+    dealer.add("c")
+    dealer.enter(4)
+    assert (_deal(dealer, 4), dealer.is_in_the_way(4), dealer.wanted) == ([], True, 1)
+    assert dealer.lose(3) == "k"
+    assert _deal(dealer, 4) == ["c"]
+    dealer.finish(4, 1, NOW)
+    dealer.give_back(4)
+    assert (_deal(dealer, 4), dealer.is_in_the_way(4), dealer.wanted) == ([], True, 1)
+    dealer.enter(5)
+    assert dealer.deal(5, NOW) == [("l", 2)]
+
+
+def test_a_further_attempt_may_have_to_wait() -> None:
+    """It is dealt when its time has come; until then the run is not over, unless it is stopped."""
+    dealer = Dealer(1)
+    dealer.add("ab")
+    dealer.deal(0, NOW)
+    dealer.retry(*dealer.finish(0, 1, NOW), Again.ANY, due=NOW + 2)
+    dealer.give_back(0)
+    dealer.retry("z", Again.ANY, due=NOW + 1)
+    dealer.wake(NOW + 0.5)
+    assert _deal(dealer, 0) == ["b"]
+    dealer.finish(0, 1, NOW)
+    dealer.give_back(0)
+    assert (dealer.waiting, dealer.due, dealer.to_do, dealer.over) == (2, NOW + 1, 0, False)
+    dealer.wake(NOW + 1)
+    assert dealer.deal(0, NOW) == [("z", 2)]
+    dealer.finish(0, 1, NOW)
+    dealer.give_back(0)
+    assert (dealer.waiting, dealer.due) == (1, NOW + 2)
+    dealer.stop()
+    assert (dealer.waiting, dealer.due, dealer.over) == (0, NEVER, True)
 
 
 ILLEGAL: dict[str, tuple[Callable[[Dealer], object], str]] = {

@@ -132,6 +132,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout": float("nan")}, ValueError, "and 2,678,400 at most, not nan; None"),
     ({"timeout": float("inf")}, ValueError, "and 2,678,400 at most, not inf; None"),
     ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
+    ({"retry_delay": -1}, ValueError, "retry_delay must be 0 to"),
+    ({"retry_delay": "10"}, TypeError, "retry_delay must be a number of seconds, not '10'"),
     ({"retries": None}, TypeError, "retries must be an int, not None"),
     ({"retry_failed": 1}, TypeError, "retry_failed must be True or False, not 1"),
     ({"max_failures": -1}, ValueError, "max_failures must be at least 0, not -1"),

@@ -106,3 +106,10 @@ def test_a_path_does_nothing_to_the_terminal() -> None:
 def test_where_a_stopped_run_stands() -> None:
     """Done before and done now are one thing to somebody who has just stopped it."""
     assert describe_end(Counts(10, 3, 2, 1)) == "10 files: 5 done, 1 failed, 4 to do"
+
+
+def test_it_is_said_how_many_wait() -> None:
+    """For their next attempt; nobody wonders then why nothing goes on."""
+    counts = Counts(10, 0, 4)
+    counts.waiting = 3
+    assert "3 waiting to be tried again" in render(counts, 2.0)

@@ -36,6 +36,9 @@ from . import pipes
 
 if sys.platform == "win32":
     import _winapi
+else:
+    import fcntl
+    import termios
 
 # The length in front of a message, as multiprocessing has it; a long one has a mark in front of it.
 _LENGTH, _LONG_LENGTH, _LONG = struct.Struct("!i"), struct.Struct("!iQ"), -1
@@ -136,7 +139,7 @@ class PipeWriter:
         self._end = end
         self._waiter = waiter
         self._unwritten: deque[tuple[memoryview, Connection | None]] = deque()
-        self._closing = False
+        self._closing = self._unheard = False
         pipes.never_wait(end)
         if sys.platform == "win32":
             self._writing: _winapi.Overlapped | None = None
@@ -184,6 +187,17 @@ class PipeWriter:
             pipes.close(self._unacknowledged)
         pipes.close(self._end)
 
+    def has_unread(self, length: int) -> bool:
+        """Whether the last message, of this length, was not read, as far as one can tell: who reads
+        was gone, or it is still in the pipe, which keeps it until both ends are closed."""
+        if sys.platform == "win32":
+            return self._unheard
+        if self._unheard or self._end.closed:
+            return self._unheard
+        unread = array.array("i", [0])
+        fcntl.ioctl(self._end.fileno(), termios.FIONREAD, unread)
+        return bool(self._unwritten) or unread[0] >= length
+
     def drain(self) -> None:
         """Wait until all is written, or nobody reads it any more."""
         if not self._end.closed:
@@ -202,6 +216,7 @@ class PipeWriter:
         try:
             full = not self._write_all()
         except OSError:  # nobody reads it
+            self._unheard = True
             self.close()
             return
         self._waiter.remove_full(number)

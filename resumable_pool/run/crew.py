@@ -44,11 +44,12 @@ class Worker(Protocol):
         serial: its number; no other worker of the run has it.
         name: what a person calls it.
         state: what is wanted of it.
-        finished: how many outcomes its process is known to have sent: none, and it is fresh.
+        finished: how many outcomes its process is known to have sent.
         busy_since: when it was given the file that it is at, by the clock of the run.
         timed_out: whether it is condemned because that took too long.
         was_killed: once it is buried, whether it did not end by itself.
         to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
+        unread: once it is buried, whether it has never taken the batch that it was dealt last.
     """
 
     serial: int
@@ -59,6 +60,7 @@ class Worker(Protocol):
     timed_out: bool
     was_killed: bool
     to_blame: bool
+    unread: bool
 
     def note_ready(self) -> None:
         """Its initializer has returned."""

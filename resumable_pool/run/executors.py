@@ -158,7 +158,7 @@ class Slot:
         And those of every `Worker` (crew.py).
     """
 
-    timed_out = was_killed = False  # nobody can
+    timed_out = was_killed = unread = False  # nobody can, nor know
     finished = 0  # of its processes nothing is known, so a file may as well be given to any of them
 
     def __init__(

@@ -15,7 +15,7 @@ from ..between.waiting import Waiter
 from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import Failure, WorkerStatus
+from ..records import Failure, WorkerStatus, in_words
 from ..saver.saving import Saving
 from .books import Dealer
 from .crew import Crew, State
@@ -71,6 +71,7 @@ class Run:
         self._error: Exception | None = None
         self._excused = False
         self._starts = Starts()
+        self._why_not_started: dict[int, tuple[str, str]] = {}  # what workers said
         self._waiter = Waiter()
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
@@ -144,7 +145,8 @@ class Run:
         if self._short_of_workers() or self._behind:
             return 0.0
         now = self._clock.look()
-        due = min(self.stopping.due, self._verdicts.due, self._crew.due(now))
+        later = (self._dealer.due, self._starts.due(now), self._crew.due(now))
+        due = min(self.stopping.due, self._verdicts.due, *later)
         seconds = min(due - now, self._stop_requests.seconds_left)
         return min(TICK_SECONDS, max(0.0, seconds))
 
@@ -169,10 +171,10 @@ class Run:
                 self._crew.note_hello(serial)
             case messages.PassedOn(serial, messages.Ready()):
                 self._crew[serial].note_ready()
+                self._starts.note_ready()
                 self._story.has_worker(self._crew[serial].name, self._clock.now)
-            case messages.PassedOn(_, messages.StartFailed(message, traceback)):
-                if not self.stopping.stopped:  # or it failed of being told to end
-                    self._fail(start_error(message, traceback))
+            case messages.PassedOn(serial, messages.StartFailed(message, traceback)):
+                self._note_start_failed(serial, message, traceback)
             case messages.Received(serial, number):
                 self._ledger.note_received(self._finish(serial, number))
             case messages.Saved(number):
@@ -198,10 +200,17 @@ class Run:
             self._fail(error)
 
     def _judge_failures(self) -> None:
-        while self._verdicts and (self.stopping.stopped or self._clock.now >= self._verdicts.due):
-            self._verdicts.judge(self.stopping.stopped)
+        condemned, cleared = self._dealer.review()
+        for worker in map(self._crew.get, condemned):
+            if worker is not None:
+                worker.dismiss()
+        self._verdicts.release(cleared)
+        now = self._clock.now
+        while self._verdicts and (self.stopping.stopped or now >= self._verdicts.due):
+            self._verdicts.judge(now, self.stopping.stopped)
             if self._verdicts.too_many and not self.stopping.stopped:
-                self.stopping.stop(self._verdicts.why, self._clock.now)
+                self.stopping.stop(self._verdicts.why, now)
+        self._dealer.wake(now)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
@@ -210,29 +219,35 @@ class Run:
             try:
                 self._crew.start()
             except WorkerStartError as error:
-                self._fail(error)
+                self._note_no_start(error, by_itself=True)
             if self._clock.look() >= enough:
                 break
 
     def _short_of_workers(self) -> bool:
         if self._opened:
-            paths = self._dealer.to_do + self._dealer.busy
+            wanted = self._dealer.wanted
         else:  # they come into being while the saver does, and wait for it
             paths = 0 if self.stopping.stopped else self._counts.total - self._counts.finished
-        wanted = min(self._options.max_workers, paths)
-        return len(self._crew) < wanted and self._error is None
+            wanted = min(self._options.max_workers, paths)
+        may_start = self._error is None and self._clock.now >= self._starts.allowed_at
+        return len(self._crew) < wanted and may_start
 
     def _deal_paths(self) -> None:
-        if self._verdicts.perhaps_too_many or self._behind:
+        if self._behind:
+            return
+        pressed = self._verdicts.perhaps_too_many
+        if pressed and not self._dealer.press():
             return
         now = self._clock.look()  # it may have taken long to start workers
         for worker in self._crew.are(State.READY):
             if self._dealer.is_busy(worker.serial):
                 continue
-            most, fresh = self._crew.most(worker.serial), worker.finished == 0
-            if batch := self._dealer.deal(worker.serial, now, most, fresh):
+            if pressed and not self._dealer.may_tell(worker.serial):
+                continue
+            most = self._crew.most(worker.serial)
+            if batch := self._dealer.deal(worker.serial, now, most):
                 worker.deal(batch, now)
-            elif self._dealer.to_do:  # what it may not be dealt waits for another in its place
+            elif self._dealer.is_in_the_way(worker.serial, most):
                 worker.dismiss()
 
     def _dismiss_workers(self) -> None:
@@ -242,6 +257,7 @@ class Run:
 
     def _show_progress(self) -> None:
         now = self._clock.now
+        self._counts.waiting = self._dealer.waiting
         if not self._ready:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             self._counts.note_workers(len(self._crew), self._ready, now)
@@ -261,15 +277,22 @@ class Run:
         plan = self._make_plan()
         self._story.knows_the_plan(plan, notes)
         self._ledger.begin(plan)
-        self._dealer.add(plan.to_do)
+        self._dealer.add(plan.to_do, plan.killed())
         self._opened = True
         self._crew.begin()
 
     def _finish(self, serial: int, number: int) -> list[str]:
-        self._starts.note_file()
+        """So many more files have values: these."""
+        self._note_outcomes(serial, number)
+        paths = self._dealer.finish(serial, number, self._clock.now)
+        self._verdicts.forget(paths)
+        return paths
+
+    def _note_outcomes(self, serial: int, number: int) -> None:
         if (worker := self._crew.get(serial)) is not None:
+            if not worker.finished:
+                self._starts.note_proven()
             worker.note_outcomes(number, self._clock.now)
-        return self._dealer.finish(serial, number, self._clock.now)
 
     def _note_failure(self, serial: int, failure: Failure) -> None:
         """The function failed. The saver holds the failure until it is judged."""
@@ -278,8 +301,29 @@ class Run:
             # It failed of being told to end, and its worker's end is near.
             self._saver.tell(messages.DropFailure(path, self._dealer.attempt(path)))
             return
-        self._finish(serial, 1)
+        self._note_outcomes(serial, 1)
+        self._dealer.fail(serial, self._clock.now)
         self._verdicts.note_failure(failure, self._clock.now)
+
+    def _note_start_failed(self, serial: int, message: str, traceback: str) -> None:
+        """One of our own ends now; behind an executor no other process would do better."""
+        worker = self._crew.get(serial)
+        if worker is not None and worker.state is not State.READY:
+            self._why_not_started[serial] = message, traceback
+        elif not self.stopping.stopped:
+            self._fail(start_error(message, traceback))
+
+    def _note_no_start(self, error: WorkerStartError, by_itself: bool) -> None:
+        """A worker could not be started, or has ended before its first file, for this reason."""
+        now = self._clock.now
+        others = bool(self._crew.are(State.STARTING, State.READY) or self._dealer.busy)
+        if self.stopping.stopped:  # it may have failed of being told to end
+            return
+        if self._starts.note_failed(now, by_itself, others):
+            self._fail(error)
+        else:
+            pause = in_words(max(0.0, self._starts.allowed_at - now))
+            self._story.say(f"{error.reason}; another start is tried in {pause}")
 
     def _note_idle(self, serial: int) -> None:
         worker = self._crew.get(serial)
@@ -298,14 +342,20 @@ class Run:
         if not clean:
             self._story.loses_worker(worker.name, how)
         now = self._clock.now
+        said = self._why_not_started.pop(serial, None)
+        if worker.unread and self._dealer.is_busy(serial):
+            self._dealer.give_back(serial)  # it was dead, or as good as dead, before
         path = self._dealer.lose(serial, certain=worker.to_blame)
         if path is not None:
             seconds = now - worker.busy_since
+            self._verdicts.forget([path])
             self._verdicts.note_loss(path, worker.timed_out, how, last_words, seconds, now)
-        elif worker.state in (State.STARTING, State.READY) and self._dealer.to_do:
-            error = self._starts.note_failed(worker, how, last_words)
-            if error is not None:
-                self._fail(error)
+        elif worker.state in (State.STARTING, State.READY) and not worker.finished:
+            if not (said or self._dealer.to_do or self._dealer.waiting):
+                return  # nobody needs it any more
+            by_itself = worker.state is State.STARTING and not worker.was_killed
+            words = said or (f"before its first file, a worker {how}", last_words)
+            self._note_no_start(start_error(*words), by_itself)
 
     def _fail(self, error: Exception) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""

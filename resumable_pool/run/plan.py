@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
 from ..options import Choices
-from ..records import NO_FINGERPRINT, count_files, from_here, quoted, tally
+from ..records import NO_FINGERPRINT, Failure, count_files, from_here, quoted, tally
 
 
 class Plan(NamedTuple):
@@ -30,6 +30,7 @@ class Plan(NamedTuple):
         sizes: of the paths to do, in bytes, where they were asked for.
         advice: what a person must know who expects to find results: that those of other paths are
             there, which seem to mean these files. Usually nothing.
+        failures: what is known of those that failed, and more.
     """
 
     to_do: Sequence[str]
@@ -40,6 +41,14 @@ class Plan(NamedTuple):
     new: int
     sizes: Mapping[str, int] = {}
     advice: Sequence[str] = ()
+    failures: Mapping[str, Failure] = {}
+
+    def killed(self) -> set[str]:
+        """The paths to do again whose workers the system has killed: those that failed are read."""
+        if self.left:
+            return set()
+        failures = ((path, self.failures.get(path)) for path in self.failed)
+        return {path for path, failure in failures if failure is not None and failure.was_killed}
 
     @property
     def total(self) -> int:
@@ -71,7 +80,8 @@ def make_plan(
     Raises:
         CheckpointError: the checkpoint is something else, or damaged.
     """
-    completed, standing = checkpoint.completed(), {*checkpoint.failures()}
+    completed, failures = checkpoint.completed(), checkpoint.failures()
+    standing = {*failures}
     if saved_elsewhere is not None:
         completed = saved_elsewhere
         standing.difference_update(completed)
@@ -104,6 +114,7 @@ def make_plan(
         new=len(new),
         sizes=sizes,
         advice=[*_advice(files, new, completed, checkpoint)] if new and more else (),
+        failures=failures,
     )
 
 

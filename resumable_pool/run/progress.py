@@ -23,9 +23,9 @@ Longest = tuple[str, float] | None
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
     are left alone: they say nothing about its speed, and nor does the time before a worker was
-    ready: until then `starting` says how many are not. While it is `stopping`, nobody knows how
-    many more will be done. Where sizes are known, they say best how much is left: `size_done` of
-    `size_to_do`."""
+    ready: until then `starting` says how many are not. Those `waiting` will be tried again after a
+    pause. While it is `stopping`, nobody knows how many more will be done. Where sizes are known,
+    they say best how much is left: `size_done` of `size_to_do`."""
 
     def __init__(
         self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
@@ -35,6 +35,7 @@ class Counts:
         self.completed = completed
         self.failed = failed
         self.left = left
+        self.waiting = 0
         self.stopping = False
         self.starting = 0
         self.ready_at = 0.0
@@ -67,6 +68,8 @@ def render(
     stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
     if counts.failed:
         stand.append(f"{counts.failed:,} failed")
+    if counts.waiting:
+        stand.append(f"{counts.waiting:,} waiting to be tried again")
     if counts.starting and seconds >= LONG_SECONDS:
         workers = "1 worker" if counts.starting == 1 else f"{counts.starting:,} workers"
         stand.append(f"starting {workers}, {in_words(seconds)}")

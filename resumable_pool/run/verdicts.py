@@ -7,6 +7,7 @@ Knows no process and does no waiting; the clock is an argument.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..between import children
@@ -14,7 +15,7 @@ from ..between.clock import NEVER
 from ..between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
 from ..options import Options
 from ..records import Failure, Outcome, count_files, in_words
-from .books import Dealer
+from .books import Again, Dealer
 from .ledger import Ledger
 from .saver_handle import Saver
 from .story import Story
@@ -23,16 +24,19 @@ from .story import Story
 # processes, in any order: what that did to a function, or to its worker, is not the file's fault.
 JUDGING_SECONDS = 0.25
 
+# No file waits longer than this for a further attempt.
+LONGEST_RETRY_DELAY = 600.0
+
 
 class _Setback(NamedTuple):
     """A failed attempt, to be judged at `due`; what tells the saver to keep the failure, or to drop
-    it if it holds it; and whether a further attempt needs a fresh worker."""
+    it if it holds it; and what a further attempt needs."""
 
     failure: Failure
     due: float
     keep: ToSaver
     drop: ToSaver | None
-    fresh: bool
+    again: Again
 
 
 class Verdicts:
@@ -50,6 +54,8 @@ class Verdicts:
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
         self._threads = self._forked and children.has_other_threads()
         self._setbacks: deque[_Setback] = deque()
+        # By their paths, those that perhaps do not count (suspicion.py).
+        self._held: dict[str, _Setback] = {}
         self._unsaved = 0
 
     def __len__(self) -> int:
@@ -58,7 +64,8 @@ class Verdicts:
     @property
     def pending(self) -> bool:
         """Whether one is still to be judged, or its verdict to be saved."""
-        return bool(self._setbacks or self._unsaved)
+        held = self._held and not self._dealer.stopped
+        return bool(self._setbacks or self._unsaved or held)
 
     def note_saved(self) -> None:
         """A verdict has been saved."""
@@ -83,17 +90,34 @@ class Verdicts:
     @property
     def perhaps_too_many(self) -> bool:
         """Whether it may turn out so."""
-        return self._exceeded_by(self._counts.failed + self._unsaved + len(self._setbacks))
+        perhaps = len(self._setbacks) + self._dealer.held
+        return self._exceeded_by(self._counts.failed + self._unsaved + perhaps)
 
     def _exceeded_by(self, failed: int) -> bool:
         limit = self._options.max_failures
         return limit is not None and failed > limit
 
     def note_failure(self, failure: Failure, now: float) -> None:
-        """The function failed; the saver holds the failure."""
+        """The function failed; the saver holds the failure, in place of one that does not count."""
+        self._held.pop(failure.path, None)
         which = failure.path, failure.attempts
         keep, drop = KeepFailure(*which), DropFailure(*which)
-        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, drop, fresh=False))
+        setback = _Setback(failure, now + JUDGING_SECONDS, keep, drop, Again.ANY)
+        if self._dealer.holds(failure.path):
+            self._held[failure.path] = setback
+        else:
+            self._setbacks.append(setback)
+
+    def release(self, paths: Iterable[str]) -> None:
+        """Of these it is known by now that their failures count."""
+        self._setbacks.extend(self._held.pop(path) for path in paths)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """These have been tried once more, and what they failed of before does not count."""
+        for path in paths if self._held else ():
+            setback = self._held.pop(path, None)
+            if setback is not None and setback.drop is not None:
+                self._saver.tell(setback.drop)
 
     def note_loss(
         self, path: str, timed_out: bool, how: str, traceback: str, seconds: float, now: float
@@ -107,7 +131,8 @@ class Verdicts:
             message = f"its worker {how}"
             failure = Failure(path, "crashed", message, traceback, attempt, seconds)
         keep = RecordCrash(Outcome(path, None, 0, failure, seconds, attempt))
-        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, None, fresh=True))
+        again = Again.ALONE if failure.was_killed else Again.FRESH
+        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, None, again))
 
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
@@ -117,14 +142,15 @@ class Verdicts:
             self._forked = False
             self._story.suspects_fork(failure)
 
-    def judge(self, stopped: bool) -> None:
+    def judge(self, now: float, stopped: bool) -> None:
         """Decide about the next one. After a stop its file is still to do: nobody can know whether
         it would have failed without."""
         setback = self._setbacks.popleft()
         failure = setback.failure
         if self._forked and not stopped:
             self._suspect_fork(failure)
-        if not stopped and self._dealer.attempt(failure.path) > self._options.retries:
+        attempt = self._dealer.attempt(failure.path)
+        if not stopped and attempt > self._options.retries:
             self._saver.tell(setback.keep)
             self._unsaved += 1
             self._ledger.note_failure(failure)
@@ -136,4 +162,7 @@ class Verdicts:
             self._story.drops(failure)
         else:
             self._story.will_retry(failure)
-            self._dealer.retry(failure.path, setback.fresh)
+            # Doubled each time; the exponent is bounded, or it would be too large for a float.
+            pause = self._options.retry_delay * 2.0 ** min(attempt - 1, 64)
+            due = now + min(pause, LONGEST_RETRY_DELAY)
+            self._dealer.retry(failure.path, setback.again, due)

@@ -19,6 +19,7 @@ from ..between.clock import NEVER, monotonic
 from ..between.frames import PIPE_SIZE
 from ..between.messages import BATCH_SECONDS, Died
 from ..between.waiting import Waiter
+from ..errors import WorkerStartError
 from ..options import Options
 from ..records import WorkerStatus
 from ..worker.process import watchdog_works
@@ -71,6 +72,7 @@ class WorkerCrew(Crew[WorkerProcess]):
     def start(self) -> None:
         serial = self._started
         self._started += 1
+        self._dealer.enter(serial)
         taken = {worker.slot for worker in self}
         slot = next(slot for slot in range(len(self._slots)) if slot not in taken)
         try:
@@ -84,7 +86,10 @@ class WorkerCrew(Crew[WorkerProcess]):
                 )
             finally:
                 pipes.close(writer)
-        except OSError as error:
+        except (OSError, WorkerStartError) as error:
+            self._dealer.lose(serial)
+            if isinstance(error, WorkerStartError):
+                raise
             raise cannot_start("worker", error) from None
         self._workers[serial] = worker
         self._slots[slot].starts += 1

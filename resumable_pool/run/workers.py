@@ -79,7 +79,9 @@ class WorkerProcess:
         self.slot = slot
         self.finished = 0
         self.busy_since = 0.0
-        self.timed_out = self.reported_dead = self.is_done = self.was_killed = False
+        self.timed_out = self.reported_dead = self.is_done = False
+        self.was_killed = self.unread = False
+        self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
         with pipes.PipesForChild(context) as made:
@@ -107,10 +109,13 @@ class WorkerProcess:
         if self._setup.timeout is not None:
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
-        self._tasks.send(pickle.dumps(batch))
+        message = pickle.dumps(batch)
+        self._sent = len(message)
+        self._tasks.send(message)
 
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
+        self._sent = 0
         self._tasks.send(pickle.dumps([]))
 
     def note_outcomes(self, number: int, now: float) -> None:
@@ -167,6 +172,7 @@ class WorkerProcess:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
+        self.unread = self._sent > 0 and self._tasks.has_unread(self._sent)
         self._tasks.close()
         exitcode = self.process.reap(in_peace)
         self.was_killed = system.was_killed(exitcode)

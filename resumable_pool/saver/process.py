@@ -183,7 +183,7 @@ class _InSaver:
             case KeepFailure(path, attempt):
                 self._save_failure(self._held.pop((path, attempt)))
             case DropFailure(path, attempt):
-                del self._held[path, attempt]
+                self._held.pop((path, attempt), None)  # two attempts may have the same number
             case RecordCrash(outcome):
                 self._save_failure(outcome)
             case _:

@@ -1,0 +1,183 @@
+"""Which workers are broken, as a table: what they did, and what is decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resumable_pool.run.books import Again, Dealer
+
+NOW = 0.0
+
+
+class Play:
+    """Workers that are dealt files one at a time, and succeed or fail as a text says.
+
+    `1+2-` is: worker 1 succeeds with its next file, worker 2 fails with its. `1*` is that it dies
+    with it, `1.` that it is dealt one and is at it, `1<` that it has left, `1>` that it has come.
+    """
+
+    def __init__(self, workers: int, files: str) -> None:
+        self.dealer = Dealer(workers)
+        self.dealer.add(files)
+        self.dealt: list[str] = []
+        self.dismissed: list[int] = []
+        self.counted: list[str] = []
+        for worker in range(1, workers + 1):
+            self.dealer.enter(worker)
+
+    def act(self, text: str) -> None:
+        for worker, deed in zip(map(int, text[::2]), text[1::2], strict=True):
+            self._do(worker, deed)
+            condemned, cleared = self.dealer.review()
+            self.dismissed += condemned
+            self.counted += cleared
+
+    def _do(self, worker: int, deed: str) -> None:
+        if deed == ">":
+            self.dealer.enter(worker)
+            return
+        if deed != "<" and not self.dealer.is_busy(worker):
+            batch = self.dealer.deal(worker, NOW, most=1)
+            self.dealt += [f"{worker}{path}{attempt}" for path, attempt in batch]
+            if not batch:
+                return
+        match deed:
+            case "+":
+                self.dealer.finish(worker, 1, NOW)
+                self.dealer.give_back(worker)
+            case "-":
+                self.dealer.fail(worker, NOW)
+                self.dealer.give_back(worker)
+            case "*" | "<":
+                self.dealer.lose(worker)
+
+
+# How many workers, which files, what happens; and then: who is dismissed, whose failures count, and
+# which doubtful files wait for a fresh worker, in their order.
+CASES: dict[str, tuple[int, str, str, tuple[list[int], str, str]]] = {
+    "a success, and three failures": (1, "abcdefg", "1+1-1-1-", ([1], "", "dcb")),
+    "two failures are not enough": (1, "abcdefg", "1+1-1-", ([], "", "")),
+    "and count once there is a success": (1, "abcdefg", "1+1-1-1+", ([], "cb", "")),
+    "or nothing more to do": (1, "abc", "1+1-1-1.", ([], "cb", "")),
+    "or it leaves": (2, "abcdefg", "1+1-1-1<", ([], "cb", "")),
+    "not in a row": (1, "abcdefg", "1+1-1-1+1-1-1+", ([], "cbfe", "")),
+    "nobody has ever had a success, and there is nobody else":
+        (1, "abcdefg", "1-1-1-1-", ([], "abcd", "")),
+    "nobody has, and all have failed": (2, "abcdefg", "1-2-1-2-", ([], "abcd", "")),
+    "nobody has, and somebody may yet": (2, "abcdefgh", "2.1-1-1-1-", ([], "", "")),
+    "and then has": (2, "abcdefgh", "2.1-1-1-1-2+", ([1], "", "dcb")),
+    "and then has not": (2, "abcdefgh", "2.1-1-1-1-2-", ([], "adcb", "")),
+    "others have had one": (2, "abcdefgh", "2+1-1-1-", ([1], "", "dcb")),
+    "none since the last dismissal, nor itself, but another worker is to come":
+        (2, "abcdefghijkl", "2-1+1-1-1-1<2-2-", ([1], "", "edc")),
+    "two at the same time": (2, "abcdefghijkl", "1+2+1-2-1-2-1-2-", ([1, 2], "", "gechfd")),
+    "its crash is the third": (1, "abcdefg", "1+1-1-1*", ([], "", "cb")),
+    "a crash alone is nothing": (1, "abcdefg", "1+1*", ([], "", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("workers", "files", "text", "decided"), CASES.values(), ids=CASES)
+def test_what_is_decided(workers: int, files: str, text: str, decided: Any) -> None:
+    """After these events these workers go, these failures count, and these files are doubtful."""
+    play = Play(workers, files)
+    play.act(text)
+    dismissed, counted, doubtful = decided
+    assert play.dismissed == dismissed
+    assert sorted(play.counted) == sorted(counted)
+    assert [*play.dealer._doubtful] == [*doubtful]
+
+
+def test_a_doubtful_file_is_tried_in_a_worker_that_nothing_can_have_broken() -> None:
+    """The last one first, and as long as they succeed all of them in the same; that call is no
+    attempt. One that fails again is to blame, and its worker goes as well."""
+    play = Play(2, "abcdefgh")
+    play.act("2+1+1-1-1-2+3>3+3+")
+    assert play.dealt[-3:] == ["2f1", "3e1", "3d1"]
+    assert play.dealer.attempt("d") == 1
+    play.act("3-")
+    assert play.dealt[-1] == "3c1"
+    assert (play.dismissed, play.counted, play.dealer.holds("c")) == ([1, 3], [], False)
+    play.act("2+2+2.")
+    assert play.dealt[-2:] == ["2g1", "2h1"]
+    assert play.dealer.over
+
+
+def test_until_one_has_succeeded_doubtful_files_are_tried_one_by_one() -> None:
+    """If it is the function, more would be for nothing; after it, side by side."""
+    play = Play(2, "abcdefgh")
+    play.act("1+1-1-1-3>4>5>3.4.")
+    assert play.dealt[-2:] == ["3d1", "4e1"]
+    play.act("3+3.5.")
+    assert play.dealt[-2:] == ["3c1", "5b1"]
+
+
+def test_a_suspicion_that_is_refuted_is_a_lesson() -> None:
+    """When three fail again the others count as they are, and from then on it takes twelve in a
+    row; a doubtful file that succeeds makes it three again."""
+    files = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJ"
+    play = Play(2, files)
+    play.act("1+2+1-1-1-2-2-2-3>3-4>4-5>5-")
+    assert play.dealt[-3:] == ["3e1", "4d1", "5c1"]
+    assert play.dismissed == [1, 2, 3, 4, 5]
+    assert play.counted == ["h", "g", "f"]
+    play.act("6>6+" + 11 * "6-")
+    assert play.dismissed == [1, 2, 3, 4, 5]
+    play.act("6-7>7+8>8+8-8-8-")
+    assert play.dismissed == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_what_has_failed_before_says_nothing_of_a_worker() -> None:
+    """It does so again anywhere: its further attempts are no suspicious row."""
+    play = Play(1, "abcd")
+    play.act("1+1-1+1-1.")
+    for path in play.counted:
+        play.dealer.retry(path, Again.ANY)
+    for _ in range(3):
+        play.dealer.wake(NOW)
+        play.act("1-1-")
+        play.dealer.retry("b", Again.ANY)
+        play.dealer.retry("d", Again.ANY)
+    assert play.dismissed == []
+
+
+def test_who_has_just_failed_twice_is_not_trusted_with_further_attempts() -> None:
+    """As long as there is another; and if there is none, it makes room for a fresh one."""
+    play = Play(2, "abcd")
+    play.act("2.1+1-1-1.")
+    assert play.counted == ["d", "c"]
+    for path in play.counted:
+        play.dealer.retry(path, Again.ANY)
+    play.dealer.wake(NOW)
+    play.act("1.")
+    assert not play.dealer.is_in_the_way(1)
+    play.act("2+2.")
+    assert play.dealt[-1] == "2d2"
+    play.act("2+2<")
+    assert play.dealer.is_in_the_way(1)
+    play.act("1.")
+    assert play.dealt[-1] == "2d2"
+    play.act("1<3>3.")
+    assert play.dealt[-1] == "3c2"
+
+
+def test_of_an_executor_s_processes_nothing_is_known() -> None:
+    """So nothing is suspected, and every failure counts at once."""
+    dealer = Dealer(1)
+    dealer.add("abcd")
+    for path in "abcd":
+        dealer.deal(0, NOW)
+        assert dealer.fail(0, NOW) == path
+        assert not dealer.holds(path)
+        dealer.give_back(0)
+    assert dealer.review() == ([], [])
+
+
+def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
+    """Two failures in a row make a worker go; one counts."""
+    play = Play(2, "abcdefgh")
+    play.act("1+2+1-1-2-")
+    play.dealer.press()
+    assert play.dealer.review() == ([1], ["e"])
+    assert [*play.dealer._doubtful] == ["d", "c"]
