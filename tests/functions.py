@@ -148,7 +148,7 @@ DYING = {
 
 
 if sys.platform == "win32":  # where most of them are one and the same
-    DYING = {name: DYING[name] for name in ("os._exit(0)", "os._exit(3)")}
+    DYING = {name: DYING[name] for name in ("SIGKILL", "os._exit(0)", "os._exit(3)")}
 
 
 def _fork_and_die() -> None:

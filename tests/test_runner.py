@@ -194,6 +194,10 @@ WORDS = {
 }
 
 
+if sys.platform == "win32":
+    WORDS["SIGKILL"] = "its worker exited with status 9"
+
+
 def test_a_worker_that_dies_costs_its_file_only(folder: Path, method: str) -> None:
     """It is replaced, and the file is named with the way its worker ended."""
     paths = sabotaged(functions.DYING, "die")

@@ -68,7 +68,7 @@ def test_nothing_found_is_said_without_a_terminal(
 ) -> None:  # fmt: skip
     """In a pipe as well; the log and the report have it, whatever was asked for."""
     report = ResumableRunner(functions.number_in, "no/*.txt", "r.pkl", progress=progress).run()
-    text = f"no files match 'no/*.txt' in the folder {os.getcwd()!r}; there is no 'no'"
+    text = f"no files match 'no/*.txt' in the folder {quoted(os.getcwd())}; there is no 'no'"
     assert capsys.readouterr().err == ("" if progress is False else f"{text}\n")
     assert text in _lines(log, logging.INFO)
     assert str(report) == f"nothing to do: {text}"
@@ -127,7 +127,7 @@ def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) ->
     begin, plan, *_, end = _lines(log, logging.INFO)
     assert (
         begin
-        == f"a run of 'odd_ones_fail' begins, with the checkpoint {os.path.abspath('r.pkl')!r}"
+        == f"a run of 'odd_ones_fail' begins, with the checkpoint {quoted(os.path.abspath('r.pkl'))}"
     )
     assert plan == "10 files: 4 done before, 6 new"
     assert end == f"the run has ended: {report}"

@@ -66,7 +66,7 @@ class Story:
 
     def begins(self, function: str, checkpoint: str) -> None:
         """Nothing has been looked at yet."""
-        log(_INFO, f"a run of {function!r} begins, with the checkpoint {checkpoint!r}")
+        log(_INFO, f"a run of {function!r} begins, with the checkpoint {quoted(checkpoint)}")
 
     @contextlib.contextmanager
     def looks_for_files(self) -> Iterator[Told]:
