@@ -125,10 +125,8 @@ def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) ->
         odd_ones_fail, "in/*.txt", "r.pkl", max_workers=2, progress=False
     ).run()
     begin, plan, *_, end = _lines(log, logging.INFO)
-    assert (
-        begin
-        == f"a run of 'odd_ones_fail' begins, with the checkpoint {quoted(os.path.abspath('r.pkl'))}"
-    )
+    path = quoted(os.path.abspath("r.pkl"))
+    assert begin == f"a run of 'odd_ones_fail' begins, with the checkpoint {path}"
     assert plan == "10 files: 4 done before, 6 new"
     assert end == f"the run has ended: {report}"
     assert sorted(_lines(log, logging.WARNING)) == [
