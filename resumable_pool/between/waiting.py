@@ -190,13 +190,13 @@ class PipeWriter:
     def has_unread(self, length: int) -> bool:
         """Whether the last message, of this length, was not read, as far as one can tell: who reads
         was gone, or it is still in the pipe, which keeps it until both ends are closed."""
-        if sys.platform == "win32":
-            return self._unheard
         if self._unheard or self._end.closed:
             return self._unheard
-        unread = array.array("i", [0])
-        fcntl.ioctl(self._end.fileno(), termios.FIONREAD, unread)
-        return bool(self._unwritten) or unread[0] >= length
+        if sys.platform != "win32":
+            unread = array.array("i", [0])
+            fcntl.ioctl(self._end.fileno(), termios.FIONREAD, unread)
+            return bool(self._unwritten) or unread[0] >= length
+        return False
 
     def drain(self) -> None:
         """Wait until all is written, or nobody reads it any more."""
