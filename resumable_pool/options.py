@@ -66,7 +66,7 @@ def check_options(given: SimpleNamespace) -> Options:
     timeout = _check_duration("timeout", given.timeout)
     stop_after = _check_duration("stop_after", given.stop_after)
     checkpoint = _check_checkpoint(given.checkpoint)
-    setup = _check_setup(given, checkpoint, timeout)
+    setup = _check_setup(given, timeout)
     # With an executor only the saver is a process of ours, and it is not given the function.
     sent = setup._replace(function=len, initializer=None, initargs=())
     return Options(
@@ -135,14 +135,15 @@ def _check_duration(name: str, value: Any) -> float | None:
     )
 
 
-def _check_setup(given: SimpleNamespace, checkpoint: Checkpoint, timeout: float | None) -> Setup:
+def _check_setup(given: SimpleNamespace, timeout: float | None) -> Setup:
     check_function(given.function)
     check_initializer(given.initializer)
     initargs = given.initargs
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    encode, record = checkpoint.encode, checkpoint.record
-    return Setup(given.function, given.initializer, tuple(initargs), encode, record, timeout)
+    return Setup(
+        given.function, given.initializer, tuple(initargs), timeout, given.rerun_changed is True
+    )
 
 
 def _check_checkpoint(checkpoint: Any) -> Checkpoint:

@@ -10,7 +10,8 @@ import pickle
 import re
 import sys
 import types
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 # Up to protocol 3 a pickle names its memo slots absolutely, so that the checkpoint can append it to
 # another pickle without renumbering (see checkpoints/pickle_layout.py).
@@ -35,6 +36,21 @@ _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 # What JSON, where both are escapes, takes for one character beyond the first 65,536.
 _HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+class Encoder(NamedTuple):
+    """What makes a checkpoint's bytes of results. Workers are sent it once the checkpoint is open,
+    so that the saver only appends what they have made.
+
+    Attributes:
+        encode: the bytes of a result, or `UnstorableValue`.
+        record: called with a path, those bytes, the seconds of the call, the number of the attempt,
+            the input's fingerprint and when the call ended: what will stand in the checkpoint, in
+            parts, so that a large value need not be copied.
+    """
+
+    encode: Callable[[Any], bytes]
+    record: Callable[..., Sequence[Bytes]]
 
 
 class UnstorableValue(Exception):

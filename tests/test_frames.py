@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 
 import pytest
 
-from resumable_pool.between.frames import FrameReader, FrameWriter, outcome_frame, plain_frame
+from resumable_pool.between.frames import FrameReader, FrameWriter, plain_frame, value_frame
 from resumable_pool.between.messages import (
     BatchOver,
     Done,
@@ -78,7 +78,7 @@ def _frame(message: FromWorker) -> Sequence[Bytes]:
     if not isinstance(message, Values):
         return [plain_frame(message)]
     (record,) = message.records
-    return outcome_frame(Outcome("a", b"", 0, None, 0.0), lambda _: [record[:3], record[3:]])
+    return value_frame([record[:3], record[3:]])
 
 
 def _singly(messages: Sequence[FromWorker]) -> list[FromWorker]:

@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.between.frames import FrameWriter, outcome_frame, plain_frame
+from resumable_pool.between.frames import FrameWriter, plain_frame, value_frame
 from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
 from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
@@ -39,7 +39,9 @@ class Worker:
     def send(self, *messages: FromWorker) -> None:
         for message in messages:
             if isinstance(message, Outcome):
-                self._writer.send(outcome_frame(message, lambda _: [b"a record"]))
+                self._writer.send(
+                    value_frame([b"a record"]) if message.ok else [plain_frame(message)]
+                )
             else:
                 self._writer.send([plain_frame(message)])
 

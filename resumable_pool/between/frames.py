@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -149,17 +149,11 @@ class FrameReader:
         self._unread = view[len(begun) :]
 
 
-def outcome_frame(
-    outcome: Outcome[Any], record: Callable[[Outcome[Any]], Sequence[Bytes]]
-) -> list[Bytes]:
-    """An outcome's frame, in one part or several; what is in it of a value, the checkpoint's
-    `record` says."""
-    if outcome.failure is not None:
-        return [plain_frame(outcome)]
-    body = record(outcome)
-    length = sum(map(len, body))
-    parts = [_FRAME.pack(_VALUE, length), *body]
-    return [b"".join(parts)] if length < _LARGE else parts
+def value_frame(record: Sequence[Bytes]) -> Sequence[Bytes]:
+    """The frame of a result, in one part or several, as its record is."""
+    length = sum(map(len, record))
+    parts = (_FRAME.pack(_VALUE, length), *record)
+    return (b"".join(parts),) if length < _LARGE else parts
 
 
 def plain_frame(message: FromWorker) -> bytes:

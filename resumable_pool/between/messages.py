@@ -14,12 +14,12 @@ travel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import ResumablePoolError
 from ..records import Failure, Outcome
-from ..values import Bytes, Encoded
+from ..values import Encoded, Encoder
 
 # A path, and which attempt at it this is, from 1.
 Task = tuple[str, int]
@@ -39,10 +39,10 @@ class Setup(NamedTuple):
     function: Callable[[str], Any]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
-    encode: Callable[[Any], bytes]  # what the checkpoint holds of a result,
-    record: Callable[[Outcome[Any]], Sequence[Bytes]]  # and of an outcome that has one
     timeout: float | None
-    watched: bool = False  # whether it leaves word of where it is when that is over
+    compared: bool = False  # whether inputs are compared later with what they are now
+    watched: bool = False  # whether it leaves word of where it is when the time is over
+    encoder: Encoder | None = None  # known once the checkpoint is open
 
 
 # A worker to the saver.
@@ -92,9 +92,11 @@ FromWorker = Hello | Ready | StartFailed | Values | Outcome[Any] | BatchOver | D
 
 
 class Opened(NamedTuple):
-    """The checkpoint is open and locked; `notes` say what a person may want to know about it."""
+    """The checkpoint is open and locked; `notes` say what a person may want to know about it, and
+    workers make records by its `encoder`."""
 
     notes: list[str]
+    encoder: Encoder
 
 
 class Unable(NamedTuple):

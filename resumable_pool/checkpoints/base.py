@@ -9,13 +9,14 @@ import contextlib
 import json
 import os
 from abc import abstractmethod
+from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import CheckpointError, ResumablePoolError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
-from ..values import Bytes, Encoded, pickle_value
+from ..values import Bytes, Encoded, Encoder, pickle_value
 from .lock import LOCK_FILE, NEW_FILE, OLD_FILE
 from .moving import Moving, Through
 
@@ -54,6 +55,10 @@ def damaged(path: str, how: object) -> CheckpointError:
     """The same for one that is not as it was written."""
     remedy = "Restore it from a copy, or keep what is sound: python -m resumable_pool compact does."
     return CheckpointError(path, f"is damaged: {how}", remedy)
+
+
+def _record(path: str, pickled: Bytes, *facts: object) -> Sequence[Bytes]:
+    return [json.dumps([path, *facts]).encode("ascii") + b"\n", pickled]
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -108,8 +113,7 @@ class Checkpoint(Mapping[str, Any]):
         named = not end or end in self.side_files or end.startswith(f"{OLD_FILE}-")
         return name.startswith(own) and named and (not number or number[0].isdecimal())
 
-    # What a worker asks. It is sent these two by their names, and nothing else of a checkpoint, so
-    # that they are the same for all of a class.
+    # What workers are given.
 
     @staticmethod
     def encode(value: Any) -> bytes:
@@ -120,14 +124,11 @@ class Checkpoint(Mapping[str, Any]):
         """
         return pickle_value(value)
 
-    @staticmethod
-    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
-        """An outcome that has a value as bytes, for `append`: in parts, so that a large value need
-        not be copied. A format that holds it in one piece makes that here, where there are more
-        processors than in the saver."""
-        facts = (outcome.path, outcome.checksum, outcome.seconds, outcome.attempts)
-        head = json.dumps([*facts, outcome.fingerprint, outcome.finished_at])
-        return [head.encode("ascii") + b"\n", outcome.pickled or b""]
+    def encoder(self) -> Encoder:
+        """What makes, in a worker, the records that `append` is given. Asked for once it is open;
+        it is pickled, so it names functions of a module. By default a record is what `outcome_in`
+        reads."""
+        return Encoder(self.encode, _record)
 
     # What the saver asks.
 
@@ -145,15 +146,16 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     def append(self, records: Sequence[Encoded]) -> None:
-        """`save`, for outcomes that workers have made records of."""
+        """`save`, for results that workers have made records of."""
         self.save([*map(self.outcome_in, records)])
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         """What a worker has made this record of."""
         end = record.index(b"\n")
-        path, checksum, seconds, attempts, found, finished_at = json.loads(record[:end])
+        path, seconds, attempts, found, finished_at = json.loads(record[:end])
+        pickled = record[end + 1 :]
         facts = (seconds, attempts, Fingerprint(*found), finished_at)
-        return Outcome(path, record[end + 1 :], checksum, None, *facts)
+        return Outcome(path, pickled, crc32(pickled), None, *facts)
 
     @abstractmethod
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:

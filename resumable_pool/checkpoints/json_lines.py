@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..records import Fingerprint, Outcome
-from ..values import Bytes, Encoded, json_value
+from ..values import Bytes, Encoded, Encoder, json_value
 from .base import damaged, failure_in, foreign, no_record
 from .disk import read_at, write_at
 from .lock import sign, signer, unsign
@@ -70,9 +70,8 @@ class JsonLines(LogFile):
     def encode(value: Any) -> bytes:
         return json_value(value)
 
-    @staticmethod
-    def record(outcome: Outcome[Any]) -> Sequence[Bytes]:
-        return record_of(outcome)
+    def encoder(self) -> Encoder:
+        return Encoder(self.encode, result_record)
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         outcome = outcome_of(bytes(record))
@@ -83,10 +82,8 @@ class JsonLines(LogFile):
     def _new_file(self) -> bytes:
         return b""
 
-    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
-        if record[0][: len(_START)] != _START or record[-1][-1:] != b"\n":
-            raise no_record()
-        return record
+    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
+        return record_of(outcome)
 
     def _recognise(self, fd: int) -> bool:
         return True  # there is no header, so it is for the scan to say
@@ -130,19 +127,34 @@ class JsonLines(LogFile):
 
 def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
     """The line of `outcome`, in parts."""
-    kind, content = "value", outcome.pickled
-    if outcome.failure is not None:
-        failure = outcome.failure
-        facts = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
-        kind, content = "failure", json.dumps(facts).encode("ascii")
-    start = f'{{"path": {json.dumps(outcome.path)}, "{kind}": '.encode("ascii")
+    facts = (outcome.seconds, outcome.attempts, outcome.fingerprint, outcome.finished_at)
+    if (failure := outcome.failure) is None:
+        return result_record(outcome.path, outcome.pickled or b"", *facts)
+    texts = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
+    return _line("failure", outcome.path, json.dumps(texts).encode("ascii"), *facts)
+
+
+def result_record(path: str, content: Bytes, *facts: Any) -> Sequence[Bytes]:
+    """The line of a result, in parts; `facts` as `Encoder.record` has them."""
+    return _line("value", path, content, *facts)
+
+
+def _line(
+    kind: str,
+    path: str,
+    content: Bytes,
+    seconds: float,
+    attempts: int,
+    found: Fingerprint,
+    finished_at: float,
+) -> Sequence[Bytes]:
+    start = f'{{"path": {json.dumps(path)}, "{kind}": '.encode("ascii")
     end = (
-        f', "seconds": {round(outcome.seconds, 6)}, "attempts": {outcome.attempts}, '
-        f'"size": {outcome.fingerprint.size}, "mtime_ns": {outcome.fingerprint.mtime_ns}, '
-        f'"finished_at": {outcome.finished_at}'
+        f', "seconds": {round(seconds, 6)}, "attempts": {attempts}, '
+        f'"size": {found.size}, "mtime_ns": {found.mtime_ns}, "finished_at": {finished_at}'
     ).encode("ascii")
-    checksum = crc32(end, crc32(content or b"", crc32(start)))
-    return [start, content or b"", end, b', "crc32": "%08x"}\n' % checksum]
+    checksum = crc32(end, crc32(content, crc32(start)))
+    return [start, content, end, b', "crc32": "%08x"}\n' % checksum]
 
 
 def outcome_of(line: bytes) -> Outcome[Any] | None:

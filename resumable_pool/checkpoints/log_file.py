@@ -48,10 +48,9 @@ class LogFile(LogReader):
     def _new_file(self) -> bytes:
         """What a new file consists of."""
 
-    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
-        """The parts of a record, with what only this file can add to it, in front; raises
-        `ValueError` if it is none."""
-        return record
+    @abstractmethod
+    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
+        """The record of an outcome, in parts."""
 
     def _convert(self, notes: list[str]) -> bool:
         """Put a file of this format in the place of one that is none yet. Returns whether there was
@@ -134,14 +133,10 @@ class LogFile(LogReader):
         os.ftruncate(fd, self._end + len(self._terminator))
 
     def append(self, records: Sequence[Encoded]) -> None:
-        if type(self).save is not LogFile.save:  # a subclass does something else there
-            super().append(records)
-        else:
-            self._append([part for record in records for part in self._complete([record])])
+        self._append([*records])
 
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        records = map(self.record, outcomes)
-        self._append([part for record in records for part in self._complete(record)])
+        self._append([part for outcome in outcomes for part in self._record(outcome)])
 
     def _append(self, parts: list[Bytes]) -> None:
         length = sum(map(len, parts))

@@ -20,6 +20,7 @@ or such a dict is converted.
 
 from __future__ import annotations
 
+import functools
 import os
 from binascii import crc32
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..records import Fingerprint, Outcome
-from ..values import Bytes, Encoded
+from ..values import Bytes, Encoded, Encoder
 from .base import damaged
 from .copying import rewrite
 from .disk import read_at, write_at
@@ -53,7 +54,7 @@ from .pickle_record import (
     read_header,
     read_payload,
     record_of,
-    start_of,
+    result_record,
 )
 from .plain_pickle import PlainPickle, may_be_a_dict
 
@@ -108,13 +109,14 @@ class PickleFile(LogFile):
     def _scan(self, fd: int, start: int, committed: int) -> Scan:
         return PickleScan(fd, self.path, self._header, start, committed)
 
-    record = staticmethod(record_of)
+    def encoder(self) -> Encoder:
+        return Encoder(self.encode, functools.partial(result_record, self._header))
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         return outcome_in(record)
 
-    def _complete(self, record: Sequence[Bytes]) -> Sequence[Bytes]:
-        return [start_of(self._header, record), *record]
+    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
+        return record_of(self._header, outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         record = read_record(fd, self._header, start)

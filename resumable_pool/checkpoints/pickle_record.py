@@ -18,8 +18,7 @@ make it work:
 - The first byte of a record is the only one that differs between "in the file" and "part of the
   pickle": `.` (STOP) or `C` (SHORT_BINBYTES). pickle_file.py commits by changing it.
 
-A worker makes all of a record but its first ten bytes, which the file's salt and a checksum go
-into: the saver puts those in front, and need not look at the rest.
+A worker makes all of a record, which it can once it knows the file's salt.
 
 Pure: outcomes in, bytes out, and back. pickle_scan.py finds the records in a file. Knows nothing of
 locks, commits or values' classes.
@@ -62,7 +61,6 @@ _PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or comp
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
 METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
 _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
-_LENGTHS = struct.Struct("<8x Q 28x 2xI")  # the same: of the value, and of the key
 CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", POP + b"X"
 
@@ -185,40 +183,58 @@ def read_header(fd: int, path: str) -> Header:
     return Header(salt, pid)
 
 
-def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
-    """The record of `outcome` without its start, in parts: the same in every file. A large value is
-    a part that is not copied."""
-    value: Bytes
-    if outcome.failure is not None:
-        kind, last = _FAILURE, POP
-        value = _failure_payload(outcome.failure)
-        checksum = crc32(value)
-    else:
-        kind, last = RESULT, SETITEM
-        value, checksum = outcome.pickled or b"", outcome.checksum
-        if len(value) > _COPIED:
-            value = memoryview(value)
-        if value[: len(_PROTO_3)] == _PROTO_3:
-            value = value[len(_PROTO_3) : -len(STOP)]
-        else:
-            kind = _NESTED_RESULT
+def result_record(
+    header: Header,
+    path: str,
+    pickled: Encoded,
+    seconds: float,
+    attempts: int,
+    found: Fingerprint,
+    finished_at: float,
+) -> Sequence[Bytes]:
+    """The record of a result in the file of this header, in parts, once it is committed. A large
+    value is a part that is not copied."""
+    value: Bytes = pickled if len(pickled) <= _COPIED else memoryview(pickled)
+    kind = _NESTED_RESULT
+    if pickled.startswith(_PROTO_3):
+        kind, value = RESULT, value[len(_PROTO_3) : -len(STOP)]
+    facts = (attempts, seconds, *found, finished_at)
+    return _record(header, path, kind, value, SETITEM, crc32(pickled), *facts)
+
+
+def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
+    """The same of any outcome."""
+    found, finished_at = outcome.fingerprint, outcome.finished_at
+    if (failure := outcome.failure) is None:
+        facts = (outcome.seconds, outcome.attempts, found, finished_at)
+        return result_record(header, outcome.path, outcome.pickled or b"", *facts)
+    value = _failure_payload(failure)
+    told = (outcome.attempts, outcome.seconds, *found, finished_at)
+    return _record(header, outcome.path, _FAILURE, value, POP, crc32(value), *told)
+
+
+def _record(
+    header: Header,
+    path: str,
+    kind: int,
+    value: Bytes,
+    last: bytes,
+    checksum: int,
+    attempts: int,
+    seconds: float,
+    size: int,
+    mtime_ns: int,
+    finished_at: float,
+) -> Sequence[Bytes]:
     before, after = _around(kind, len(value))
-    key = outcome.path.encode("utf-8", "surrogatepass")
-    facts = _FACTS.pack(
-        checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
-        outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
-    )  # fmt: skip
-    return [facts + key + before, value, after + last]
-
-
-def start_of(header: Header, record: Sequence[Bytes]) -> bytes:
-    """What stands in front of such a record in this file, once it is committed.
-
-    Raises:
-        ValueError: it is no such record.
-    """
-    checked = record[0][: _end_of_key(record)]
-    return _START.pack(header.record_start, crc32(checked, header.seed))
+    key = path.encode("utf-8", "surrogatepass")
+    length = len(value) + _OVERHEAD[kind]
+    checked = _FACTS.pack(
+        checksum, kind, min(attempts, 0xFFFF), length, seconds, size, mtime_ns, finished_at,
+        _KEY_OPCODES, len(key),
+    ) + key  # fmt: skip
+    start = _START.pack(header.record_start, crc32(checked, header.seed))
+    return [start + checked + before, value, after + last]
 
 
 def outcome_in(record: Encoded) -> Outcome[Any]:
@@ -227,29 +243,18 @@ def outcome_in(record: Encoded) -> Outcome[Any]:
     Raises:
         ValueError: it is no such record.
     """
-    start = _end_of_key([record])
-    metadata = Metadata._make((b"", 0, *_FACTS.unpack_from(record)))
+    metadata = Metadata._make(METADATA.unpack_from(record))
+    region = metadata.region
 
     def fill(value: memoryview) -> None:
-        value[:] = record[start : start + len(value)]
+        value[:] = record[region : region + len(value)]
 
-    payload = _payload(metadata, fill)
-    path = record[_FACTS.size : start].decode("utf-8", "surrogatepass")
+    payload = _payload(metadata, fill) if len(record) == metadata.end + 1 else None
+    path = record[METADATA.size : region].decode("utf-8", "surrogatepass")
     outcome = outcome_of(path, metadata, payload) if payload is not None else None
     if outcome is None:
         raise no_record()
     return outcome
-
-
-def _end_of_key(record: Sequence[Bytes]) -> int:
-    """Where that is in the first part; raises `ValueError` if the lengths do not add up."""
-    first = record[0]
-    if len(first) >= _FACTS.size:
-        length, key_length = _LENGTHS.unpack_from(first)
-        end: int = _FACTS.size + key_length
-        if sum(map(len, record)) == end + length + 1 and record[-1][-1:] in (SETITEM, POP):
-            return end
-    raise no_record()
 
 
 def _around(kind: int, length: int) -> tuple[bytes, bytes]:

@@ -19,6 +19,7 @@ from ..between.messages import Task
 from ..between.waiting import Waiter
 from ..options import Options
 from ..records import WorkerStatus
+from ..values import Encoder
 from .books import Dealer
 from .saver_handle import Saver
 
@@ -134,8 +135,9 @@ class Crew(ABC, Generic[AnyWorker]):
     def note_hello(self, serial: int) -> None:
         """A worker is there, and waits to be told what to do with its files."""
 
-    def begin(self) -> None:
-        """The checkpoint is locked: the files are ours."""
+    @abstractmethod
+    def begin(self, encoder: Encoder) -> None:
+        """The checkpoint is locked: the files are ours, and records are made by `encoder`."""
 
     def is_leaving(self, serial: int) -> bool:
         """Whether a worker that has said `Done` is not gone yet. It is forgotten when it is."""

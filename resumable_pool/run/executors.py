@@ -38,6 +38,7 @@ from ..between.waiting import PipeWriter, Waiter
 from ..errors import ExecutorError
 from ..options import Options
 from ..records import WorkerStatus
+from ..values import Encoder
 from ..worker.far_process import Answer, process_far
 from .books import Dealer
 from .crew import Crew, State
@@ -84,6 +85,9 @@ class FarCrew(Crew["Slot"]):
         self._saver.watch(serial, results)
         results_to_saver = PipeWriter(writer, self._waiter)
         self._workers[serial] = Slot(serial, results_to_saver, self._submit, self._inbox)
+
+    def begin(self, encoder: Encoder) -> None:
+        self._setup = self._setup._replace(encoder=encoder)
 
     def _submit(self, batch: Sequence[Task]) -> Future[Answer]:
         # By position, since some engines take arguments with a name for themselves.

@@ -17,6 +17,7 @@ from ..files import here
 from ..options import Options
 from ..records import Failure, WorkerStatus, in_words
 from ..saver.saving import Saving
+from ..values import Encoder
 from .books import Dealer
 from .crew import Crew, State
 from .ledger import Finished, Ledger
@@ -165,8 +166,8 @@ class Run:
 
     def _note_report(self, report: messages.FromSaver) -> None:
         match report:
-            case messages.Opened(notes):
-                self._note_opened(notes)
+            case messages.Opened(notes, encoder):
+                self._note_opened(notes, encoder)
             case messages.PassedOn(serial, messages.Hello()):
                 self._crew.note_hello(serial)
             case messages.PassedOn(serial, messages.Ready()):
@@ -272,14 +273,14 @@ class Run:
 
     # What is decided.
 
-    def _note_opened(self, notes: list[str]) -> None:
+    def _note_opened(self, notes: list[str], encoder: Encoder) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         plan = self._make_plan()
         self._story.knows_the_plan(plan, notes)
         self._ledger.begin(plan)
         self._dealer.add(plan.to_do, plan.killed())
         self._opened = True
-        self._crew.begin()
+        self._crew.begin(encoder)
 
     def _finish(self, serial: int, number: int) -> list[str]:
         """So many more files have values: these."""

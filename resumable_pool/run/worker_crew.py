@@ -22,6 +22,7 @@ from ..between.waiting import Waiter
 from ..errors import WorkerStartError
 from ..options import Options
 from ..records import WorkerStatus
+from ..values import Encoder
 from ..worker.process import watchdog_works
 from .books import Dealer
 from .crew import Crew, State
@@ -56,9 +57,6 @@ class WorkerCrew(Crew[WorkerProcess]):
         super().__init__(options, saver, dealer, waiter, folder)
         if self._setup.timeout is not None:
             self._setup = self._setup._replace(watched=watchdog_works(self._context))
-        # Who is forked inherits it, and so it may be what cannot be pickled.
-        forked = self._context.get_start_method() == "fork"
-        self._pickled_setup = pickle.dumps(None if forked else self._setup)
         self._slots = [_Slot() for _ in range(options.max_workers)]
         self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
@@ -100,7 +98,10 @@ class WorkerCrew(Crew[WorkerProcess]):
         elif serial in self._workers:
             self._workers[serial].set_up(self._pickled_setup)
 
-    def begin(self) -> None:
+    def begin(self, encoder: Encoder) -> None:
+        # Who is forked inherits the rest, and so it may be what cannot be pickled.
+        forked = self._context.get_start_method() == "fork"
+        self._pickled_setup = pickle.dumps((None if forked else self._setup, encoder))
         waiting, self._waiting = self._waiting, None
         for serial in waiting or ():
             self.note_hello(serial)

@@ -80,7 +80,7 @@ def _open_and_save(saver: _InSaver, saving: Saving, told: Reports) -> ResumableP
     failure: BaseException | None = None
     try:
         saving.begin()
-        told.add(Opened(notes))
+        told.add(Opened(notes, saving.checkpoint.encoder()))
         saver.run()
     except BaseException as error:
         failure = error

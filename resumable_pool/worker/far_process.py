@@ -14,13 +14,15 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
-from ..values import Encoded, name_script_main
+from ..values import name_script_main
 from .calling import process
 
 # How many outcomes, how many seconds the batch took here, and the outcomes as bytes (frames.py).
@@ -52,12 +54,14 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     if failed is not None:
         return 0, 0.0, plain_frame(failed)
     begun = monotonic()
-    call = functools.partial(_call, setup, os.getpid())
+    assert setup.encoder is not None
+    call = functools.partial(_call, setup.function, os.getpid())
+    look = setup.compared or len(batch) == 1
     frames: list[bytes] = []
     size = 0
     for path, attempt in batch:
         _go_to(folder)
-        ok, frame = process(call, setup.record, path, attempt)
+        ok, frame = process(call, setup.encoder, path, attempt, look)
         frames.append(b"".join(frame))
         size += len(frames[-1])
         late = monotonic() - begun >= _LONGEST_BATCH
@@ -85,9 +89,9 @@ def _initialize(setup: Setup) -> StartFailed | None:
     return None
 
 
-def _call(setup: Setup, pid: int, path: str) -> Encoded:
+def _call(function: Callable[[str], Any], pid: int, path: str) -> Any:
     try:
-        return setup.encode(setup.function(path))
+        return function(path)
     finally:
         if os.getpid() != pid:  # it has forked, and this is the copy that returned as well
             os._exit(0)

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..between import children, pipes, system
 from ..between.clock import monotonic
@@ -133,12 +133,14 @@ class _InWorker:
         return 0
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
-        call = functools.partial(self._call, setup)
+        assert setup.encoder is not None
+        call = setup.function if setup.timeout is None else functools.partial(self._timed, setup)
+        look = setup.compared or len(batch) == 1
         due = monotonic() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
             self._go_back()
             system.stop_alarm()
-            ok, frame = process(call, setup.record, path, attempt)
+            ok, frame = process(call, setup.encoder, path, attempt, look)
             now = monotonic()
             # After a failure the runner decides how to go on.
             last = number == len(batch) or now >= due or not ok
@@ -164,7 +166,8 @@ class _InWorker:
             return None
         what = "the function cannot be loaded in a new process, where it must be importable"
         try:
-            setup: Setup = inherited or pickle.loads(message)
+            sent, encoder = pickle.loads(message)
+            setup: Setup = (inherited or sent)._replace(encoder=encoder)
             if setup.initializer is not None:
                 what = "the initializer failed"
                 setup.initializer(*setup.initargs)
@@ -179,9 +182,9 @@ class _InWorker:
         with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
             os.chdir(self._here)
 
-    def _call(self, setup: Setup, path: str) -> bytes:
-        if setup.timeout is None:
-            return setup.encode(setup.function(path))
+    def _timed(self, setup: Setup, path: str) -> Any:
+        """Call the function, where that has a time limit."""
+        assert setup.timeout is not None
         if setup.watched:
             # If it takes too long it leaves word of where it is, for the runner, which ends it. The
             # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
@@ -189,7 +192,7 @@ class _InWorker:
             with contextlib.suppress(RuntimeError):  # there can be no more threads
                 faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
         try:
-            return setup.encode(setup.function(path))
+            return setup.function(path)
         finally:
             self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
             if setup.watched:

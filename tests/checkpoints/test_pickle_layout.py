@@ -29,7 +29,6 @@ from resumable_pool.checkpoints.pickle_record import (
     read_header,
     read_payload,
     record_of,
-    start_of,
 )
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
@@ -41,8 +40,7 @@ MEGABYTE = 1 << 20
 
 
 def encode(header: Header, outcome: Outcome) -> bytes:
-    record = record_of(outcome)
-    return b"".join([start_of(header, record), *record])
+    return b"".join(record_of(header, outcome))
 
 
 class Record(NamedTuple):
@@ -327,7 +325,7 @@ def test_large_values_are_not_copied() -> None:
     """To be written, they are left where they are."""
     outcomes = [pickled_result("a", b"\x80" + bytes(20 * MEGABYTE)), result("b", b"x" * MEGABYTE)]
     tracemalloc.start()
-    parts = [record_of(outcome) for outcome in outcomes]
+    parts = [record_of(HEADER, outcome) for outcome in outcomes]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(map(len, itertools.chain(*parts))) > 21 * MEGABYTE
