@@ -102,7 +102,8 @@ class AlikeFailures:
 
 
 class Fingerprint(NamedTuple):
-    """Size and time of change of an input when its processing began; -1 where it was not there."""
+    """Size and time of change of an input when its processing began; -1 where it was not there. For
+    a quick file, which is not asked: -1, and when its batch began."""
 
     size: int = -1
     mtime_ns: int = -1

@@ -246,6 +246,19 @@ def test_files_that_have_changed_may_be_done_again(folder: Path) -> None:
     assert again.pending() == []
 
 
+def test_quick_files_that_have_changed_may_be_done_again(folder: Path) -> None:
+    """Also where the first run did not look at them; then by their time of change."""
+    for number in range(200):
+        Path(f"in/{number:02}.txt").write_text(f"{number}")
+    runner(functions.number_in, max_workers=1).run()
+    later = time.time() + 10
+    os.utime("in/150.txt", (later, later))
+    again = runner(functions.number_in, rerun_changed=True)
+    assert again.pending() == ["in/150.txt"]
+    assert again.run().completed == 1
+    assert again.pending() == []
+
+
 class FinishedMeanwhile(PickleFile):
     """Another run has been quicker: when the saver has the lock, number 0 is done."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.files import fingerprint
+from resumable_pool.files import fingerprint, not_asked
 from resumable_pool.options import Choices
 from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
 from resumable_pool.run.plan import Plan, make_plan
@@ -55,6 +55,20 @@ def test_what_failed_may_be_left_alone(checkpoint: PickleFile) -> None:
     made = plan(checkpoint, retry_failed=False)
     assert (made.to_do, made.failed, made.left) == (["d"], ["c"], 1)
     assert str(made) == "4 files: 2 done before, 1 failed before (left alone), 1 new"
+
+
+def test_of_a_result_that_was_made_without_looking_the_time_of_change_counts(
+    checkpoint: PickleFile,
+) -> None:
+    """As `make` has it: what has changed since the result was made is done again."""
+    now = not_asked()
+    os.utime("a", ns=(now.mtime_ns, now.mtime_ns - 1))
+    os.utime("b", ns=(now.mtime_ns, now.mtime_ns + 1))
+    checkpoint.open()
+    checkpoint.save([done("a", now), done("b", now)])
+    checkpoint.close()
+    made = plan(checkpoint, rerun_changed=True)
+    assert (made.to_do, made.changed) == (["b", "c", "d"], 1)
 
 
 def test_big_files_may_come_first(checkpoint: PickleFile) -> None:

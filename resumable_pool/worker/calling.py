@@ -12,23 +12,20 @@ from typing import Any
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame, value_frame
-from ..files import fingerprint
-from ..records import NO_FINGERPRINT, Failure, Outcome
+from ..records import Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoder
 
 
 def process(
-    call: Callable[[str], Any], encoder: Encoder, path: str, attempt: int, look: bool
+    call: Callable[[str], Any], encoder: Encoder, path: str, attempt: int, found: Fingerprint
 ) -> tuple[bool, Sequence[Bytes]]:
     """What comes of `call`, which is the function, or calls it: whether there is a result, and the
     frame of the outcome, with the record that the checkpoint will hold. What raises on the way
     becomes a value here, and only here.
 
     Args:
-        look: whether to ask what the input's size and time of change are: for a quick file that
-            takes longer than all else.
+        found: the input's fingerprint: see `not_asked` for files that are too quick to ask.
     """
-    found = fingerprint(path) if look else NO_FINGERPRINT
     begun = monotonic()
     try:
         pickled = encoder.encode(call(path))

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
+from ..files import fingerprint, not_asked
 from ..values import name_script_main
 from .calling import process
 
@@ -56,12 +56,14 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     begun = monotonic()
     assert setup.encoder is not None
     call = functools.partial(_call, setup.function, os.getpid())
-    look = setup.compared or len(batch) == 1
+    look, began = setup.compared or len(batch) == 1, not_asked()
     frames: list[bytes] = []
     size = 0
     for path, attempt in batch:
         _go_to(folder)
-        ok, frame = process(call, setup.encoder, path, attempt, look)
+        ok, frame = process(
+            call, setup.encoder, path, attempt, fingerprint(path) if look else began
+        )
         frames.append(b"".join(frame))
         size += len(frames[-1])
         late = monotonic() - begun >= _LONGEST_BATCH

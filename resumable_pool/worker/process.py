@@ -36,6 +36,7 @@ from ..between.messages import (
     StartFailed,
     Task,
 )
+from ..files import fingerprint, not_asked
 from ..values import Bytes, name_script_main
 from .calling import process
 
@@ -135,12 +136,13 @@ class _InWorker:
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
         assert setup.encoder is not None
         call = setup.function if setup.timeout is None else functools.partial(self._timed, setup)
-        look = setup.compared or len(batch) == 1
+        look, began = setup.compared or len(batch) == 1, not_asked()
         due = monotonic() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
             self._go_back()
             system.stop_alarm()
-            ok, frame = process(call, setup.encoder, path, attempt, look)
+            found = fingerprint(path) if look else began
+            ok, frame = process(call, setup.encoder, path, attempt, found)
             now = monotonic()
             # After a failure the runner decides how to go on.
             last = number == len(batch) or now >= due or not ok
