@@ -242,7 +242,7 @@ class Locked(PickleFile):
 class TooLarge(PickleFile):
     """A checkpoint whose saving takes too much."""
 
-    def save(self, outcomes: object) -> None:
+    def append(self, records: object) -> None:
         raise MemoryError
 
 

@@ -222,7 +222,7 @@ def test_an_error_without_words_is_called_by_its_name(folder: Path) -> None:
     with pytest.raises(SaverError) as failed:
         runner(checkpoint=hostile.TooLarge("result.pkl")).run()
     assert failed.value.reason == "MemoryError"
-    assert "in save" in failed.value.traceback
+    assert "in append" in failed.value.traceback
 
 
 def test_who_holds_a_process_of_a_run_can_still_join_it(folder: Path, method: str) -> None:

@@ -191,22 +191,25 @@ def result_record(
     attempts: int,
     found: Fingerprint,
     finished_at: float,
+    checksum: int | None = None,
 ) -> Sequence[Bytes]:
     """The record of a result in the file of this header, in parts, once it is committed. A large
-    value is a part that is not copied."""
+    value is a part that is not copied. The checksum of `pickled`, if it was made earlier, is that
+    of then."""
     value: Bytes = pickled if len(pickled) <= _COPIED else memoryview(pickled)
     kind = _NESTED_RESULT
     if pickled.startswith(_PROTO_3):
         kind, value = RESULT, value[len(_PROTO_3) : -len(STOP)]
     facts = (attempts, seconds, *found, finished_at)
-    return _record(header, path, kind, value, SETITEM, crc32(pickled), *facts)
+    checksum = crc32(pickled) if checksum is None else checksum
+    return _record(header, path, kind, value, SETITEM, checksum, *facts)
 
 
 def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
     """The same of any outcome."""
     found, finished_at = outcome.fingerprint, outcome.finished_at
     if (failure := outcome.failure) is None:
-        facts = (outcome.seconds, outcome.attempts, found, finished_at)
+        facts = (outcome.seconds, outcome.attempts, found, finished_at, outcome.checksum)
         return result_record(header, outcome.path, outcome.pickled or b"", *facts)
     value = _failure_payload(failure)
     told = (outcome.attempts, outcome.seconds, *found, finished_at)

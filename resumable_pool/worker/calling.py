@@ -17,18 +17,18 @@ from ..values import Bytes, Encoder
 
 
 def process(
-    call: Callable[[str], Any], encoder: Encoder, path: str, attempt: int, found: Fingerprint
+    call: Callable[[str], bytes], encoder: Encoder, path: str, attempt: int, found: Fingerprint
 ) -> tuple[bool, Sequence[Bytes]]:
-    """What comes of `call`, which is the function, or calls it: whether there is a result, and the
-    frame of the outcome, with the record that the checkpoint will hold. What raises on the way
-    becomes a value here, and only here.
+    """What comes of `call`, which makes the bytes of a result: whether there is one, and the frame
+    of the outcome, with the record that the checkpoint will hold. What raises on the way becomes a
+    value here, and only here.
 
     Args:
         found: the input's fingerprint: see `not_asked` for files that are too quick to ask.
     """
     begun = monotonic()
     try:
-        pickled = encoder.encode(call(path))
+        pickled = call(path)
         seconds = monotonic() - begun
         record = encoder.record(path, pickled, seconds, attempt, found, time.time())
         return True, value_frame(record)

@@ -55,7 +55,7 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
         return 0, 0.0, plain_frame(failed)
     begun = monotonic()
     assert setup.encoder is not None
-    call = functools.partial(_call, setup.function, os.getpid())
+    call = functools.partial(_call, setup.function, setup.encoder.encode, os.getpid())
     look, began = setup.compared or len(batch) == 1, not_asked()
     frames: list[bytes] = []
     size = 0
@@ -91,9 +91,11 @@ def _initialize(setup: Setup) -> StartFailed | None:
     return None
 
 
-def _call(function: Callable[[str], Any], pid: int, path: str) -> Any:
+def _call(
+    function: Callable[[str], Any], encode: Callable[[Any], bytes], pid: int, path: str
+) -> bytes:
     try:
-        return function(path)
+        return encode(function(path))
     finally:
         if os.getpid() != pid:  # it has forked, and this is the copy that returned as well
             os._exit(0)

@@ -17,7 +17,7 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn
@@ -100,6 +100,10 @@ def worker_slot() -> int:
     return _slot
 
 
+def _call(function: Callable[[str], Any], encode: Callable[[Any], bytes], path: str) -> bytes:
+    return encode(function(path))
+
+
 class _InWorker:
     """What runs in a worker process."""
 
@@ -135,7 +139,9 @@ class _InWorker:
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
         assert setup.encoder is not None
-        call = setup.function if setup.timeout is None else functools.partial(self._timed, setup)
+        call = functools.partial(_call, setup.function, setup.encoder.encode)
+        if setup.timeout is not None:
+            call = functools.partial(self._timed, setup, call)
         look, began = setup.compared or len(batch) == 1, not_asked()
         due = monotonic() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
@@ -184,8 +190,8 @@ class _InWorker:
         with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
             os.chdir(self._here)
 
-    def _timed(self, setup: Setup, path: str) -> Any:
-        """Call the function, where that has a time limit."""
+    def _timed(self, setup: Setup, call: Callable[[str], bytes], path: str) -> bytes:
+        """`call`, where there is a time limit: for pickling, too."""
         assert setup.timeout is not None
         if setup.watched:
             # If it takes too long it leaves word of where it is, for the runner, which ends it. The
@@ -194,7 +200,7 @@ class _InWorker:
             with contextlib.suppress(RuntimeError):  # there can be no more threads
                 faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
         try:
-            return setup.function(path)
+            return call(path)
         finally:
             self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
             if setup.watched:
