@@ -212,3 +212,12 @@ def test_with_a_time_limit_files_are_dealt_singly(many: list[str], rests: list[i
     assert runner(quick, timeout=600).run().completed == NUMBER
     assert len(rests) == NUMBER
     assert max(rests) == 0
+
+
+def test_a_batch_that_does_not_fit_into_a_pipe_is_dealt_all_the_same(folder: Path) -> None:
+    """What is left of it is sent as the worker reads."""
+    paths = [f"in/{'long' * 50} {number:04}.txt" for number in range(4000)]
+    for path in paths:
+        Path(path).write_text("")
+    names = ResumableRunner(os.path.basename, paths, "names.pkl", max_workers=1, progress=False)
+    assert names.run().completed == 4000

@@ -43,11 +43,7 @@ from ..between.messages import BATCH_SECONDS, Task
 from .suspicion import Suspicion
 
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
-MOST_PATHS = 1024
-
-# Nor may their text fill a pipe, or its rest would wait until a program's slow loop asks for more:
-# so many bytes, of the 64 KiB that a pipe holds by default.
-MOST_TEXT = 20_000
+MOST_PATHS = 8192
 
 # No file takes less, nor does any clock show that it did.
 _SHORTEST = 1e-7
@@ -73,10 +69,6 @@ class _Batch:
         self.paths = deque(paths)
         self.since = since
         self.source = source
-
-
-def _most_bytes(path: str) -> int:
-    return len(path) if path.isascii() else 4 * len(path)
 
 
 class Dealer:
@@ -219,12 +211,9 @@ class Dealer:
         if source is None:
             self._suspicion.rest(worker)
             return []
-        batch: list[str] = []
         together = source is self._to_do or source is self._again
-        number, length = min(self._batch_length(source), most) if together else 1, 0
-        while source and len(batch) < number and length < MOST_TEXT:
-            batch.append(source.popleft())
-            length += _most_bytes(batch[-1])
+        number = min(self._batch_length(source), most) if together else 1
+        batch = [source.popleft() for _ in range(min(number, len(source)))]
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, batch[0], source is self._doubtful)
         attempts = self._attempts

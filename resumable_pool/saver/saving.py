@@ -18,7 +18,7 @@ from ..values import Encoded
 # that there would be several in a nap of this length, it takes that nap and saves them together: a
 # run over quick files takes a sixth less time on two processors. Others are saved as they come, and
 # where so many bytes come there is work enough.
-NAP_SECONDS = 0.0003
+NAP_SECONDS = 0.001
 SEVERAL = 2
 MUCH = 1 << 16
 

@@ -143,9 +143,11 @@ class _InWorker:
         if setup.timeout is not None:
             call = functools.partial(self._timed, setup, call)
         look, began = setup.compared or len(batch) == 1, not_asked()
+        wander = not all(path.startswith("/") for path, _ in batch)
         due = monotonic() + _LONGEST_BATCH
         for number, (path, attempt) in enumerate(batch, 1):
-            self._go_back()
+            if wander:
+                self._go_back()
             system.stop_alarm()
             found = fingerprint(path) if look else began
             ok, frame = process(call, setup.encoder, path, attempt, found)
@@ -165,6 +167,7 @@ class _InWorker:
         self._look_at = now + _LOOK_SECONDS
         self._end_if_copy()
         self._check(*self._identities)
+        self._go_back()
         system.stop_timers()
         return pipes.poll(self._tasks) and self._receive() is not None
 
