@@ -104,6 +104,14 @@ def test_a_doubtful_file_is_tried_in_a_worker_that_nothing_can_have_broken() -> 
     assert play.dealer.over
 
 
+def test_a_doubtful_file_may_take_its_worker_along() -> None:
+    """Then that is gone, and need not be dismissed; the next one is tried in another."""
+    play = Play(2, "abcdefgh")
+    play.act("1+1-1-1-3>3*4>4.")
+    assert play.dismissed == [1]
+    assert play.dealt[-2:] == ["3d1", "4c1"]
+
+
 def test_until_one_has_succeeded_doubtful_files_are_tried_one_by_one() -> None:
     """If it is the function, more would be for nothing; after it, side by side."""
     play = Play(2, "abcdefgh")

@@ -194,7 +194,7 @@ class Suspicion:
 
     def _note_failed(self, worker: int, record: _Record, path: str, first: bool) -> None:
         record.failed += 1
-        if path in self._on_trial and not record.dismissed:
+        if path in self._on_trial and worker in self._records and not record.dismissed:
             self._condemn(worker)  # this file may have broken it as well
         record.clean = False
         if first:

@@ -1,0 +1,612 @@
+"""The runner's half of the ring, in universes that one seed decides.
+
+    python -m tests.prove.simulation [--seeds N] [--first SEED]
+
+The loop, its books, suspicions, verdicts and stopping are the real ones. Workers, the saver, pipes
+and the clock are simulated: what happens next, and how long it takes, chance says. Files are good,
+or fail, kill or hang their worker, or ruin it; workers die by themselves, or do not start; somebody
+presses Ctrl-C; the saver dies. A seed that breaks a promise is printed, and repeats exactly.
+
+What must hold: the run ends; nothing is saved twice, lost, or in two hands at a time; nobody is
+blamed without cause, or called more often than retries allow; what is told is what was saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import random
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, cast
+from unittest import mock
+
+from resumable_pool import Failure, Outcome, ResumablePoolError, ResumableRunner, WorkerStartError
+from resumable_pool.between import messages
+from resumable_pool.between.clock import NEVER
+from resumable_pool.errors import SaverError
+from resumable_pool.options import Options
+from resumable_pool.records import WorkerStatus
+from resumable_pool.run import loop
+from resumable_pool.run.crew import Crew, State
+from resumable_pool.run.ledger import Ledger
+from resumable_pool.run.plan import Plan
+from resumable_pool.run.screen import progress_line
+from resumable_pool.run.stop_requests import BY_CALL
+from resumable_pool.run.story import Story
+from resumable_pool.run.suspicion import STREAK
+
+# More turns than any run needs: it does not end.
+MOST_TURNS = 30_000
+
+# Accidents come to an end, so that a run can.
+CALM_AFTER = 3_000
+
+GOOD, FAILS, CRASHES, HANGS, RUINS = "good", "fails", "crashes", "hangs", "ruins"
+
+
+class Universe:
+    """What is in flight, what has been saved, and what chance does next."""
+
+    def __init__(self, seed: int, options: Options) -> None:
+        chance = self.chance = random.Random(seed)
+        self.now = 0.0
+        self.turns = 0
+        self.number = chance.choice([1, 3, 20, 60, 200])
+        self.options = options._replace(
+            max_workers=chance.choice([1, 2, 5]),
+            retries=chance.choice([0, 0, 1, 3]),
+            retry_delay=chance.choice([0.0, 0.0, 2.0]),
+            timeout=chance.choice([None, None, 5.0]),
+            max_failures=chance.choice([None, None, None, 0, 3]),
+            grace_period=chance.choice([0.0, 1.0, 10.0]),
+            max_tasks_per_child=chance.choice([None, None, None, 7]),
+        )
+        self.dies = chance.choice([0.0, 0.0, 0.01, 0.1])
+        self.dies_at_start = chance.choice([0.0, 0.0, 0.05])
+        self.stops = chance.choice([0.0, 0.0, 0.0, 0.01])
+        self.saver_dies = chance.choice([0.0] * 9 + [0.001])
+        self.quick = chance.choice([1e-5, 1e-3, 0.3])
+        self.nature = self._natures()
+        self.calls: Counter[str] = Counter()
+        self.hands: dict[str, int] = {}  # who has which path
+        self.saved: set[str] = set()
+        self.failed: dict[str, Failure] = {}
+        self.lost_with: set[str] = set()  # the paths whose worker died of nothing while it had them
+        self.requests: list[str] = []
+        self.asked = False
+        self.workers: list[SimulatedWorker] = []
+        self.saver: SimulatedSaver
+
+    def _natures(self) -> dict[str, str]:
+        kinds = [FAILS, CRASHES, RUINS] + ([HANGS] if self.options.timeout else [])
+        share = self.chance.choice([0.0, 0.0, 0.05, 0.3, 1.0])
+        ruins = self.chance.choice([0, 0, 1])
+        natures = {}
+        for path in map("f{:03}".format, range(self.number)):
+            kind = self.chance.choice(kinds) if self.chance.random() < share else GOOD
+            natures[path] = FAILS if kind == RUINS else kind
+        # Where nobody has had a success yet, a ruined worker cannot be told from a wrong function.
+        later = [*natures][self.options.max_workers :]
+        if ruins and share < 1 and later:
+            natures[self.chance.choice(later)] = RUINS
+        return natures
+
+    @property
+    def calm(self) -> bool:
+        """Whether no more accidents happen."""
+        return self.turns >= CALM_AFTER
+
+    def happens(self, probability: float) -> bool:
+        """Whether an accident of this probability happens now."""
+        return not self.calm and self.chance.random() < probability
+
+    def pass_time(self, seconds: float) -> None:
+        """The loop waits: some things happen, one after the other."""
+        self.turns += 1
+        assert self.turns < MOST_TURNS, "it does not end"
+        for _ in range(self.chance.choice([1, 1, 2, 5, 20])):
+            possible = [*self.saver.steps()]
+            for worker in self.workers:
+                possible += worker.steps()
+            if not possible:
+                self.now += seconds if seconds < NEVER else 1.0
+                break
+            self.now += self.chance.random() * self.quick
+            self.chance.choice(possible)()
+        if self.happens(self.stops):
+            self.asked = True
+            self.requests.append(self.chance.choice(["SIGINT", "SIGTERM", BY_CALL]))
+        if self.happens(self.saver_dies):
+            self.saver.die()
+
+
+class SimulatedClock:
+    """Time passes only in waits."""
+
+    universe: Universe
+
+    @property
+    def now(self) -> float:
+        return self.universe.now
+
+    def look(self) -> float:
+        return self.universe.now
+
+    peek = look
+
+    @contextlib.contextmanager
+    def waiting(self, seconds: float) -> Iterator[float]:
+        yield seconds
+
+
+class SimulatedWaiter:
+    """In its wait the world goes on."""
+
+    universe: Universe
+
+    def add(self, end: object) -> None:
+        """There is nothing but the world to wait for."""
+
+    def wait(self, seconds: float, also: Iterable[object] = ()) -> list[Any]:
+        self.universe.pass_time(seconds)
+        return []
+
+
+class SimulatedRequests:
+    """Stands for `StopRequests`."""
+
+    wakener = None
+    seconds_left = NEVER
+
+    def __init__(self, universe: Universe) -> None:
+        self._universe = universe
+        self.signals = False
+
+    def take(self) -> Iterator[str]:
+        taken, self._universe.requests = self._universe.requests, []
+        self.signals = self.signals or any(request != BY_CALL for request in taken)
+        return iter(taken)
+
+
+class SimulatedSaver:
+    """The saver's handle and its process in one. Messages wait in between for as long as chance
+    wants."""
+
+    universe: Universe
+
+    def __init__(self, *arguments: object) -> None:
+        self.universe.saver = self
+        self.gone = self.dead = self._opened = False
+        self._reports: deque[messages.FromSaver] = deque()
+        self._orders: deque[messages.ToSaver] = deque()
+        self._more_orders = True
+        self._unsaved: deque[str] = deque()
+        self._held: dict[tuple[str, int], Failure] = {}
+        self.streams: dict[int, deque[Any]] = {}
+
+    # The handle.
+
+    def start(self) -> None:
+        """It is there."""
+
+    def tell(self, message: messages.ToSaver) -> None:
+        self._orders.append(message)
+
+    def read_reports(self) -> Iterator[messages.FromSaver]:
+        while self._reports:
+            yield self._reports.popleft()
+        self.gone = self.gone or self.dead
+
+    def last_reports(self, look: Callable[[], None]) -> Iterator[messages.FromSaver]:
+        self._more_orders = False
+        while not self.gone:
+            self.universe.pass_time(1.0)
+            look()
+            yield from self.read_reports()
+            self.gone = self.gone or not (
+                self.streams or self._orders or self._reports or self._unsaved
+            )
+
+    def kill(self) -> None:
+        self.die()
+
+    def bury(self) -> str:
+        return "died" if self.dead else ""
+
+    def loss(self, how: str, opened: bool) -> ResumablePoolError:
+        return SaverError("result.pkl", how)
+
+    # The process, a step at a time.
+
+    def die(self) -> None:
+        """Nothing more is saved or told."""
+        self.dead = True
+
+    def steps(self) -> Iterator[Callable[[], None]]:
+        if self.dead:
+            return
+        if not self._opened:
+            yield self._open
+            return
+        if self._orders:
+            yield self._follow
+        for worker, stream in self.streams.items():
+            if stream:
+                yield functools.partial(self._read, worker)
+        if self._unsaved:
+            yield self._save
+
+    def _open(self) -> None:
+        self._opened = True
+        self._reports.append(messages.Opened([], None))  # type: ignore[arg-type]
+
+    def _follow(self) -> None:
+        match self._orders.popleft():
+            case messages.KeepFailure(path, attempt):
+                self._fail(self._held.pop((path, attempt)))
+            case messages.DropFailure(path, attempt):
+                self._held.pop((path, attempt), None)
+            case messages.RecordCrash(outcome):
+                assert outcome.failure is not None
+                self._fail(outcome.failure)
+
+    def _fail(self, failure: Failure) -> None:
+        universe, path = self.universe, failure.path
+        assert path not in universe.failed, f"{path} has failed twice"
+        assert path not in universe.saved, f"{path} has failed after it was saved"
+        assert failure.attempts > universe.options.retries, f"{path} was given up early"
+        universe.failed[path] = failure
+        self._reports.append(messages.FailureSaved(path))
+
+    def _read(self, worker: int) -> None:
+        match self.streams[worker].popleft():
+            case messages.Hello() | messages.Ready() as said:
+                self._reports.append(messages.PassedOn(worker, said))
+            case messages.Values(records):
+                paths = [bytes(record).decode() for record in records]
+                self._unsaved.extend(paths)
+                self._reports.append(messages.Received(worker, len(paths)))
+            case Outcome(failure=Failure() as failure):
+                self._held[failure.path, failure.attempts] = failure
+                self._reports.append(messages.Failed(worker, failure))
+            case messages.BatchOver():
+                self._reports.append(messages.Idle(worker))
+            case end:
+                del self.streams[worker]
+                self._reports.append(messages.Ended(worker, isinstance(end, messages.Done)))
+
+    def _save(self) -> None:
+        number = self.universe.chance.randint(1, len(self._unsaved))
+        for _ in range(number):
+            path = self._unsaved.popleft()
+            assert path not in self.universe.saved, f"{path} was saved twice"
+            assert path not in self.universe.failed, f"{path} was saved after it had failed"
+            self.universe.saved.add(path)
+        self._reports.append(messages.Saved(number))
+
+
+class SimulatedWorker:
+    """The handle of a worker and its process in one."""
+
+    to_blame = True
+
+    def __init__(self, serial: int, universe: Universe) -> None:
+        self.serial = serial
+        self.name = f"worker {serial}"
+        self.state = State.STARTING
+        self.finished = 0
+        self.busy_since = 0.0
+        self.timed_out = self.was_killed = self.unread = False
+        self._universe = universe
+        self._stream: deque[Any] = deque()
+        universe.saver.streams[serial] = self._stream
+        self._lives = True
+        self._said: type | None = None
+        self._may_begin = False
+        self._batch: deque[tuple[str, int]] | None = None
+        self._at: tuple[str, int] | None = None
+        self._begun = False  # any file of the batch
+        self._ruined = self._hangs = self._told_to_go = self._recalled = self._condemned = False
+        self._outcomes = 0
+
+    # The handle.
+
+    def note_ready(self) -> None:
+        if self.state is State.STARTING:
+            self.state = State.READY
+
+    def begin(self) -> None:
+        """It may be set up."""
+        self._may_begin = True
+
+    def deal(self, batch: Collection[tuple[str, int]], now: float) -> None:
+        universe = self._universe
+        assert not self._batch, "dealt while it has a batch"
+        for path, _ in batch:
+            assert path not in universe.saved, f"{path} is dealt again after it was saved"
+            assert path not in universe.failed, f"{path} is dealt again after it has failed"
+            assert path not in universe.hands, f"{path} is in two hands"
+            if self._lives:
+                universe.hands[path] = self.serial
+        self.busy_since = now
+        self._batch, self._begun, self._recalled = deque(batch), False, False
+        self.unread = not self._lives
+
+    def note_outcomes(self, number: int, now: float) -> None:
+        self.finished += number
+        self.busy_since = now
+
+    def dismiss(self) -> None:
+        if self.state is not State.CONDEMNED:
+            self.state = State.LEAVING
+        self._told_to_go = True
+
+    def bury(self, in_peace: bool) -> tuple[str, str]:
+        self._lives = False
+        return "died", ""
+
+    def recall(self) -> None:
+        """It begins no further file of its batch."""
+        self._recalled = True
+
+    def terminate(self) -> None:
+        """It is told to end at once."""
+        self.state, self._condemned = State.CONDEMNED, True
+
+    # The process, a step at a time.
+
+    def die(self, how: object = None) -> None:
+        """From one moment to the next."""
+        universe = self._universe
+        if self._lives:
+            self._lives = False
+            self.was_killed = True
+            self.unread = bool(self._batch) and not self._begun
+            self._release()
+            self._stream.append(how)
+            if how is None and self._begun and self._batch is not None:
+                # It had this one, or would have begun it next: nobody can know better.
+                mine = [self._at] if self._at else [*self._batch]
+                universe.lost_with.update(path for path, _ in mine[:1])
+
+    def _release(self) -> None:
+        hands = self._universe.hands
+        for path in [path for path, serial in hands.items() if serial == self.serial]:
+            del hands[path]
+
+    def steps(self) -> list[Callable[[], None]]:
+        universe = self._universe
+        if not self._lives:
+            return []
+        starting = self._said is not messages.Ready
+        if self._condemned:
+            return [self.die]
+        if universe.happens(universe.dies_at_start if starting else universe.dies / 20):
+            return [self.die]
+        if self._said is None:
+            return [lambda: self._say(messages.Hello(1))]
+        if starting:
+            return [lambda: self._say(messages.Ready())] if self._may_begin else []
+        if self._hangs:
+            return []
+        if self._batch is not None:
+            return [self._work]
+        return [self._leave] if self._told_to_go else []
+
+    def _say(self, message: messages.FromWorker) -> None:
+        self._said = type(message)
+        self._stream.append(message)
+
+    def _leave(self) -> None:
+        self._lives = False
+        self._stream.append(messages.Done(self._outcomes))
+
+    def _work(self) -> None:
+        assert self._batch is not None
+        if self._at is None:
+            if not self._batch or (self._recalled and self._begun):
+                self._end_batch()
+                return
+            self._at, self._begun = self._batch.popleft(), True
+            self._universe.calls[self._at[0]] += 1
+            return
+        path, attempt = self._at
+        nature = FAILS if self._ruined else self._universe.nature[path]
+        if nature == HANGS:
+            self._hangs = True
+            return
+        if nature == CRASHES:
+            self.die("crashed")
+            return
+        self._at = None
+        self._outcomes += 1
+        self._universe.hands.pop(path)
+        if nature in (FAILS, RUINS):
+            self._ruined = self._ruined or nature == RUINS
+            failure = Failure(path, "error", "ValueError", "", attempt, 0.0)
+            self._stream.append(Outcome[Any](path, None, 0, failure, 0.0, attempt))
+            self._end_batch()
+        else:
+            self._stream.append(messages.Values([path.encode()]))
+            if self._universe.chance.random() < 0.1:  # it takes longer than planned
+                self._end_batch()
+
+    def _end_batch(self) -> None:
+        for path, _ in self._batch or ():
+            self._universe.hands.pop(path)
+        self._batch = None
+        self._stream.append(messages.BatchOver())
+
+
+class SimulatedCrew(Crew[SimulatedWorker]):
+    """Workers of this universe."""
+
+    universe: Universe
+    _begun = False
+
+    @staticmethod
+    def batch_seconds(options: Options) -> float:
+        return 0.05 if options.timeout is None else 0.0
+
+    def start(self) -> None:
+        serial = self._started
+        self._started += 1
+        self._dealer.enter(serial)
+        worker = SimulatedWorker(serial, self.universe)
+        self._workers[serial] = worker
+        self.universe.workers.append(worker)
+        if self._begun:
+            worker.begin()
+
+    def begin(self, encoder: object) -> None:
+        self._begun = True
+        for worker in self:
+            worker.begin()
+
+    def most(self, serial: int) -> int:
+        options = self.universe.options
+        most = (options.max_tasks_per_child or sys.maxsize) - self._workers[serial].finished
+        return most if options.timeout is None else min(most, 1)
+
+    def events(self, now: float) -> list[Any]:
+        return []
+
+    def attend(self, ready: Collection[object], now: float) -> None:
+        """Streams of the dead end by themselves."""
+
+    def recall(self) -> None:
+        for worker in self:
+            worker.recall()
+
+    def terminate(self, now: float, *states: State) -> None:
+        for worker in self.are(*states):
+            worker.terminate()
+
+    def _due(self, worker: SimulatedWorker) -> float:
+        timeout = self.universe.options.timeout
+        waits = timeout is None or worker.timed_out or not self._dealer.is_busy(worker.serial)
+        return NEVER if waits or timeout is None else worker.busy_since + timeout
+
+    def due(self, now: float) -> float:
+        return min(map(self._due, self), default=NEVER)
+
+    def end_overdue(self, now: float) -> None:
+        for worker in self:
+            if now >= self._due(worker):
+                worker.timed_out = True
+                worker.terminate()
+
+    def kill(self) -> None:
+        for worker in self:
+            worker.die("killed")
+            del self._workers[worker.serial]
+
+    def statuses(self, now: float) -> list[WorkerStatus]:
+        return []
+
+
+def _options() -> Options:
+    return ResumableRunner(len, [], "simulated.pkl", max_workers=1, progress=False)._options
+
+
+def simulate(seed: int, base: Options | None = None) -> Universe:
+    """One run in the universe of this seed. Raises `AssertionError` if a promise is broken."""
+    universe = Universe(seed, base or _options())
+    for thing in (SimulatedClock, SimulatedWaiter, SimulatedSaver, SimulatedCrew):
+        thing.universe = universe
+    requests = SimulatedRequests(universe)
+    plan = Plan([*universe.nature], 0, [], 0, 0, universe.number)
+    ledger = Ledger(plan)
+    told: list[tuple[str, bool]] = []
+    error: ResumablePoolError | None = None
+    with mock.patch.multiple(
+        loop,
+        Clock=SimulatedClock,
+        Waiter=SimulatedWaiter,
+        Saver=SimulatedSaver,
+        _crew_for=lambda options: SimulatedCrew,
+    ):
+        story = Story(progress_line(False, None))
+        stands_for: Any = requests
+        run = loop.Run(universe.options, cast(Any, None), lambda: plan, ledger, stands_for, story)
+        try:
+            for finished in run.go():
+                told += finished
+        except ResumablePoolError as raised:
+            error = raised
+    _check(universe, ledger, told, error, run.stopping.stopped)
+    return universe
+
+
+def _check(
+    universe: Universe,
+    ledger: Ledger,
+    told: list[tuple[str, bool]],
+    error: ResumablePoolError | None,
+    stopped: bool,
+) -> None:
+    counts, options = ledger.counts, universe.options
+    assert len(told) == len(dict(told)), "something was told twice"
+    if universe.saver.dead:
+        assert isinstance(error, SaverError) or universe.asked, f"ended by {error!r}"
+        return
+    assert error is None or isinstance(error, WorkerStartError), f"ended by {error!r}"
+    if isinstance(error, WorkerStartError):
+        assert universe.dies_at_start or universe.dies, "nothing hindered a start"
+    now = dict.fromkeys(universe.saved, True) | dict.fromkeys(universe.failed, False)
+    assert dict(told) == now, "what was told is not what was saved"
+    saved, failed = len(universe.saved), len(universe.failed)
+    assert (counts.completed, counts.failed) == (saved, failed), "the counts are wrong"
+    if error is None and not stopped:
+        assert saved + failed == universe.number, f"{universe.number - saved - failed} are missing"
+    _check_blame(universe, options)
+
+
+def _check_blame(universe: Universe, options: Options) -> None:
+    ruins = [path for path, nature in universe.nature.items() if nature == RUINS]
+    good = [path for path in universe.failed if universe.nature[path] == GOOD]
+    blamed = [path for path in good if path not in universe.lost_with]
+    if not ruins:
+        assert not blamed, f"{blamed} have failed without cause"
+    else:
+        most = STREAK * len(ruins) * options.max_workers
+        assert len(blamed) <= most, f"one file has ruined {len(blamed)} others"
+    # One further call to find out about a worker, and one for each that died of nothing.
+    for path, calls in universe.calls.items():
+        if not universe.dies and not universe.dies_at_start:
+            assert calls <= options.retries + 2, f"{path} was called {calls} times"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.prove.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=500, help="how many universes (500)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--raise", action="store_true", dest="raises", help="at the first fault")
+    given = parser.parse_args()
+    base, broken, turns, calls, hours = _options(), 0, 0, 0, 0.0
+    begun = time.perf_counter()
+    for seed in range(given.first, given.first + given.seeds):
+        try:
+            universe = simulate(seed, base)
+        except Exception as error:
+            if given.raises:
+                raise
+            broken += 1
+            print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+            continue
+        turns, calls = turns + universe.turns, calls + universe.calls.total()
+        hours += universe.now / 3600
+    print(
+        f"{given.seeds:,} universes, {turns:,} turns, {calls:,} calls, {hours:,.1f} of their hours "
+        f"in {time.perf_counter() - begun:.0f} s: {broken:,} broke a promise"
+    )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
