@@ -36,16 +36,16 @@ from .records import explained, printable
 INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
 
 _DESCRIPTION = """\
-Call a Python function for every file of a folder, in worker processes, and never lose a result.
+Call a Python function for every file in a folder, in worker processes, and never lose a result.
 """
 
 _STATUSES = """\
 exit status:
   0    all done
   1    some files failed or are still to do, `check` found something, or an error ended the command
-  2    it cannot be carried out as given, no file matches, or the checkpoint is in use, damaged
-       or none
-  130  ended by Ctrl-C
+  2    the command cannot be done as given, no file matches, or the checkpoint is in use, damaged
+       or missing
+  130  stopped by Ctrl-C
 """
 
 
@@ -112,34 +112,34 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("-j", "--max-workers", metavar="N", type=int,
         help="worker processes (default: as many as there are processors)")
     add("--timeout", metavar="S", type=_seconds,
-        help="seconds for one file, or 5m, 1h30m; then it has failed")
+        help="seconds for one file, or 5m, 1h30m; after that it has failed")
     add("--stop-after", metavar="S", type=_seconds,
-        help="stop after so many seconds, or 90m, 3h: finish the files in progress, begin no more")
+        help="stop after this many seconds, or 90m, 3h: finish files in progress, start no more")
     add("--retries", metavar="N", type=int, help="more attempts at a file that fails (default: 0)")
     add("--retry-delay", metavar="S", type=float,
         help="seconds before a further attempt, doubled each time (default: 0)")
     add("--initializer", metavar="NAME",
-        help="a function, of the same module if no other is named, called once in each worker")
-    add("--max-failures", metavar="N", type=int, help="stop once more files than this have failed")
-    add("--max-tasks-per-child", metavar="N", type=int, help="a fresh worker after so many files")
+        help="a function, in the same module unless you name another, called once in each worker")
+    add("--max-failures", metavar="N", type=int, help="stop when more files than this have failed")
+    add("--max-tasks-per-child", metavar="N", type=int, help="files that a worker does at most")
     add("--mp-context", metavar="M", help="start processes by fork, spawn or forkserver")
-    add("--largest-first", action="store_true", help="begin with the largest files")
-    add("--rerun-changed", action="store_true", help="process files again that have changed since")
+    add("--largest-first", action="store_true", help="start with the largest files")
+    add("--rerun-changed", action="store_true", help="process files again if they have changed")
     add("--no-retry-failed", dest="retry_failed", action="store_false",
-        help="leave alone what failed in an earlier run")
-    add("--save-every", metavar="N", type=int, help="save so many results together (default: 1)")
+        help="do not try again what failed in an earlier run")
+    add("--save-every", metavar="N", type=int, help="save this many results together (default: 1)")
     add("--save-interval", metavar="S", type=float,
-        help="seconds for which a result may wait for others (default: 1)")
+        help="seconds that a result may wait for others (default: 1)")
     add("--grace-period", metavar="S", type=float,
-        help="seconds for the files in work after SIGTERM or SIGHUP")
+        help="seconds for files in progress after SIGTERM or SIGHUP (default: 10)")
     add("--shard", metavar="K/N", type=_shard,
-        help="only part K of N, from 0: for array jobs, each with a checkpoint of its own")
+        help="only part K of N, from 0: for array jobs that each have their own checkpoint")
     add("--allow-empty", action="store_true",
-        help="a pattern without files is no error (nor is it with --shard)")
+        help="do not treat it as an error if no file matches (with --shard it never is)")
     add("--progress", action="store_true",
-        help="where stderr is no terminal, write a line of progress to it now and then")
+        help="if stderr is not a terminal, write a progress line to it every ten seconds")
     add("-q", "--quiet", action="store_true",
-        help="no progress, and nothing at all unless something failed or is still to do")
+        help="no progress line, and no report if every file is done")
     add("--json", dest="as_json", action="store_true", help="print the report as JSON")
     # fmt: on
 
@@ -152,7 +152,7 @@ def _seconds(text: str) -> float:
             return sum(float(number) * _UNITS[unit] for number, unit in parts)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no time, such as 90, 90s, 5m, 3h or 1h30m")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 90, 90s, 5m, 3h or 1h30m")
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -161,7 +161,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 def _shard(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part of N parts, such as 0/16")
+        raise argparse.ArgumentTypeError(f"{text!r} is not part K of N; write 0/16, for instance")
     return int(number), int(count)
 
 
@@ -173,16 +173,16 @@ def _add_show(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--json", dest="as_json", action="store_true",
-        help="as JSON; with --failures an object a line, with tracebacks",
+        help="as JSON; with --failures one object a line, with tracebacks",
     )  # fmt: skip
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
     _add_checkpoint(command)
     add = command.add_argument
-    add("out", metavar="OUT", help="a new file: .jsonl (path and value in a line) or .csv")
+    add("out", metavar="OUT", help="a new file: .jsonl (a line for each path and value) or .csv")
     add("--force", action="store_true", help="replace OUT if it exists")
-    add("--repr", dest="as_repr", action="store_true", help="values that are not JSON as text")
+    add("--repr", dest="as_repr", action="store_true", help="write values that are no JSON as text")
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:
@@ -203,10 +203,10 @@ def _add_move(command: argparse.ArgumentParser) -> None:
 
 def _add_merge(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("out", metavar="OUT", help="a checkpoint; if it exists it is the first of them")
+    add("out", metavar="OUT", help="the checkpoint to write; if it exists, it comes first")
     add("inputs", metavar="IN", nargs="+",
-        help="of several results of one path the newest counts; a result beats a failure; an IN "
-             "that a run is writing to is taken as it is now")  # fmt: skip
+        help="checkpoints to join: of several results for one path the newest counts; a result "
+             "beats a failure; one that a run is writing to is taken as it is now")  # fmt: skip
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
@@ -223,30 +223,30 @@ class _Command(NamedTuple):
 
 _COMMANDS = [
     _Command("run", _add_run, run,
-             "process files, and go on where the last run was",
+             "process files, and continue where the last run stopped",
              'work.py:transcribe "audio/**/*.wav" result.pkl -j 4'),
     _Command("show", _add_show, show,
              "show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do "
              "not trust",
              "result.pkl"),
     _Command("export", _add_export, export,
-             "write the values to a .jsonl or .csv file; unpickles them, which runs code that is "
-             "in the file: only on one that you trust",
+             "write the values to a .jsonl or .csv file; this unpickles them, which can run code "
+             "in the file, so only use it on a file that you trust",
              "result.pkl result.jsonl"),
     _Command("check", _add_check, check,
-             "read all of a checkpoint, and say what is wrong with it, a line each, if anything; "
-             "unpickles nothing",
+             "read all of a checkpoint, and say what is wrong with it, one line each; unpickles "
+             "nothing",
              "result.pkl"),
     _Command("compact", _add_checkpoint, compact,
              "rewrite a checkpoint with the last result of each path, if sound, and keep the old "
-             "file as .bak; unpickles nothing, unless it is a plain pickle that is adopted",
+             "file as .bak; unpickles nothing, except a plain pickle that it adopts",
              "result.pkl"),
     _Command("move", _add_move, move,
-             "give files that were moved or renamed, with their folder, their results back, and "
-             "keep the old checkpoint as .bak; unpickles nothing",
+             "give files their results back after they were moved, or their folder was renamed, "
+             "and keep the old checkpoint as .bak; unpickles nothing",
              "result.pkl old/folder new/folder"),
     _Command("merge", _add_merge, merge_all,
-             "join checkpoints, of the shards of a run for instance, in one; unpickles nothing",
+             "join checkpoints into one, for instance the shards of a run; unpickles nothing",
              "result.pkl shard-*.pkl"),
 ]  # fmt: skip
 

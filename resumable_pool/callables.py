@@ -43,8 +43,8 @@ def _check_callable(name: str, given: Any) -> None:
         raise TypeError(f"{name} must be callable, not {given!r}")
     if _returns_at_once(given):
         raise TypeError(
-            f"{name} {given!r} must not be a coroutine or a generator function, which nobody would "
-            "run to its end: wrap it, with asyncio.run or list"
+            f"{name} {given!r} must not be a coroutine or a generator function, which nothing "
+            "would run to its end: wrap it in asyncio.run or list"
         )
 
 
@@ -92,7 +92,7 @@ def context_for(mp_context: Any, setup: Setup) -> BaseContext:
         remedy += ', or pass mp_context="fork"'
     raise ValueError(
         f"function {setup.function!r} cannot be sent to a new process, as the start method "
-        f"{context.get_start_method()!r} must: {obstacle}; {remedy}"
+        f"{context.get_start_method()!r} needs: {obstacle}; {remedy}"
     )
 
 
@@ -107,8 +107,8 @@ def check_sent(runner: Any, context: BaseContext) -> None:
     what = f"its attribute {culprits[0]!r}: " if culprits else ""
     raise TypeError(
         f"{name} overrides hooks that run in other processes, and cannot be sent there, as the "
-        f"start method {method!r} must: {what}{obstacle}; connections and the like can be opened "
-        "in open_saver or in the initializer, and left out by __getstate__"
+        f"start method {method!r} needs: {what}{obstacle}; open connections and the like in "
+        "open_saver or in the initializer, or leave them out in __getstate__"
     )
 
 
@@ -147,5 +147,5 @@ def _obstacle(sent: Any) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if b"__main__" in pickled and script is None and not as_module:
-        return "it is defined in a notebook, a shell or python -c, which nobody else can import"
+        return "it is defined in a notebook, a shell or python -c, which others cannot import"
     return None

@@ -93,7 +93,7 @@ class SaverError(ResumablePoolError):
         path: str,
         reason: str,
         traceback: str = "",
-        remedy: str = "What was saved before is kept; put that right and run again to go on.",
+        remedy: str = "What was saved before is kept. Fix this and run again to continue.",
         by: str = "",
     ) -> None:
         super().__init__(path, reason, traceback, remedy, by)
@@ -140,17 +140,18 @@ class ExecutorError(ResumablePoolError):
         more = len(self.in_flight) - _SHOWN_FILES
         files += f" and {more} more" if more > 0 else ""
         if self.broken:
-            what = "does not go on"
+            what = "cannot continue"
             remedy = (
-                "What was saved is kept: make a new executor and run again to go on. If it breaks "
-                "again, one of these files may be the reason: with max_workers=1 it gets one file "
-                "at a time, the one that breaks it is known, and retry_failed=False leaves it alone"
+                "What was saved is kept: make a new executor and run again to continue. If it "
+                "breaks again, one of these files may be the reason. Pass max_workers=1, so that "
+                "it gets one file at a time: the one that breaks it is then recorded as failed, "
+                "and retry_failed=False leaves it alone"
             )
         else:
             what = "has sent nothing back yet"
             remedy = (
                 "Can its workers import the function's module and resumable_pool? Can the function "
-                "be pickled? Put that right and run again"
+                "be pickled? Fix that and run again"
             )
         text = f"the {self.executor} {what}: {self.reason.rstrip('.')}. It had {files}. {remedy}."
         return f"{text}\n\n{self.traceback}" if self.traceback else text

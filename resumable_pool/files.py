@@ -121,7 +121,7 @@ def nothing_found(pattern: str | list[str]) -> str:
 def _hint(pattern: str) -> str:
     """The usual mistakes in a glob."""
     if pattern.startswith("~"):
-        return "os.path.expanduser knows what ~ stands for"
+        return "~ is not expanded: use os.path.expanduser"
     if not pattern.isprintable():
         return "a backslash in it has become another character: write / in its place, or r'...'"
     if "\\" in pattern and os.sep == "/":
@@ -132,7 +132,7 @@ def _hint(pattern: str) -> str:
         if glob.has_magic(name):
             if os.path.exists(path):  # it is called like a glob
                 return (
-                    f"brackets stand for one letter; glob.escape({quoted(path)}) is the name itself"
+                    f"brackets match one character; for the name, use glob.escape({quoted(path)})"
                 )
             return ""
         if not os.path.exists(path or os.sep):

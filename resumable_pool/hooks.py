@@ -82,7 +82,7 @@ class Hooks(Generic[Result]):
                 raise
             raise KeyError(
                 f"{path}: it is not in the checkpoint; {type(self).__name__} saves elsewhere, and "
-                "has to override read_result to read it"
+                "must override read_result to read it"
             ) from None
         return value
 
@@ -133,9 +133,9 @@ class Hooks(Generic[Result]):
 _STAY_HERE = ("_options", "_running", "_life", "_stop_requests", "_ring")
 
 _NOT_HERE = (
-    "this is a copy of a runner, as one that was pickled or copied, and those in a worker or the "
-    "saver, are: it cannot run, be stopped, or tell what is to do or who does what. Do that with "
-    "the runner itself, in its process; or make another one"
+    "this is a copy of a runner (it was pickled or copied, or is in a worker or the saver): it "
+    "cannot run or be stopped, and does not know what is to do or what workers are doing. Use the "
+    "runner itself, in its process, or make another one"
 )
 
 SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")

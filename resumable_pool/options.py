@@ -131,7 +131,7 @@ def _check_duration(name: str, value: Any) -> float | None:
         pass
     raise ValueError(
         f"{name} must be more than 0 seconds, and {_MOST_SECONDS:,} at most, not {value!r}; "
-        "None is for no limit"
+        "None means no limit"
     )
 
 
@@ -169,13 +169,13 @@ def _check_executor(given: SimpleNamespace) -> None:
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
     reasons = {
-        "timeout": "nobody can end a call in one of its processes",
-        "max_tasks_per_child": "its processes are its own to replace",
+        "timeout": "a call in one of its processes cannot be ended",
+        "max_tasks_per_child": "only it can replace its processes",
         "mp_context": "it starts its processes itself",
     }
     for name, reason in reasons.items():
         if (value := getattr(given, name)) is not None:
-            raise ValueError(f"{name}={value!r} cannot be had with an executor: {reason}")
+            raise ValueError(f"{name}={value!r} cannot be combined with an executor: {reason}")
 
 
 def _check_max_workers(max_workers: Any, executor: Any) -> int:
@@ -213,7 +213,7 @@ def _check_shard(shard: Any) -> tuple[int, int] | None:
         raise TypeError(f"shard must be a tuple (k, n), for part k of n, not {shard!r}")
     for number in shard:
         if isinstance(number, bool) or not isinstance(number, int):
-            hint = "what is in the environment is text: int() it"
+            hint = "what comes from the environment is text: use int()"
             raise TypeError(f"shard must be two ints, not {shard!r}; {hint}")
     number, count = shard
     if not 0 <= number < count:

@@ -110,7 +110,7 @@ def json_value(value: Any) -> bytes:
         text = json.dumps(value, allow_nan=False, default=_refuse)
         _check_keys(value)
         if "\\ud" in text and _HALVES.search(json.dumps(value, ensure_ascii=False)):
-            raise ValueError("text with two halves of a character, which would come back as one")
+            raise ValueError("text with a surrogate pair, which would come back as one character")
     except BaseException as error:
         raise UnstorableValue("the result is not JSON") from error
     return text.encode("ascii")

@@ -38,12 +38,12 @@ ERRORS: list[tuple[ResumablePoolError, list[str]]] = [
     ),
     (
         SaverError("r.pkl", "No space left on device"),
-        ["'r.pkl': No space left on device.", "saved before is kept", "run again to go on"],
+        ["'r.pkl': No space left on device.", "saved before is kept", "run again to continue"],
     ),
     (SaverError("r.pkl", "it died", "Traceback: there"), ["it died", "\n\nTraceback: there"]),
     (
         ExecutorError("Pool", "Broken: gone", [*"abcdefg"], True),
-        ["the Pool does not go on: Broken: gone", "'e' and 2 more", "make a new executor and run"],
+        ["the Pool cannot continue: Broken: gone", "'e' and 2 more", "make a new executor and run"],
     ),
     (
         ExecutorError("Pool", "No module", ["a"], False, "Traceback: there"),

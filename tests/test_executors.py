@@ -225,7 +225,7 @@ def test_what_nobody_can_tell_is_refused(folder: Path) -> None:
         failure = next(steps).failure
         assert failure is not None
         assert "worker_slot() is for the function" in failure.message
-        with pytest.raises(RuntimeError, match="known to nobody but itself"):
+        with pytest.raises(RuntimeError, match="its dashboard or logs"):
             running.workers()
         steps.close()  # type: ignore[attr-defined]
         assert running.workers() == []
@@ -234,9 +234,9 @@ def test_what_nobody_can_tell_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"timeout": 5}, ValueError, "timeout=5 cannot be had with an executor: nobody can end"),
-        ({"max_tasks_per_child": 3}, ValueError, "max_tasks_per_child=3 cannot be had"),
-        ({"mp_context": "spawn"}, ValueError, "mp_context='spawn' cannot be had"),
+        ({"timeout": 5}, ValueError, "timeout=5 cannot be combined with an executor: a call"),
+        ({"max_tasks_per_child": 3}, ValueError, "max_tasks_per_child=3 cannot be combined"),
+        ({"mp_context": "spawn"}, ValueError, "mp_context='spawn' cannot be combined"),
         ({"executor": 3}, TypeError, r"executor must be a concurrent\.futures\.Executor, not 3"),
         ({"executor": ThreadPoolExecutor}, TypeError, "executor must be a"),
     ],
@@ -609,7 +609,7 @@ def test_when_nothing_more_is_taken_the_run_ends(folder: Path) -> None:
     third.do()  # now a fourth is refused
     second.do()
     error = running.error()
-    assert "the Hand does not go on: RuntimeError: no more, thank you" in str(error)
+    assert "the Hand cannot continue: RuntimeError: no more, thank you" in str(error)
     assert sorted(open_checkpoint("result.pkl")) == sorted(calls())
     assert len(calls()) == 3
     assert open_checkpoint("result.pkl").failures() == {}

@@ -228,8 +228,8 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
                             "'sub/no'"),
         ("/no/where/*.txt", "no files match '/no/where/*.txt'; there is no '/no'"),
         ("no*.txt", "no files match 'no*.txt' in the folder {here}"),
-        ("take [1]/*.txt", "no files match 'take [1]/*.txt' in the folder {here}; brackets stand "
-                           "for one letter; glob.escape('take [1]') is the name itself"),
+        ("take [1]/*.txt", "no files match 'take [1]/*.txt' in the folder {here}; brackets match "
+                           "one character; for the name, use glob.escape('take [1]')"),
         pytest.param(
             "sub\\*.txt", "no files match 'sub\\*.txt' in the folder {here}; folders are "
                           "separated by / here: 'sub/*.txt'", marks=posix),
@@ -240,8 +240,8 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
             "'sub' is a folder, and only files are processed: "
             f"{quoted(os.path.join('sub', '**', '*'))}",
         ),
-        ("~/no.*", "no files match '~/no.*' in the folder {here}; os.path.expanduser knows what "
-                   "~ stands for"),
+        ("~/no.*", "no files match '~/no.*' in the folder {here}; ~ is not expanded: "
+                   "use os.path.expanduser"),
         (["a", "b"], "none of the 2 paths listed is a file"),
         ([], "no files were listed"),
     ],

@@ -58,4 +58,4 @@ def test_a_frozen_program_that_does_not_expect_to_be_one_is_told(tmp_path: Path)
     """Instead of starting itself again and again: all of it has ended when its output has."""
     ended = run_program(tmp_path, PROGRAM.replace("    freeze_support()\n", ""))
     assert ended.returncode == 1
-    assert "begin with multiprocessing.freeze_support()" in ended.stderr
+    assert "call multiprocessing.freeze_support() first" in ended.stderr

@@ -115,7 +115,7 @@ def test_a_value_that_is_elsewhere_needs_a_hook_to_be_read(folder: Path) -> None
     assert (outcome.path, outcome.ok) == (ALL[0], True)
     with pytest.raises(LookupError, match="override read_result"):
         outcome.value  # noqa: B018
-    with pytest.raises(KeyError, match=r"ToCsv saves elsewhere, and has to override read_result"):
+    with pytest.raises(KeyError, match=r"ToCsv saves elsewhere, and must override read_result"):
         csv_only.results[ALL[0]]
     assert csv_only.results.get("no file") is None
 

@@ -86,9 +86,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"function": None}, TypeError, "function must be callable, not None"),
     ({"function": "name"}, TypeError, "function must be callable, not 'name'"),
     ({"function": coroutine_function}, TypeError, "must not be a coroutine or a generator "
-                                                "function, which nobody would run to its end"),
+                                                "function, which nothing would run to its end"),
     ({"function": generator_function}, TypeError, "must not be a coroutine or a generator "
-                                                "function, which nobody would run to its end"),
+                                                "function, which nothing would run to its end"),
     ({"function": of_none}, TypeError, "must take one argument, the path of a file"),
     ({"function": of_two}, TypeError, "must take one argument, the path of a file: give it the "
                                       "others beforehand, with functools.partial"),
@@ -112,7 +112,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_workers": "2"}, TypeError, "max_workers must be an int, not '2'"),
     ({"initializer": 5}, TypeError, "initializer must be callable, not 5"),
     ({"initializer": coroutine_function}, TypeError, "must not be a coroutine or a generator"),
-    ({"initializer": generator_function}, TypeError, "wrap it, with asyncio.run or list"),
+    ({"initializer": generator_function}, TypeError, "wrap it in asyncio.run or list"),
     ({"initargs": 5}, TypeError, "initargs must be a tuple of arguments, not 5"),
     ({"initargs": "model"}, TypeError, "initargs must be a tuple of arguments, not 'model'"),
     ({"initargs": b"model"}, TypeError, "initargs must be a tuple of arguments, not b'model'"),
@@ -125,7 +125,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
     ({"timeout": True}, TypeError, "timeout must be a number of seconds, not True"),
     ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, and 2,678,400 at most, "
-                                "not 0; None is for no limit"),
+                                "not 0; None means no limit"),
     ({"stop_after": "3h"}, TypeError, "stop_after must be a number of seconds, not '3h'"),
     ({"stop_after": 0}, ValueError, "stop_after must be more than 0 seconds, and"),
     ({"timeout": -1}, ValueError, "and 2,678,400 at most, not -1; None"),
@@ -243,7 +243,7 @@ def test_what_cannot_be_sent_is_refused(changed: dict[str, Any]) -> None:
     """A lambda cannot go to a spawned process; the text says why, and what to do."""
     with pytest.raises(ValueError, match="cannot be sent to a new process") as caught:
         _options(**changed, mp_context="spawn")
-    assert "the start method 'spawn' must" in str(caught.value)
+    assert "the start method 'spawn' needs" in str(caught.value)
     assert "<lambda>" in str(caught.value)
     assert "move it to the top level of a module" in str(caught.value)
 

@@ -128,9 +128,9 @@ def test_results_under_other_paths_of_the_same_files_are_explained(
     checkpoint.close()
     (advice,) = make_plan([seen, "in/b.txt"], checkpoint, Choices()).advice
     assert advice.startswith(
-        "1 of the 2 files without a result are called like files that have one, "
-        f"{seen!r} like {key!r}. If they are the same, in a folder that was moved or renamed, stop "
-        "now and keep their results with: python -m resumable_pool move "
+        "1 of the 2 files without a result have the same names as files that have one, "
+        f"{seen!r} and {key!r}. If they are the same files, in a folder that was moved or renamed, "
+        "stop now and keep their results with: python -m resumable_pool move "
     )
     assert "\n" not in advice
 

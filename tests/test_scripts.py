@@ -109,7 +109,7 @@ def test_a_program_without_a_file_cannot_be_spawned(folder: Path, method: str, h
     done = python(*(["-c", program] if how == "-c" else ["-"]), stdin=program)
     assert done.returncode == 1
     assert "ValueError: function <function work" in done.stderr
-    assert f"cannot be sent to a new process, as the start method {method!r} must" in done.stderr
+    assert f"cannot be sent to a new process, as the start method {method!r} needs" in done.stderr
     assert "move it to the top level of a module" in done.stderr
 
 
@@ -129,7 +129,7 @@ def test_a_function_that_workers_cannot_find_is_an_error(folder: Path) -> None:
     assert done.returncode == 1
     assert "WorkerStartError: a worker cannot start" in done.stderr
     assert "'work'" in done.stderr
-    assert "cannot be loaded in a new process, where it must be importable" in done.stderr
+    assert "cannot be loaded in a new process; it must be importable there" in done.stderr
 
 
 QUIET = """

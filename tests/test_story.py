@@ -133,7 +133,7 @@ def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) ->
         f"'in/0{n}.txt' has failed (error): ValueError: {n} is odd" for n in (5, 7, 9)
     ]
     ready = [line.split(" is ready, ")[0] for line in _lines(log, logging.DEBUG)]
-    assert sorted(ready) == ["worker 0", "worker 1"]
+    assert {*ready} == {"worker 0", "worker 1"}  # one that had three failures in a row came anew
 
 
 def test_the_log_tells_of_attempts_and_lost_workers(
@@ -144,7 +144,7 @@ def test_the_log_tells_of_attempts_and_lost_workers(
     report = ResumableRunner(die_once, "in/*.txt", "r.pkl", **options).run()
     assert report.ok
     told = "\n".join(_lines(log, logging.INFO))
-    assert "worker 0 exited with status 5; if there are files for it, another one takes" in told
+    assert "worker 0 exited with status 5; if there are files left for it, another" in told
     assert "'in/03.txt' will be tried again (attempt 1): its worker exited with status 5" in told
     assert not _lines(log, logging.WARNING)
 
@@ -164,7 +164,7 @@ def test_a_run_has_a_time_budget(folder: Path) -> None:
     stage = Stage(folder)
     runner = ResumableRunner(act, "in/*.txt", "r.pkl", max_workers=2, stop_after=0.5)
     reports: list[Report] = []
-    with announcement("the time of stop_after is over: ") as over:
+    with announcement("the time set by stop_after is over: ") as over:
         thread = threading.Thread(target=lambda: reports.append(runner.run()))
         thread.start()
         assert over.wait(PATIENCE)

@@ -39,12 +39,12 @@ EXIT_SECONDS = 3.0
 LATE = -signal.SIGALRM if hasattr(signal, "SIGALRM") else None
 
 MAIN_GUARD_REMEDY = (
-    "Does the script start its run under `if __name__ == '__main__':`? It must where processes are "
-    "spawned, because each of them imports the script; and whatever the script imports must be "
-    "importable there."
+    "Does the script start its run under `if __name__ == '__main__':`? Spawned processes need "
+    "this, because each of them imports the script. They must also be able to import whatever the "
+    "script imports."
     if not hasattr(sys, "frozen")
-    else "Does the program begin with multiprocessing.freeze_support(), under "
-    "`if __name__ == '__main__':`? It must, where it is one that was frozen into an executable."
+    else "Does the program call multiprocessing.freeze_support() first, under "
+    "`if __name__ == '__main__':`? A program that was frozen into an executable must."
 )
 
 _IMPORTED_IN = os.getpid()  # another one, and this process is a forked copy of that

@@ -352,8 +352,8 @@ class Owned(contextlib.ExitStack):
         """Raise `RuntimeError` in a copy."""
         if os.getpid() != self.pid:
             raise RuntimeError(
-                f"this run belongs to process {self.pid}; process {os.getpid()} is a copy of that, "
-                "and can neither go on with it, nor stop it, nor tell of it"
+                f"this run belongs to process {self.pid}; process {os.getpid()} is a copy of it, "
+                "and can neither continue the run, nor stop it, nor report on it"
             )
 
 

@@ -51,17 +51,17 @@ if sys.platform == "win32":
     _STATUSES = {
         0xC0000005: "an access violation",
         0xC0000006: "a page that could not be read",
-        0xC0000017: "no memory left",
+        0xC0000017: "out of memory",
         0xC000001D: "an illegal instruction",
         0xC0000094: "an integer division by zero",
         0xC00000FD: "a stack overflow",
-        0xC000012D: "no memory left",
+        0xC000012D: "out of memory",
         0xC0000135: "a DLL that was not found",
         0xC000013A: "a Ctrl-C, or the end of its console",
         0xC0000142: "a DLL that could not start",
         0xC0000374: "a damaged heap",
         0xC0000409: "native code gave up",
-        0xE06D7363: "an exception of C++ that nobody caught",
+        0xE06D7363: "an uncaught C++ exception",
     }
     _SYSTEMS_OWN = 0x80000000
 

@@ -100,7 +100,8 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
     sources = {target.file: target}
     for other in others:
         if type(other) is not type(target):
-            raise ValueError(f"{quoted(other.path)} has another format than {quoted(target.path)}")
+            formats = f"{quoted(other.path)} and {quoted(target.path)}"
+            raise ValueError(f"{formats} have different formats")
         if not os.path.exists(other.file):
             raise FileNotFoundError(f"there is no checkpoint at {quoted(other.path)}")
         sources.setdefault(other.file, other)  # merge("all.pkl", "*.pkl")

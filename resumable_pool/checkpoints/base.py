@@ -35,7 +35,7 @@ def of_another_version(path: str, version: int, known: int) -> CheckpointError:
 
 def no_record() -> ValueError:
     """What to raise for bytes that came from a worker, and that no worker of ours has made."""
-    return ValueError("what came from a worker is no record: did the function write into its pipe?")
+    return ValueError("a worker sent what is not a record: did the function write into its pipe?")
 
 
 def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Failure | None:
@@ -53,7 +53,7 @@ def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Fail
 
 def damaged(path: str, how: object) -> CheckpointError:
     """The same for one that is not as it was written."""
-    remedy = "Restore it from a copy, or keep what is sound: python -m resumable_pool compact does."
+    remedy = "Restore it from a copy, or keep what is sound with python -m resumable_pool compact."
     return CheckpointError(path, f"is damaged: {how}", remedy)
 
 

@@ -82,8 +82,8 @@ def _lock(file: LockableFile, path: str, notes: list[str]) -> bool:
         return file.lock(path)
     except OSError as error:
         notes.append(
-            f"{quoted(path)} could not be locked ({error.strerror}): nothing would notice a second "
-            "run that writes to it at the same time"
+            f"{quoted(path)} could not be locked ({error.strerror}), so a second run that writes "
+            "to it would not be noticed: make sure only one run uses it"
         )
         return True
 
@@ -99,7 +99,7 @@ def is_at(status: os.stat_result, path: str) -> bool:
 def refuse_if_gone(status: os.stat_result, path: str) -> None:
     """Raise `FileNotFoundError` if it is not."""
     if not is_at(status, path):
-        what = "it was removed, moved or replaced while the run went on"
+        what = "it was removed, moved or replaced during the run"
         raise FileNotFoundError(errno.ENOENT, what)
 
 

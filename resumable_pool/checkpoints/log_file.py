@@ -202,7 +202,7 @@ class LogFile(LogReader):
         except CheckpointLocked:  # whoever writes sees to that
             return []
         except OSError as error:
-            what = "what a writer that was killed has left half-done is still so"
+            what = "what a killed writer left half done could not be finished"
             return [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 

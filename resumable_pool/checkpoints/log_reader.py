@@ -32,7 +32,7 @@ _EVIDENCE = 1 << 10
 
 
 # What becomes of an end that is not as it has to be.
-_SETTLED = "; the next run, also one with nothing to do, sees to that"
+_SETTLED = "; the next run fixes that, even if it has nothing to do"
 
 
 # A record, as a scan finds it: its path; where it starts; whether it is of a failure; whether it is

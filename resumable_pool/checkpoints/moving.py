@@ -28,7 +28,7 @@ class Moving:
         self._old, self._new = _as_start(old_start), _as_start(new_start)
         known = {*results, *failures}
         if self._old == self._new or not any(map(self._moved, known)):
-            example = f", as {quoted(min(known))} does not" if known else ""
+            example = f" (one of them is {quoted(min(known))})" if known else ""
             raise ValueError(f"no path starts with {quoted(old_start)}{example}: nothing was moved")
         self._results = {path for path in results if self._moved(path) is None}
         self._failures = {path for path in failures if self._moved(path) is None}

@@ -286,8 +286,8 @@ class PickleScan(Scan):
         if read_at(self._fd, len(STOP) + 1, self.end) == STOP + _PROTO:
             raise CheckpointError(
                 self._path,
-                f"has another pickle behind it, from byte {start:,} on, as `cat` makes it",
-                "Cut it in two there, and join them: python -m resumable_pool merge does.",
+                f"has another pickle behind it, from byte {start:,} on, as after `cat`",
+                "Cut it in two there, and join the parts with python -m resumable_pool merge.",
             )
 
     def find_later_record(self) -> int | None:

@@ -55,7 +55,7 @@ FIRST_RECORD = _HEADER.size
 
 # How other pickles begin that a dict may be in, and what a reader says of them.
 _PICKLES = (b"\x80", b"}", b"(")
-_PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or compact makes one of it"
+_PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or compact converts it"
 
 # What stands before a record's key, as `Metadata` says: C 52 and the tag, 2 checksums, ..., POP X
 # and the key's length. The header's checksum covers all that stands behind it, with the key.

@@ -59,7 +59,7 @@ class PlainPickle:
         if not isinstance(loaded, dict):
             raise foreign(path, _NO_DICT)
         if not all(type(key) is str for key in loaded):
-            what = "it is a pickle of a dict whose keys are not all text, as paths are"
+            what = "it is a pickle of a dict whose keys are not all strings, as paths are"
             raise foreign(path, f": {what}")
         # A key is the path that the function would receive; of two that name one file the later.
         self._values = {normalised(key): value for key, value in loaded.items()}
@@ -70,7 +70,7 @@ class PlainPickle:
         """What has been done when it is converted, in words."""
         done = "adopted the results of {results} from a plain pickle"
         if self._dropped:
-            done += f"; {self._dropped:,} more were of the same files under other names"
+            done += f"; {self._dropped:,} more were for the same files under other names"
         return done
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
@@ -96,13 +96,13 @@ class PlainPickle:
         except (ValueError, OverflowError, MemoryError, UnicodeError):  # whatever other bytes are
             raise foreign(self.path) from None
         if data.read(1):
-            what = "it is a pickle with something behind it, another one perhaps"
+            what = "it is a pickle with something behind it, perhaps another one"
             raise foreign(self.path, f": {what}")
 
     def _refusal(self, what: str, error: BaseException | None) -> CheckpointError:
         return CheckpointError(
             self.path,
             f"is a plain pickle, but {what}: {type(error).__name__}: {error}",
-            "Its classes must be importable where it is read: those of the script that wrote it "
-            "are found by a script that defines them, too.",
+            "Its classes must be importable where it is read. If the script that wrote it defined "
+            "them, define them in the script that reads it, too.",
         )

@@ -276,9 +276,9 @@ class SqliteFile(Checkpoint):
                 raise
             raise CheckpointError(
                 self.path,
-                f"was left half-written by a writer that was killed, and cannot be mended: {error}",
-                "Read it once where you may write to it and to its folder; or copy it to such a "
-                "place, together with the files beside it that begin with its name.",
+                f"was left half written by a killed writer, and cannot be repaired: {error}",
+                "Open it once where you may write to it and to its folder. Or copy it to such a "
+                "place, together with the files beside it whose names start with its name.",
             ) from error
 
     def _writable(self) -> sqlite3.Connection:
@@ -316,7 +316,7 @@ class SqliteFile(Checkpoint):
         rows = db.execute(query, key).fetchall() if db is not None else self._select(query, *key)
         for found, *row in rows:
             if found != path.encode("utf-8", "surrogatepass"):
-                raise damaged(self.path, f"what it has under {quoted(path)} is of another file")
+                raise damaged(self.path, f"what it has under {quoted(path)} is for another file")
             return row
         raise KeyError(path)
 
@@ -536,7 +536,7 @@ class SqliteFile(Checkpoint):
         except CheckpointLocked:  # whoever writes sees to that
             return []
         except OSError as error:
-            what = "what a writer that was killed has left half-done is still so"
+            what = "what a killed writer left half done could not be finished"
             return [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
@@ -566,7 +566,7 @@ class SqliteFile(Checkpoint):
         # One file, without anything beside it that the new one would get.
         if self._db is not None:
             if not _set_mode(self._db, "delete"):
-                raise sqlite3.OperationalError("somebody is reading the database")
+                raise sqlite3.OperationalError("another program is reading the database")
             self._db.close()
             self._db = None
         self._set_journals_aside()

@@ -104,7 +104,7 @@ def _broken(called: str, error: BaseException, remedy: str) -> CannotLoad:
     text = "".join(traceback.format_exception(type(error), error, first and first.tb_next)).rstrip()
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     if not isinstance(error, ImportError):
-        remedy = "put that right"
+        remedy = "fix that"
     return CannotLoad(f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}")
 
 

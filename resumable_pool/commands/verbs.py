@@ -206,8 +206,9 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
 # What to do where the class of a value is not found.
 _OF_A_MODULE = "the module of its class must be importable: put its folder on PYTHONPATH"
 _OF_THE_SCRIPT = (
-    "its class is one of the script that ran; if that is work.py, then instead of "
-    '`python -m resumable_pool` say `python -c "from work import *; from resumable_pool.__main__ '
+    "its class was defined in the script that ran: move it to a module, or return a dict. To "
+    "read what is there, if the script is work.py, replace `python -m resumable_pool` by "
+    '`python -c "from work import *; from resumable_pool.__main__ '
     'import main; raise SystemExit(main())"`'
 )
 

@@ -147,8 +147,8 @@ class FarCrew(Crew["Slot"]):
 
     def statuses(self, now: float) -> list[WorkerStatus]:
         raise RuntimeError(
-            "workers() tells of the runner's own worker processes; those of an executor are known "
-            "to nobody but itself: look at its own dashboard or logs"
+            "workers() only knows the runner's own worker processes: for an executor's, look at "
+            "its dashboard or logs"
         )
 
 

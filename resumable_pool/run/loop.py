@@ -324,7 +324,7 @@ class Run:
             self._fail(error)
         else:
             pause = in_words(max(0.0, self._starts.allowed_at - now))
-            self._story.say(f"{error.reason}; another start is tried in {pause}")
+            self._story.say(f"{error.reason}; trying another start in {pause}")
 
     def _note_idle(self, serial: int) -> None:
         worker = self._crew.get(serial)

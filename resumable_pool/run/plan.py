@@ -140,11 +140,12 @@ def _advice(
     (before, now), number = Counter(_starts(*pair) for pair in pairs).most_common(1)[0]
     of_them = "" if number == len(pairs) else f" (which is right for {number:,} of them)"
     yield (
-        f"{len(pairs):,} of the {count_files(len(new))} without a result are called like files "
-        f"that have one, {quoted(path)} like {quoted(key)}. If they are the same, in a folder that "
-        "was moved or renamed, stop now and keep their results with: python -m resumable_pool move "
-        f"{from_here(checkpoint.path)} {quoted(before)} {quoted(now)}{of_them}. Otherwise all are "
-        "processed"
+        f"{len(pairs):,} of the {count_files(len(new))} without a result have the same names as "
+        f"files that have one, {quoted(path)} and {quoted(key)}. If they are the same files, in a "
+        "folder that was moved or renamed, stop now and keep their results with: python -m "
+        "resumable_pool move "
+        f"{from_here(checkpoint.path)} {quoted(before)} {quoted(now)}{of_them}. Otherwise they "
+        "are all processed"
     )
 
 

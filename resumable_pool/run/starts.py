@@ -16,7 +16,7 @@ START_ATTEMPTS = 3
 # Between two attempts, doubled each time. (All that fail in the meantime are one attempt.)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
-_REMEDY = "Put that right and run again; what was saved is kept."
+_REMEDY = "Fix that and run again; what was saved is kept."
 
 
 class Starts:

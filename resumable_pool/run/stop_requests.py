@@ -36,7 +36,7 @@ _SIGNALS = [
 Item = TypeVar("Item")
 
 # What `take` names requests that are no signals.
-BY_CALL, TIME_OVER = "asked to stop", "the time of stop_after is over"
+BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
 CONSOLE_CLOSED = "the console was closed"
 
 

@@ -106,7 +106,7 @@ class Stopping:
         if self._abandoned:
             self.due = NEVER
             self._story.announce(
-                f"the saver has not saved yet what has come; another {STOPS} gives that up"
+                f"the saver has not yet saved what has arrived; another {STOPS} gives up on it"
             )
             return
         self._abandoned = True

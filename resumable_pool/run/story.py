@@ -153,7 +153,7 @@ class Story:
 
     def loses_worker(self, name: str, how: str) -> None:
         """It has ended, as `how` says."""
-        log(_INFO, f"{name} {how}; if there are files for it, another one takes its place")
+        log(_INFO, f"{name} {how}; if there are files left for it, another one takes its place")
 
     def _log_only(self, text: str) -> None:
         log(_INFO, text)

@@ -95,7 +95,7 @@ def _cannot_open(checkpoint: Checkpoint, error: BaseException) -> ResumablePoolE
     if isinstance(error, ResumablePoolError):  # it is locked, or damaged
         return error
     what = f"cannot be opened for writing: {_describe(error)[0]}"
-    return CheckpointError(checkpoint.path, what, "Make that possible, or name another checkpoint.")
+    return CheckpointError(checkpoint.path, what, "Make it writable, or name another checkpoint.")
 
 
 # What was saved before is not kept where it was, if that is gone.

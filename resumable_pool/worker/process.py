@@ -175,7 +175,7 @@ class _InWorker:
         message = self._receive()
         if message is None:  # the run has ended before it began here
             return None
-        what = "the function cannot be loaded in a new process, where it must be importable"
+        what = "the function cannot be loaded in a new process; it must be importable there"
         try:
             sent, encoder = pickle.loads(message)
             setup: Setup = (inherited or sent)._replace(encoder=encoder)

@@ -107,7 +107,7 @@ def test_odd_paths_are_kept_and_normalised(path: Path) -> None:
     expected["in/b"] = "newer"
     (done, _) = adopt(path)
     dropped = len(values) + 2 - len(expected)
-    assert done.endswith(f"; {dropped} more were of the same files under other names")
+    assert done.endswith(f"; {dropped} more were for the same files under other names")
     assert plain(path) == dict(open_checkpoint(path)) == expected
 
 
@@ -133,10 +133,10 @@ def test_before_it_is_converted_it_is_none(path: Path) -> None:
         before = dump(path, {"a": odd, "b": OrderedDict(x=[1])}, protocol)
         reader = PickleFile(path)
         for ask in (reader.completed, reader.__len__, lambda: open_checkpoint(path)):
-            with pytest.raises(CheckpointError, match="a run or compact makes one of it"):
+            with pytest.raises(CheckpointError, match="a run or compact converts it"):
                 ask()
         (finding,) = reader.check()
-        assert "a run or compact makes one of it" in finding
+        assert "a run or compact converts it" in finding
         assert path.read_bytes() == before
     assert not witness.exists()
 

@@ -171,9 +171,9 @@ def test_what_cannot_be_merged_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign.pkl").write_bytes(b"a,b\n")
     (tmp_path / "other.jsonl").touch()
     for name, error, text in [
-        ("plain.pkl", CheckpointError, "a run or compact makes one of it"),
+        ("plain.pkl", CheckpointError, "a run or compact converts it"),
         ("foreign.pkl", CheckpointError, "is not a checkpoint"),
-        ("other.jsonl", ValueError, "has another format than"),
+        ("other.jsonl", ValueError, "have different formats"),
         ("none.pkl", FileNotFoundError, "there is no checkpoint"),
     ]:
         with pytest.raises(error, match=text):

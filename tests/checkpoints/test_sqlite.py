@@ -164,7 +164,7 @@ def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("BEGIN")
         db.execute("SELECT path FROM results").fetchall()
-        with pytest.raises(OSError, match="somebody is reading the database"):
+        with pytest.raises(OSError, match="another program is reading the database"):
             SqliteFile(path).compact()
     assert not Path(f"{path}.bak").exists()
     assert dict(open_checkpoint(path)) == {"a": 2}
@@ -386,7 +386,7 @@ def test_who_may_not_write_is_told_what_to_do_about_a_journal() -> None:
             read, compacted, checked = process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
         assert read.startswith("CheckpointError ")
         for said in (read, checked):
-            assert "was left half-written by a writer that was killed" in said
+            assert "was left half written by a killed writer" in said
         assert "copy it to such a place" in read
         assert "Error" in compacted
         folder.chmod(0o755)
@@ -624,7 +624,7 @@ def test_an_index_that_leads_to_another_file_is_damage(path: Path) -> None:
     path.write_bytes(before + index + content[3 * 4096 :])
     checkpoint = SqliteFile(path)
     for key in ("in/4", "in/5"):
-        with pytest.raises(CheckpointError, match="is of another file"):
+        with pytest.raises(CheckpointError, match="is for another file"):
             checkpoint[key]
     assert checkpoint["in/3"] == 3
     assert any("'in/4'" in finding for finding in checkpoint.check())

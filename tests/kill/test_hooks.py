@@ -113,7 +113,7 @@ def test_who_insists_need_not_wait_for_a_save_that_hangs(
     if signum == signal.SIGINT:
         script.wait_for_words("press it again")
         os.kill(script.pid, signum)
-    script.wait_for_words("another Ctrl-C or SIGTERM gives that up")
+    script.wait_for_words("another Ctrl-C or SIGTERM gives up on it")
     os.kill(script.pid, signum)
     status, _, errors = script.wait()
     assert status == -signum
