@@ -85,7 +85,7 @@ class JsonLines(LogFile):
     def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
         return record_of(outcome)
 
-    def _recognise(self, fd: int) -> bool:
+    def _recognise(self, fd: int, damaged: list[str] | None = None) -> bool:
         return True  # there is no header, so it is for the scan to say
 
     def _scan(self, fd: int, start: int, committed: int) -> LineScan:

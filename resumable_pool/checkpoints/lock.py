@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable
 
 from ..between import pipes
 from ..between.children import script_of
+from ..between.system import lives
 from ..errors import CheckpointLocked
 from ..records import quoted
 from .disk import (
@@ -106,6 +108,18 @@ def refuse_if_gone(status: os.stat_result, path: str) -> None:
 def new_name(path: str) -> str:
     """A name beside `path` that nobody has, for what will take its place."""
     return f"{path}{NEW_FILE}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove what was to take the place of `path`, and whoever wrote it was killed: it has nothing
+    that is not in the file itself. Only who has the lock may."""
+    folder, name = os.path.split(path)
+    pattern = re.compile(rf"{re.escape(name + NEW_FILE)}([0-9]+)-[0-9a-f]{{8}}(-[a-z]+|\.lock)?")
+    with contextlib.suppress(OSError):
+        for other in os.listdir(folder):
+            match = pattern.fullmatch(other)
+            if match is not None and not lives(int(match[1])):
+                os.unlink(os.path.join(folder, other))
 
 
 # A format whose files have no room for the writer's process id has it in the lock file beside them.

@@ -26,7 +26,7 @@ from ..records import Outcome, quoted
 from ..values import Bytes, Encoded
 from .copying import REWRITTEN, rewrite
 from .disk import begin_to_force, force, write_at, write_parts
-from .lock import open_locked, refuse_if_gone
+from .lock import open_locked, refuse_if_gone, remove_leftovers
 from .log_reader import LogReader, Recovering, Scan
 from .moving import Through
 
@@ -88,14 +88,15 @@ class LogFile(LogReader):
         self._release()
         return [*notes, *self.open()]
 
-    def _take(self, notes: list[str]) -> None:
+    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
         """Lock the file, and make it if it is new; refuse what is none of ours."""
         self._file = open_locked(self.file, self._new_file(), self._signer, notes)
         self._unforced: OSError | None = None
         try:
+            remove_leftovers(self.file)
             converted = self._convert(notes)
             if not converted:
-                self._recognise(self._file.fileno())
+                self._recognise(self._file.fileno(), damaged)
         except BaseException:
             self._release()
             raise
@@ -210,7 +211,7 @@ class LogFile(LogReader):
         if not os.path.exists(self.file):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
         notes: list[str] = []
-        self._take(notes)
+        self._take(notes, notes)
         try:
             self._rewrite(notes, through)
         finally:

@@ -30,6 +30,10 @@ from .disk import is_locked, open_file, read_at
 # others. As long as they are the same, what was scanned is still there.
 _EVIDENCE = 1 << 10
 
+# So many bytes of large values, the newest, a run verifies before it begins: it takes a second. Of
+# what is older it finds damage when it is read.
+_VERIFIED_BY_A_RUN = 1 << 30
+
 
 # What becomes of an end that is not as it has to be.
 _SETTLED = "; the next run fixes that, even if it has nothing to do"
@@ -52,11 +56,13 @@ class Scan(ABC):
     Attributes:
         end: behind the last sound record.
         size: of the file at the beginning: what is appended meanwhile is for the next scan.
+        unverified: where the records start whose values were too large to be looked at.
     """
 
     def __init__(self, fd: int, path: str, start: int) -> None:
         self.end = start
         self.size = os.fstat(fd).st_size
+        self.unverified: list[int] = []
         self._fd = fd
         self._path = path
 
@@ -162,6 +168,12 @@ class Index:
             self.results.pop(path, None)
 
 
+def _seen(fd: int) -> tuple[tuple[int, int], int, int]:
+    """Which file it is, how long, and when it was changed."""
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
+
+
 class LogReader(Checkpoint):
     """The reading half of a checkpoint in one file of records. Abstract."""
 
@@ -185,9 +197,10 @@ class LogReader(Checkpoint):
     # What a format says of its bytes.
 
     @abstractmethod
-    def _recognise(self, fd: int) -> bool:
+    def _recognise(self, fd: int, damaged: list[str] | None = None) -> bool:
         """Read what stands before the first record. Returns whether it is as it was the last time;
-        raises `CheckpointError` if this is no such file."""
+        raises `CheckpointError` if this is no such file. With a list it does without, if that is
+        damaged and can be told from the records, and says so there."""
 
     @abstractmethod
     def _scan(self, fd: int, start: int, committed: int) -> Scan:
@@ -214,7 +227,8 @@ class LogReader(Checkpoint):
         while True:
             for record in scan:
                 path, start, failed, sound, facts = record
-                if not sound or (thorough and self._outcome_at(fd, start) is None):
+                doubtful = thorough or start in self._doubtful
+                if not sound or (doubtful and self._outcome_at(fd, start) is None):
                     what = "failure" if failed else "value"
                     reporter.note(
                         f"the {what} of {quoted(path)} is damaged, at byte {start:,}: "
@@ -324,18 +338,18 @@ class LogReader(Checkpoint):
             yield fd
 
     def _update_index(self, fd: int) -> None:
-        status = os.fstat(fd)
-        file, size = (status.st_dev, status.st_ino), status.st_size
-        if (file, size, status.st_mtime_ns) == self._seen:
+        seen = _seen(fd)
+        if seen == self._seen:
             return
-        known = self._recognise(fd) and file == self._seen[0]
+        known = self._recognise(fd) and seen[0] == self._seen[0]
         if not known or self._evidence != self._read_evidence(fd):
             self._forget()  # this is another file, or an older copy
         scan = self._scan(fd, self._scanned, self._committed)
         self._index.enter(self._pass(fd, scan, Reading()))
         self._scanned, self._committed = scan.end, scan.committed
+        self._unverified += scan.unverified
         self._evidence = self._read_evidence(fd)
-        self._seen = (file, size, status.st_mtime_ns)
+        self._seen = seen
 
     def _read_evidence(self, fd: int) -> bytes:
         start = max(self._first, self._index.last - _EVIDENCE)
@@ -343,16 +357,35 @@ class LogReader(Checkpoint):
         return read_at(fd, max(0, end - start), start).replace(*self._commits)
 
     def _forget(self) -> None:
-        self._index = Index()
-        self._scanned = self._committed = self._first
-        self._evidence = b""
+        # In this order, so that half of it does no harm to who is forked meanwhile.
         self._seen = ((0, 0), 0, 0)
+        self._evidence = b""
+        self._scanned = self._committed = self._first
+        self._index = Index()
+        self._unverified: list[int] = []
+        self._doubtful: set[int] = set()  # where damage was found: every pass looks there again
 
     def _is_settled(self) -> bool:
         """Whether plain readers see all that we do: everything is sound, and committed."""
+        with pipes.undivided(), self._opened() as fd:
+            if fd >= 0 and self._seen != _seen(fd):
+                self._forget()  # what was looked at before may be damaged since
         with self._reading() as fd:
+            self._verify(fd)
             whole = self._index.sound and self._committed == self._scanned
             return fd < 0 or (whole and self._ends_well(fd, self._scanned))
+
+    def _verify(self, fd: int) -> None:
+        """Read the large values that were not looked at, the newest first."""
+        left = _VERIFIED_BY_A_RUN
+        while self._unverified and left > 0:
+            start = self._unverified.pop()
+            outcome = self._outcome_at(fd, start)
+            if outcome is None:
+                self._doubtful.add(start)
+                self._index.sound = False
+            else:
+                left -= len(outcome.pickled or b"")
 
     # Checking.
 

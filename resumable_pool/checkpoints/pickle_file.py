@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import CheckpointError
-from ..records import Fingerprint, Outcome
+from ..records import Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, Encoder
 from .base import damaged
 from .copying import rewrite
@@ -47,6 +47,7 @@ from .pickle_record import (
     Header,
     Metadata,
     begins_as_ours,
+    header_of_records,
     new_header,
     outcome_in,
     outcome_of,
@@ -102,8 +103,16 @@ class PickleFile(LogFile):
     def _new_file(self) -> bytes:
         return new_header(os.getpid())
 
-    def _recognise(self, fd: int) -> bool:
-        before, self._header = self._header, read_header(fd, self.path)
+    def _recognise(self, fd: int, damaged: list[str] | None = None) -> bool:
+        before = self._header
+        try:
+            self._header = read_header(fd, self.path)
+        except CheckpointError as error:
+            found = None if damaged is None else header_of_records(fd)
+            if damaged is None or found is None:
+                raise
+            self._header = found
+            damaged.append(f"{quoted(self.path)} {error.reason}")
         return before.salt == self._header.salt
 
     def _scan(self, fd: int, start: int, committed: int) -> Scan:
@@ -233,6 +242,8 @@ class PickleScan(Scan):
             sound = read_payload(self._fd, start + metadata.region, metadata) is not None
             if self.stops and not sound:
                 return None  # never forced to disk, so what is missing is a write cut short
+        else:
+            self.unverified.append(start)
         self.end = start + metadata.end + 1
         return path, start, metadata.failed, sound, metadata
 

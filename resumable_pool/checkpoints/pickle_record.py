@@ -27,16 +27,19 @@ locks, commits or values' classes.
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import re
 import struct
 from binascii import crc32
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Failure, Fingerprint, Outcome
 from ..values import Bytes, Encoded
-from .base import failure_in, foreign, no_record, of_another_version
+from .base import damaged, failure_in, foreign, no_record, of_another_version
 from .disk import read_at, read_into
 
 STOP = b"."
@@ -63,6 +66,7 @@ METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
 _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
 CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", POP + b"X"
+_RECORD = re.compile(rb"[C.]4.{52}0X", re.DOTALL)  # where one may begin, whatever the tag
 
 RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
 _INVISIBLE = 0x80
@@ -89,12 +93,12 @@ class Header:
         seed: where the checksum of a record's header begins.
     """
 
-    def __init__(self, salt: bytes, pid: int) -> None:
+    def __init__(self, salt: bytes, pid: int, seed: int | None = None) -> None:
         self.salt = salt
         self.pid = pid
         self.tag = salt[:4]
         self.record_start = _RECORD_OPCODES + self.tag
-        self.seed = crc32(salt)
+        self.seed = crc32(salt) if seed is None else seed
 
 
 class Metadata(NamedTuple):
@@ -153,11 +157,16 @@ def pid_field(pid: int) -> tuple[bytes, int]:
 
 
 def begins_as_ours(fd: int) -> bool:
-    """Whether the file, open as `fd`, begins as ours do, be it a little damaged. Nothing else does:
-    a program that pickles a dict never writes bytes in front of its first key."""
-    start = read_at(fd, len(_MAGIC), 0)
+    """Whether the file, open as `fd`, begins as ours do, be it a little damaged, or with a record
+    of ours behind what is lost. Nothing else does: a program that pickles a dict never writes bytes
+    in front of its first key."""
+    start = read_at(fd, FIRST_RECORD + METADATA.size, 0)
     same = sum(one == other for one, other in zip(start, _MAGIC, strict=False))
-    return _MAGIC.startswith(start) or same > len(_MAGIC) // 2
+    return (
+        _MAGIC.startswith(start[: len(_MAGIC)])
+        or same > len(_MAGIC) // 2
+        or _RECORD.match(start, FIRST_RECORD) is not None
+    )
 
 
 def read_header(fd: int, path: str) -> Header:
@@ -175,12 +184,48 @@ def read_header(fd: int, path: str) -> Header:
         )
     start = start.ljust(FIRST_RECORD)
     magic, version, salt, checksum, pop, pid_start, pid, pid_pop = _HEADER.unpack(start)
-    if magic == _MAGIC and version != _VERSION:
-        raise of_another_version(path, version, _VERSION)
     sound = checksum == crc32(start[:_HEADER_CHECKED]) and magic == _MAGIC
+    if sound and version != _VERSION:
+        raise of_another_version(path, version, _VERSION)
     if not sound or pop + pid_start + pid_pop != b"0C\x040":
-        raise CheckpointError(path, "is damaged in its header", "Restore it from a copy.")
+        raise damaged(path, "its header is not what was written")
     return Header(salt, pid)
+
+
+def header_of_records(fd: int) -> Header | None:
+    """The header of the file, by its records, of which two agree if there are two; their values are
+    what was saved. A checksum that is computed backwards ends at the seed."""
+    found: Counter[tuple[bytes, int]] = Counter()
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        at = 0
+        while (match := _RECORD.search(data, at)) is not None:
+            start = at = match.start()
+            at += 1
+            metadata = Metadata._make(
+                METADATA.unpack(data[start : start + METADATA.size].ljust(60))
+            )
+            region, end = start + metadata.region, start + metadata.end
+            if data[end : end + 1] != metadata.last or read_payload(fd, region, metadata) is None:
+                continue
+            seed = _seed_of(data[start + CHECKED_FROM : region], metadata.header_checksum)
+            found[metadata.start[2:], seed] += 1
+            at = end + 1
+    # One that stands alone may be damaged. Where others agree as well, the records of a whole other
+    # file are in a value.
+    agreed = [header for header in found if found[header] > 1] or [*found]
+    return Header(agreed[0][0], 0, agreed[0][1]) if len(agreed) == 1 else None
+
+
+def _seed_of(checked: bytes, checksum: int) -> int:
+    """Where a crc32 of these bytes began that has come to this."""
+    ones = 0xFFFFFFFF
+    table = [crc32(bytes([byte]), ones) ^ ones for byte in range(256)]
+    by_first = {entry >> 24: byte for byte, entry in enumerate(table)}
+    register = checksum ^ ones
+    for byte in reversed(checked):
+        index = by_first[register >> 24]
+        register = (register ^ table[index]) << 8 & ones | index ^ byte
+    return register ^ ones
 
 
 def result_record(

@@ -48,7 +48,16 @@ from ..values import UnstorableValue, json_or_pickle, read_value
 from .base import Checkpoint, Failures, damaged, foreign, of_another_version
 from .copying import REWRITTEN, rewrite
 from .disk import force_folder, lock_file, replace
-from .lock import LOCK_FILE, new_name, open_locked, refuse_if_gone, sign, signer, unsign
+from .lock import (
+    LOCK_FILE,
+    new_name,
+    open_locked,
+    refuse_if_gone,
+    remove_leftovers,
+    sign,
+    signer,
+    unsign,
+)
 from .moving import Through
 
 # How long to wait for somebody else's transaction, in a shell say, before it is an error. And for
@@ -150,12 +159,27 @@ def _outcome_of(table: str, row: Sequence[Any]) -> Outcome[Any]:
 # Connections.
 
 
+class _Connection(sqlite3.Connection):
+    """One whose errors are all SQLite's: names of the file are in their texts, and where those are
+    damaged the module fails to decode them."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """As in the base class."""
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError as error:
+            what = bytes(error.object).decode("utf-8", "replace")
+            raise sqlite3.DatabaseError(what) from None
+
+
 def _connect(path: str, how: str) -> sqlite3.Connection:
     # Three slashes, whatever comes then: behind two, SQLite expects a machine's name, and knows
     # no other one than its own. (That of a shared folder, on Windows, begins with two more.)
     name = quote(os.fsencode(as_key(path)))
     uri = f"file://{name if name.startswith('/') else '/' + name}?{how}"
-    db = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+    db = sqlite3.connect(
+        uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True, factory=_Connection
+    )
     db.text_factory = bytes
     return db
 
@@ -454,6 +478,7 @@ class SqliteFile(Checkpoint):
             raise CheckpointLocked(self.path, error.pid, error.script) from None
         try:
             sign(path)
+            remove_leftovers(self.file)
             if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
                 self._set_journals_aside()
                 new = new_name(self.file)

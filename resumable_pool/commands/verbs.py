@@ -191,6 +191,8 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
             open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             written = write(file, lambda: _values(read, paths, as_repr))
+            file.flush()
+            os.fsync(file.fileno())  # before it takes the place of another one
         os.replace(new, out)
     finally:
         with contextlib.suppress(FileNotFoundError):

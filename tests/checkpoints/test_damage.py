@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -148,6 +149,32 @@ def test_a_damaged_value_is_named_and_its_file_done_again(
     assert b"wordz" in Path("result.pkl.bak").read_bytes()
 
 
+@pytest.mark.parametrize("size", [100, 10_000, 3_000_000])
+def test_damage_far_from_the_end_is_seen_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], size: int
+) -> None:
+    """Whatever the size of the value, and also by a runner that has looked before."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "result.pkl"
+    values = {f"in/{number}.wav": chr(65 + number) * size for number in range(4)}
+    write(path, *(conftest.result(key, value) for key, value in values.items()))
+    write(path, *(conftest.result(f"{number}", "x" * 100) for number in range(100)))
+    whole = bytearray(path.read_bytes())
+    runner = ResumableRunner(len, "none/*", "result.pkl")
+    assert runner.results["in/1.wav"] == values.pop("in/1.wav")
+    whole[whole.index(b"BBBB") + size // 2] ^= 8
+    path.write_bytes(whole)
+    capfd.readouterr()
+    assert runner.run().total == 0
+    error = capfd.readouterr().err
+    assert "the value of 'in/1.wav' is damaged" in error
+    assert "result.pkl.bak" in error
+    assert values.items() <= plain(path).items()
+    assert plain(path) == values_in(path)
+    assert len(plain(path)) == 103
+    assert PickleFile(path).check() == []
+
+
 def _read(path: str) -> str:
     return Path(path).read_text()
 
@@ -216,6 +243,70 @@ def test_a_second_pickle_behind_the_first_is_refused(tmp_path: Path, second: str
         path.write_bytes(first)
         merge(path, [other])
         assert plain(path) == {"a": 1, "b": 2}
+
+
+def _with_inner_file(path: Path, values: dict[str, object]) -> bytes:
+    """A checkpoint with a failure as well, and one value that has another file's records in it."""
+    inner = path.with_name("inner.pkl")
+    write(inner, *(conftest.result(f"inner {key}", key) for key in range(5)))
+    values["in/a.wav"] = inner.read_bytes()
+    write(path, *(conftest.result(key, value) for key, value in values.items()), failed("x"))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("others", [{}, {"in/b.wav": "text", "in/c.wav": [1] * 5000}])
+def test_a_damaged_header_costs_no_result(tmp_path: Path, others: dict[str, object]) -> None:
+    """It is refused, and told as damage; compact, which the error names, saves every record."""
+    path, values = tmp_path / "result.pkl", {"in/a.wav": b"", **others}
+    whole = _with_inner_file(path, values)
+    patches = [(at, bytes([whole[at] ^ bit])) for at in range(30) for bit in (1, 128)]
+    patches += [(0, bytes(35)), (0, b"\xff" * 35), (13, bytes(22)), (14, bytes(8))]
+    for at, patch in patches:
+        damaged = whole[:at] + patch + whole[at + len(patch) :]
+        path.write_bytes(damaged)
+        for attempt in (PickleFile(path).completed, PickleFile(path).settle):
+            with pytest.raises(CheckpointError, match=r"is damaged: its header .* compact"):
+                attempt()
+        assert path.read_bytes() == damaged
+        assert PickleFile(path).check() != []
+        assert "its header" in PickleFile(path).compact()[0]
+        assert values_in(path) == plain(path) == values, at
+        assert [*PickleFile(path).failures()] == ["x"]
+        assert Path(f"{path}.bak").read_bytes()[35:] == damaged[35:]
+        Path(f"{path}.bak").unlink()
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_lost_header_and_first_record_leave_the_others(tmp_path: Path, nested: bool) -> None:
+    """But records that may be of another file, in a lost value, are not taken for this one's."""
+    path, values = tmp_path / "result.pkl", {"in/a.wav": b"", "in/b.wav": "text", "in/c.wav": 3}
+    whole = _with_inner_file(path, values)
+    length = 80 if nested else whole.index(b"in/b.wav") - 70
+    path.write_bytes(bytes(length) + whole[length:])
+    if nested:
+        with pytest.raises(CheckpointError):
+            PickleFile(path).compact()
+        assert path.read_bytes() == bytes(length) + whole[length:]
+    else:
+        PickleFile(path).compact()
+        assert values_in(path) == plain(path) == {"in/b.wav": "text", "in/c.wav": 3}
+
+
+@pytest.mark.parametrize("suffix", conftest.SUFFIXES)
+def test_what_a_killed_compact_has_left_is_removed(tmp_path: Path, suffix: str) -> None:
+    """By whoever opens it next. What somebody is writing stays, and so does what is not ours."""
+    path = tmp_path / f"result{suffix}"
+    write(path, conftest.result("a", 1, checkpoint_at(path).encode))
+    with start_python("print(1)") as process:
+        process.wait(PATIENCE_SECONDS)
+    dead, alive = (f"{path}.new-{pid}-0123abcd" for pid in (process.pid, os.getpid()))
+    left = {f"{dead}{end}" for end in ("", ".lock", "-wal", "-shm", "-journal")}
+    kept = {alive, f"{path}.new-notes.txt", f"{path}-wal.new-{process.pid}-0123abcd", f"{dead}.txt"}
+    for name in left | kept:
+        Path(name).write_bytes(b"x")
+    checkpoint_at(path).compact()
+    assert {str(name) for name in tmp_path.glob("*.new-*")} == kept
+    assert values_in(path) == {"a": 1}
 
 
 @pytest.mark.parametrize("end", [b"", b"\0", b"\0" * 300, b'{"path": "c', b"\n\n", b"\x1a"])

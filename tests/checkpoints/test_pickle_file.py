@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from binascii import crc32
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,7 @@ def test_resuming_only_appends(path: Path) -> None:
 def _other_version() -> bytes:
     header = bytearray(b"\x80\x04}C\x16\x89RPL\r\n\x1a\n" + bytes(FIRST_RECORD - 13))
     header[13] = 2
+    header[23:27] = crc32(header[:23]).to_bytes(4, "little")
     return bytes(header)
 
 
@@ -271,7 +273,7 @@ FOREIGN = {
     "other version": (_other_version(), "version 2 of the format"),
     "line ends changed": (
         b"\x80\x04}C\x16\x89RPL\n\x1a\n" + bytes(30),
-        "is damaged in its header",
+        "is damaged: its header is not what was written",
     ),
 }
 
