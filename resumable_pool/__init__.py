@@ -1,4 +1,4 @@
-"""Call a function for every file of a folder, in processes, and never lose a result.
+"""Call a function for every file in a folder, in processes, and never lose a result.
 
 This module is the front door; runner.py has the picture of what is behind it.
 """
