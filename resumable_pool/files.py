@@ -110,7 +110,7 @@ def nothing_found(pattern: str | list[str]) -> str:
             f"none of the {number:,} paths listed is a file" if number else "no files were listed"
         )
     if os.path.isdir(pattern):
-        inside = os.path.join(pattern, "**", "*")
+        inside = as_key(os.path.join(pattern, "**", "*"))
         what = f"{quoted(pattern)} is a folder, and only files are processed"
         return f"{what}: {quoted(inside)} is all in it"
     start = "" if os.path.isabs(pattern) else f" in the folder {quoted(here())}"

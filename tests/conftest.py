@@ -19,6 +19,9 @@ _SHARES = {(3, 10): ["fork", "spawn"], (3, 11): ["forkserver"], (3, 12): ["fork"
 if sys.platform != "win32" and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
     METHODS = _SHARES.get(sys.version_info[:2], METHODS)
 
+# Those that import what they run, all of them everywhere.
+IMPORTING = [method for method in multiprocessing.get_all_start_methods() if method != "fork"]
+
 # Where it does not matter which, the one that takes the least time.
 CHEAPEST = "spawn" if sys.platform == "win32" else "fork"
 

@@ -376,14 +376,6 @@ def take_a_second() -> None:
     time.sleep(1)
 
 
-def load_until_told_to_end() -> None:
-    """Makes an exception of that, as frameworks do; says when it is ready for it."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to"))
-    with open("begun", "wb", buffering=0) as begun:
-        begun.write(f"{os.getpid()} loading\n".encode())
-    time.sleep(600)
-
-
 loaded: list[str] = []
 
 
@@ -404,9 +396,11 @@ def die_loading() -> None:
 
 
 def die_every_other_time() -> None:
+    """Not the first time: on Windows, where a kill is a status like any other, that may be a reason
+    that will not go away."""
     with open("started", "ab", buffering=0) as started:
         started.write(b".")
-    if os.path.getsize("started") % 2:
+    if os.path.getsize("started") % 2 == 0:
         os.kill(os.getpid(), KILL)
 
 

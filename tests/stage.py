@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ def act(path: str) -> str:
     if _enter_and_wait(f"{os.getpid()} {path}\n".encode()) == FAIL:
         raise ValueError("as directed")
     return f"done {path}"
+
+
+def load_until_told_to_end() -> None:
+    """An initializer that makes an exception of that, as frameworks do; and says when it is ready
+    for it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to"))
+    _enter_and_wait(f"{os.getpid()} loading\n".encode())
 
 
 @contextlib.contextmanager

@@ -20,11 +20,12 @@ from resumable_pool.between import children as processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 from resumable_pool.run import workers
+from resumable_pool.worker import process as worker_process
 
 from . import functions
 from .conftest import CHEAPEST, not_on_windows
 from .functions import KILL, number_in
-from .stage import FAIL, PATIENCE, Stage, act
+from .stage import FAIL, PATIENCE, Stage, act, load_until_told_to_end
 
 BOTH = sorted({CHEAPEST, "spawn"})  # forked here, a worker has no watchdog
 
@@ -66,7 +67,7 @@ def test_whatever_a_function_hangs_in_it_is_ended(folder: Path, method: str) -> 
             method != "fork" and sys.platform != "win32"
         ):  # pytest has a watchdog running; forked from it, no other can be used
             assert "functions.py" in failure.traceback
-            assert "worker_process.py" not in failure.traceback
+            assert worker_process.__file__ not in failure.traceback
     assert functions.calls() == sorted(path.split()[0] for path in paths.values())
 
 
@@ -447,9 +448,7 @@ def test_a_stop_is_not_taken_for_an_initializer_that_failed(
     folder: Path, stage: Stage, method: str
 ) -> None:
     """Whatever that does when it is told to end; and the run returns as after any stop."""
-    running = runner(
-        functions.number_in, mp_context=method, initializer=functions.load_until_told_to_end
-    )
+    running = runner(functions.number_in, mp_context=method, initializer=load_until_told_to_end)
     reports = []
     thread = threading.Thread(target=lambda: reports.append(running.run()))
     thread.start()

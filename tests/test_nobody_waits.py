@@ -19,6 +19,7 @@ from resumable_pool import Report, ResumableRunner
 from resumable_pool.run.loop import STARTING_SECONDS
 
 from . import functions
+from .conftest import IMPORTING
 from .stage import PATIENCE, announcement
 
 pytestmark = [
@@ -93,12 +94,8 @@ def ignore(load: bytes) -> None:
     """An initializer."""
 
 
-# Who is forked inherits it.
-SENT_ITS_SETUP = [m for m in multiprocessing.get_all_start_methods() if m != "fork"]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody tells what a process waits for")
-@pytest.mark.parametrize("method", SENT_ITS_SETUP)
+@pytest.mark.parametrize("method", IMPORTING)  # what is forked inherits its setup
 def test_a_stopped_worker_keeps_nobody_waiting(folder: Path, method: str) -> None:
     """It does not read what it needs for its start, which is large; others do all the files."""
     os.mkfifo("gate")

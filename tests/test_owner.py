@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import CHEAPEST
 from .test_scripts import python
 
 needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
@@ -182,7 +183,7 @@ def work(path):
     return path
 
 if __name__ == "__main__":
-    runner = Full(work, "in/*.txt", "result.pkl", max_workers=1, mp_context="fork")
+    runner = Full(work, "in/*.txt", "result.pkl", max_workers=1, mp_context={method!r})
     try:
         {how}
         print("went on")
@@ -196,7 +197,8 @@ if __name__ == "__main__":
 def test_an_error_of_the_run_is_raised_where_its_loop_was_left(folder: Path) -> None:
     """What could not be saved was in work when the loop was left."""
     how = "\n        ".join(["for outcome in runner.as_completed():", "    break"])
-    Path("script.py").write_text(FAILING.format(after=1, on_saved="pass", work="pass", how=how))
+    parts = {"on_saved": "pass", "work": "pass", "how": how, "method": CHEAPEST}
+    Path("script.py").write_text(FAILING.format(after=1, **parts))
     done = python("script.py")
     assert done.stdout == "caught SaverError\n", done.stderr
     assert "Exception ignored" not in done.stderr
@@ -208,10 +210,10 @@ def test_a_ctrl_c_does_not_hide_why_the_run_failed(folder: Path, why: str) -> No
     """That is its context, and a line on the terminal."""
     kill = "os.kill(MAIN, signal.SIGINT)"
     saved = f"{kill}; raise KeyError('mine')"
-    parts = ("pass", kill, 0) if why == "SaverError" else (saved, "pass", 99)
-    on_saved, work, after = parts
-    text = FAILING.format(after=after, on_saved=on_saved, work=work, how="runner.run()")
-    Path("script.py").write_text(text)
+    lost = why == "SaverError"
+    on_saved, work, after = ("pass", kill, 0) if lost else (saved, "pass", 99)
+    parts = {"on_saved": on_saved, "work": work, "how": "runner.run()", "method": CHEAPEST}
+    Path("script.py").write_text(FAILING.format(after=after, **parts))
     done = python("script.py")
     assert done.stdout == f"interrupted after {why}\n", done.stderr
     assert f"\n{why}: " in done.stderr

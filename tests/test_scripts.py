@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import IMPORTING
 from .functions import calls
 from .kill.scripts import ROOT
 
@@ -72,7 +73,7 @@ print(ResumableRunner(number_in, "in/*.txt", "result.pkl", mp_context="{method}"
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", IMPORTING)
 def test_without_a_main_guard_the_error_says_so(folder: Path, method: str) -> None:
     """In moments, with one traceback, and before the checkpoint is touched."""
     Path("script.py").write_text(UNGUARDED.format(method=method))
@@ -101,7 +102,7 @@ def test_a_program_without_a_file_runs_by_default(folder: Path, how: tuple[str, 
     assert pickle.loads(Path("result.pkl").read_bytes())["in/03.txt"] == "in/03.txt"
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", IMPORTING)
 @pytest.mark.parametrize("how", ["-", "-c"])
 def test_a_program_without_a_file_cannot_be_spawned(folder: Path, method: str, how: str) -> None:
     """The constructor says so, and what to do."""

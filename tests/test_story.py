@@ -122,7 +122,7 @@ def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) ->
     ResumableRunner(functions.number_in, "in/0[0-3].txt", "r.pkl", progress=False).run()
     log.clear()
     report = ResumableRunner(
-        odd_ones_fail, "in/*.txt", "r.pkl", max_workers=2, progress=False
+        odd_ones_fail, "in/*.txt", "r.pkl", max_workers=1, progress=False
     ).run()
     begin, plan, *_, end = _lines(log, logging.INFO)
     path = quoted(os.path.abspath("r.pkl"))
@@ -133,7 +133,7 @@ def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) ->
         f"'in/0{n}.txt' has failed (error): ValueError: {n} is odd" for n in (5, 7, 9)
     ]
     ready = [line.split(" is ready, ")[0] for line in _lines(log, logging.DEBUG)]
-    assert {*ready} == {"worker 0", "worker 1"}  # one that had three failures in a row came anew
+    assert {*ready} == {"worker 0"}
 
 
 def test_the_log_tells_of_attempts_and_lost_workers(
@@ -183,7 +183,9 @@ def test_slow_listing_is_shown(
     """With what has been found so far."""
     monkeypatch.setattr("resumable_pool.run.story.SLOW_LISTING", 0.0)
     ResumableRunner(functions.number_in, "in/*.txt", "r.pkl", progress=True).run()
-    assert capsys.readouterr().err == "looking for files: 10\n0/10 files\n"
+    said, progress = capsys.readouterr().err.splitlines()
+    assert said == "looking for files: 10"
+    assert progress.startswith("0/10 files")  # and perhaps how long workers have been starting
 
 
 def wait_for_cue() -> None:

@@ -35,9 +35,6 @@ DYING_SECONDS = 1.0
 # leaves. Shorter than its parent's patience, so that it is the child that gives up.
 EXIT_SECONDS = 3.0
 
-# And the exit code of one that was held longer.
-LATE = -signal.SIGALRM if hasattr(signal, "SIGALRM") else None
-
 MAIN_GUARD_REMEDY = (
     "Does the script start its run under `if __name__ == '__main__':`? Spawned processes need "
     "this, because each of them imports the script. They must also be able to import whatever the "
@@ -260,13 +257,10 @@ def _forget_what_is_inherited() -> None:
 def leave(status: int) -> NoReturn:
     """Leave as a program does, but within `EXIT_SECONDS`. For the end of a child's main function:
     what multiprocessing, and whoever measures its processes, do at their end comes after it."""
-    if sys.platform != "win32":
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-        signal.setitimer(signal.ITIMER_REAL, EXIT_SECONDS)
-    leave_as_a_program()
     if status == 0:
         system.let_go()
+    system.end_after(EXIT_SECONDS)
+    leave_as_a_program()
     raise SystemExit(status)  # not by `sys.exit`, which may be something else by now
 
 

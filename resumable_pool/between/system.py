@@ -7,6 +7,7 @@ body for Windows and one for POSIX.
     say how it ended                  a signal                     a status with a meaning
     hear that the console is closed   SIGHUP                       a handler, for five seconds
     take back what a file has set     timers                       (there are none)
+    bound how long it takes to leave  an alarm                     a thread
 
 Pipes have their two bodies in pipes.py, files theirs in checkpoints/disk.py. Knows nothing of
 workers, pipes or runs.
@@ -180,6 +181,16 @@ if sys.platform == "win32":
     def stop_timers() -> None:
         """There are none."""
 
+    # The exit code of what `end_after` has ended.
+    LATE = 75
+
+    def end_after(seconds: float) -> None:
+        """In a child that leaves: it is ended then, whatever holds it."""
+        timer = threading.Timer(seconds, os._exit, [LATE])
+        timer.daemon = True  # or leaving would wait for it
+        with contextlib.suppress(RuntimeError):  # there can be no more threads
+            timer.start()
+
     def new_event() -> int:
         """The handle of an event of Windows: what can be set, and waited for."""
         handle: int = _kernel32.CreateEventW(None, True, False, None)
@@ -326,6 +337,15 @@ else:
         """In a worker: all that a file may have started."""
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)
+
+    # The exit code of what `end_after` has ended.
+    LATE = -signal.SIGALRM
+
+    def end_after(seconds: float) -> None:
+        """In a child that leaves: it is ended then, whatever holds it."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     class ConsoleEnd:
         """Nothing: SIGHUP tells of it here."""

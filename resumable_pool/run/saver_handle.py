@@ -110,5 +110,5 @@ class Saver:
         self._waiter.remove(self._reports.end)
         pipes.close(self._reports.end)
         exitcode = self.process.reap(in_peace=True)
-        in_peace = exitcode in (None, 0, children.LATE)
+        in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)

@@ -574,6 +574,7 @@ def test_a_reader_notices_an_older_copy_whatever_comes_last(
     assert dict(reader) == {"first": 1, new[0]: 2, "last": [None] * 1_000}
 
 
+@not_on_windows("Wine makes no links")
 def test_a_checkpoint_may_be_a_link_to_a_file_that_is_not_there_yet(
     path: Path, result: Result
 ) -> None:
@@ -589,6 +590,7 @@ def test_a_checkpoint_may_be_a_link_to_a_file_that_is_not_there_yet(
     assert sorted(real.parent.iterdir()) == [real, Path(f"{real}.bak")]
 
 
+@not_on_windows("Wine makes no links")
 def test_a_link_that_leads_nowhere_is_an_error(path: Path) -> None:
     """And no reason to try for ever."""
     path.symlink_to(path.parent / "no folder" / path.name)

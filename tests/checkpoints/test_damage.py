@@ -14,6 +14,7 @@ import pytest
 
 from resumable_pool import CheckpointError, ResumableRunner
 from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at, merge
+from tests.conftest import CHEAPEST
 
 from . import conftest
 from .conftest import PATIENCE_SECONDS, failed, plain, start_python, write, writing
@@ -134,7 +135,7 @@ def test_a_damaged_value_is_named_and_its_file_done_again(
     monkeypatch.chdir(tmp_path)
     for name in ("a.txt", "b.txt"):
         Path(name).write_text("words " + name)
-    runner = ResumableRunner(_read, "*.txt", "result.pkl", mp_context="fork", max_workers=1)
+    runner = ResumableRunner(_read, "*.txt", "result.pkl", mp_context=CHEAPEST, max_workers=1)
     runner.run()
     whole = Path("result.pkl").read_bytes()
     damaged = whole.replace(b"words a", b"wordz a")
