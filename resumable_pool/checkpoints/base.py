@@ -6,6 +6,7 @@ Knows no format, no process and no pipe.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from abc import abstractmethod
@@ -13,7 +14,7 @@ from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import CheckpointError, ResumablePoolError
+from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
@@ -185,7 +186,21 @@ class Checkpoint(Mapping[str, Any]):
         Returns, and raises:
             What `open` does; but where it cannot be written to, that is returned.
         """
-        return []
+        try:
+            if self._is_settled():
+                return []
+            notes = self.open()
+            self.close()
+        except CheckpointLocked:  # whoever writes sees to that
+            return []
+        except OSError as error:
+            what = "what a writer that was killed has left half-done is still so"
+            return [f"{quoted(self.path)}: {what} ({error.strerror})"]
+        return notes
+
+    @abstractmethod
+    def _is_settled(self) -> bool:
+        """Whether there is nothing for `settle` to do."""
 
     # What readers see.
 
@@ -194,25 +209,38 @@ class Checkpoint(Mapping[str, Any]):
         """The paths that have a value now."""
 
     @abstractmethod
+    def _failed(self) -> Collection[str]:
+        """The paths that stand as failed now."""
+
+    @abstractmethod
+    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
+        """The value of `path`, or the failure as which it stands, with all that is known of it;
+        `None`: the failure if it has both.
+
+        Raises:
+            KeyError: it has none, or a damaged one.
+        """
+
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now: those that have not succeeded since. One that was
         done before, has changed and then failed keeps the value that it had."""
+        return Failures(self._failed, lambda path: self._find(path, True))
 
-    @abstractmethod
     def fingerprint(self, path: str) -> Fingerprint:
         """Size and time of change that the input of `path` had when its value was made.
 
         Raises:
             KeyError: it has no value.
         """
+        return self._find(path, False).fingerprint
 
-    @abstractmethod
     def outcome(self, path: str) -> Outcome[Any]:
         """What became of `path`, with the bytes of its value, unless it stands as failed.
 
         Raises:
             KeyError: it has no outcome, or a damaged one.
         """
+        return self._find(path, None)
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
@@ -228,13 +256,13 @@ class Checkpoint(Mapping[str, Any]):
             CheckpointError: one is damaged, or the checkpoint is.
         """
 
-    @abstractmethod
     def read(self, path: str) -> Any:
         """The value of `path`, unpickled anew.
 
         Raises:
             KeyError: it has none, or one that is damaged.
         """
+        return self._find(path, False).value
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[str], Any]]:
@@ -262,7 +290,6 @@ class Checkpoint(Mapping[str, Any]):
         """Read all of it, with every checksum, and say what is wrong, a sentence each; nothing if
         all is well. Unpickles nothing. At any time, in any process."""
 
-    @abstractmethod
     def compact(self, through: Through | None = None) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
         old file is kept beside it, in place of an older one if all of that is in the new one.
@@ -279,6 +306,28 @@ class Checkpoint(Mapping[str, Any]):
             FileNotFoundError: it is not there.
             OSError: the disk is full, say; nothing was changed.
         """
+        if not os.path.exists(self.file):
+            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
+        notes: list[str] = []
+        self._take(notes, notes)
+        try:
+            self._rewrite(notes, through)
+        finally:
+            self._release()
+        return notes
+
+    @abstractmethod
+    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
+        """Lock it, and make it if it is new; refuse what is none of ours. With a list, what can be
+        told although it is damaged is noted there."""
+
+    @abstractmethod
+    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
+        """Put what is sound, and counts, in the place of what is there."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give up the lock."""
 
     def move(self, old_start: str, new_start: str) -> list[str]:
         """Give files that were moved or renamed their results back: all paths that start with the
@@ -306,13 +355,15 @@ class Failures(Mapping[str, Failure]):
     """Path to `Failure`, read from a checkpoint at each access by these functions of it."""
 
     def __init__(
-        self, paths: Callable[[], Collection[str]], read: Callable[[str], Failure]
+        self, paths: Callable[[], Collection[str]], find: Callable[[str], Outcome[Any]]
     ) -> None:
         self._paths = paths
-        self._read = read
+        self._find = find
 
     def __getitem__(self, path: str) -> Failure:
-        return self._read(as_key(path))
+        failure = self._find(as_key(path)).failure
+        assert failure is not None
+        return failure
 
     def __repr__(self) -> str:
         return f"<{len(self):,} failures>"

@@ -14,14 +14,12 @@ Knows nothing of what a record looks like: the formats say that in the first met
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from ..between import pipes
-from ..errors import CheckpointLocked
 from ..records import Outcome, quoted
 from ..values import Bytes, Encoded
 from .copying import REWRITTEN, rewrite
@@ -193,30 +191,6 @@ class LogFile(LogReader):
             self._force()
         finally:
             self._release()
-
-    def settle(self) -> list[str]:
-        try:
-            if self._is_settled():
-                return []
-            notes = self.open()
-            self.close()
-        except CheckpointLocked:  # whoever writes sees to that
-            return []
-        except OSError as error:
-            what = "what a killed writer left half done could not be finished"
-            return [f"{quoted(self.path)}: {what} ({error.strerror})"]
-        return notes
-
-    def compact(self, through: Through | None = None) -> list[str]:
-        if not os.path.exists(self.file):
-            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
-        notes: list[str] = []
-        self._take(notes, notes)
-        try:
-            self._rewrite(notes, through)
-        finally:
-            self._release()
-        return notes
 
     def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
         """Put what is sound, and counts, in the place of what is there."""

@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ..between import pipes
 from ..errors import CheckpointError
-from ..records import Entry, Failure, Fingerprint, Outcome, quoted
-from .base import Checkpoint, Failures, damaged
+from ..records import Entry, Outcome, quoted
+from .base import Checkpoint, damaged
 from .disk import is_locked, open_file, read_at
 
 # So many bytes on both sides of where the last record starts tell it, and those before it, from
@@ -246,24 +246,19 @@ class LogReader(Checkpoint):
         with self._reading():
             return self._index.results.keys()
 
-    def failures(self) -> Mapping[str, Failure]:
-        return Failures(self._failed, self._read_failure)
+    def _failed(self) -> Collection[str]:
+        with self._reading():
+            return self._index.failures.keys()
 
-    def read(self, path: str) -> Any:
+    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
         with self._reading() as fd:
-            outcome = self._outcome(fd, path, self._index.results)
-        return outcome.value
-
-    def fingerprint(self, path: str) -> Fingerprint:
-        with self._reading() as fd:
-            return self._outcome(fd, path, self._index.results).fingerprint
-
-    def outcome(self, path: str) -> Outcome[Any]:
-        with self._reading() as fd:
-            index = self._index
-            return self._outcome(
-                fd, path, index.failures if path in index.failures else index.results
-            )
+            failed = path in self._index.failures if failed is None else failed
+            index = self._index.failures if failed else self._index.results
+            outcome = self._outcome_at(fd, index[path])
+            if outcome is None or outcome.path != path or outcome.ok == failed:
+                del index[path]  # damaged: as good as missing
+                raise KeyError(path)
+            return outcome
 
     def entries(self) -> Iterator[Entry]:
         with self._opened() as fd:
@@ -296,23 +291,6 @@ class LogReader(Checkpoint):
         for start in [*index.results.values(), *index.failures.values()]:
             if (outcome := self._outcome_at(fd, start)) is not None:
                 yield outcome
-
-    def _failed(self) -> Collection[str]:
-        with self._reading():
-            return self._index.failures.keys()
-
-    def _read_failure(self, path: str) -> Failure:
-        with self._reading() as fd:
-            failure = self._outcome(fd, path, self._index.failures).failure
-        assert failure is not None
-        return failure
-
-    def _outcome(self, fd: int, path: str, index: dict[str, int]) -> Outcome[Any]:
-        outcome = self._outcome_at(fd, index[path])
-        if outcome is None or outcome.path != path or outcome.ok != (index is self._index.results):
-            del index[path]  # damaged: as good as missing
-            raise KeyError(path)
-        return outcome
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -35,7 +35,7 @@ import os
 import shutil
 import sqlite3
 from binascii import crc32
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, cast, get_args
 from urllib.parse import quote
@@ -45,7 +45,7 @@ from ..errors import CheckpointError, CheckpointLocked
 from ..files import as_key
 from ..records import Entry, Failure, FailureKind, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle, read_value
-from .base import Checkpoint, Failures, damaged, foreign, of_another_version
+from .base import Checkpoint, damaged, foreign, of_another_version
 from .copying import REWRITTEN, rewrite
 from .disk import force_folder, lock_file, replace
 from .lock import (
@@ -71,6 +71,7 @@ LARGEST_VALUE = 999_000_000
 _APPLICATION = b"RPL1"  # stands here in the file:
 _APPLICATION_AT = slice(68, 72)
 _VERSION = 1
+_PAGE_SIZE = 4096
 _SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {int.from_bytes(_APPLICATION, "big")};
@@ -184,7 +185,7 @@ def _connect(path: str, how: str) -> sqlite3.Connection:
     return db
 
 
-def _make(path: str, page_size: int = 4096) -> None:
+def _make(path: str, page_size: int = _PAGE_SIZE) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript(f"PRAGMA page_size={page_size}; PRAGMA journal_mode=memory; {_SCHEMA}")
 
@@ -218,6 +219,17 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file is to blame, and not a full disk, say, or somebody who is writing."""
     its = any(words in str(error) for words in ("no such", "no column"))
     return type(error) is not sqlite3.OperationalError or its
+
+
+def _looks_like_ours(path: str) -> bool:
+    """Whether a file that is no database has been one of ours: by our mark or, where the first page
+    is lost, by the kinds of the next ones, in which results and their index begin."""
+    with open(path, "rb") as file:
+        start = file.read(2 * _PAGE_SIZE + 1)
+    kinds = start[_PAGE_SIZE : _PAGE_SIZE + 1], start[2 * _PAGE_SIZE :]
+    in_pages = os.path.getsize(path) % _PAGE_SIZE == 0
+    behind_it = in_pages and kinds[0] in (b"\x05", b"\x0d") and kinds[1] in (b"\x02", b"\x0a")
+    return start[_APPLICATION_AT] == _APPLICATION or behind_it
 
 
 def _rows(db: sqlite3.Connection, table: str, findings: list[str]) -> dict[int, Any]:
@@ -276,10 +288,9 @@ class SqliteFile(Checkpoint):
                 raise of_another_version(self.path, version, _VERSION)
         except BaseException as error:
             db.close()
-            if isinstance(error, sqlite3.DatabaseError) and _is_damage(error):
-                with open(self.path, "rb") as file:
-                    if file.read(_APPLICATION_AT.stop)[_APPLICATION_AT] != _APPLICATION:
-                        raise foreign(self.path) from error  # it is not even a database
+            damage = isinstance(error, sqlite3.DatabaseError) and _is_damage(error)
+            if damage and not _looks_like_ours(self.path):
+                raise foreign(self.path) from error  # it is not even a database
             raise
         return db
 
@@ -352,13 +363,19 @@ class SqliteFile(Checkpoint):
     def completed(self) -> Collection[str]:
         return self._paths("results")
 
-    def failures(self) -> Mapping[str, Failure]:
-        return Failures(lambda: self._paths("failures"), self._failure)
+    def _failed(self) -> Collection[str]:
+        return self._paths("failures")
 
-    def _failure(self, path: str) -> Failure:
+    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
+        if failed is None:
+            with contextlib.suppress(KeyError):
+                return self._find(path, True)
+        table = "failures" if failed else "results"
         with self._errors():
-            failure = _outcome_of("failures", self._row("failures", _TABLES["failures"], path))
-        return cast(Failure, failure.failure)
+            row = self._row(table, _TABLES[table], path)
+            if not failed and _value(*row[1:3]) is None:
+                raise KeyError(path)
+            return _outcome_of(table, row)
 
     def read(self, path: str, db: sqlite3.Connection | None = None) -> Any:
         with self._errors():
@@ -375,15 +392,6 @@ class SqliteFile(Checkpoint):
     def fingerprint(self, path: str) -> Fingerprint:
         with self._errors():
             return Fingerprint(*_numbers(self._row("results", "size, mtime_ns", path)))
-
-    def outcome(self, path: str) -> Outcome[Any]:
-        with self._errors():
-            for table in ("failures", "results"):
-                with contextlib.suppress(KeyError):
-                    row = self._row(table, _TABLES[table], path)
-                    if table == "failures" or _value(*row[1:3]) is not None:
-                        return _outcome_of(table, row)
-        raise KeyError(path)
 
     def entries(self) -> Iterator[Entry]:
         with self._reading() as db, self._errors():
@@ -466,7 +474,7 @@ class SqliteFile(Checkpoint):
             raise
         return notes
 
-    def _take(self, notes: list[str]) -> None:
+    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
         """Take the lock, and make a database if there is none."""
         self._notes = notes
         self._db = None
@@ -552,40 +560,22 @@ class SqliteFile(Checkpoint):
         finally:
             self._release()
 
-    def settle(self) -> list[str]:
-        if not any(os.path.exists(self.file + end) for end in (LOCK_FILE, *_JOURNALS)):
-            return []
-        try:
-            notes = self.open()
-            self.close()
-        except CheckpointLocked:  # whoever writes sees to that
-            return []
-        except OSError as error:
-            what = "what a killed writer left half done could not be finished"
-            return [f"{quoted(self.path)}: {what} ({error.strerror})"]
-        return notes
+    def _is_settled(self) -> bool:
+        return not any(os.path.exists(self.file + end) for end in (LOCK_FILE, *_JOURNALS))
 
-    def compact(self, through: Through | None = None) -> list[str]:
-        if not os.path.exists(self.path):
-            raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
-        notes: list[str] = []
-        self._take(notes)
-        try:
-            with contextlib.ExitStack() as stack, self._errors():
-                try:
-                    self._db = db = self._writable()
-                    for table, columns in _TABLES.items():
-                        db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
-                except sqlite3.DatabaseError as error:
-                    if not _is_damage(error):
-                        raise
-                    notes.append(f"{quoted(self.path)} is damaged: {error}")
-                    db = stack.enter_context(self._with_a_new_head())
-                outcomes = self._sound(db, notes)
-                rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
-        finally:
-            self._release()
-        return notes
+    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
+        with contextlib.ExitStack() as stack, self._errors():
+            try:
+                self._db = db = self._writable()
+                for table, columns in _TABLES.items():
+                    db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                notes.append(f"{quoted(self.path)} is damaged: {error}")
+                db = stack.enter_context(self._with_a_new_head())
+            outcomes = self._sound(db, notes)
+            rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
 
     def make_way(self) -> None:
         # One file, without anything beside it that the new one would get.
@@ -610,7 +600,7 @@ class SqliteFile(Checkpoint):
                 size = int.from_bytes(file.read(18)[16:], "big")
                 _make(head, size)
                 with open(head, "rb") as first:
-                    page = bytearray(first.read(4096))
+                    page = bytearray(first.read(_PAGE_SIZE))
                 size = int.from_bytes(page[16:18], "big")
                 pages = max(os.path.getsize(copy) // size, os.path.getsize(head) // size)
                 page[28:32] = pages.to_bytes(4, "big")

@@ -529,6 +529,12 @@ THE_TABLE = "WHERE name = 'results'"
 
 # How much of the results may be lost, at most, to compact().
 DAMAGES: dict[str, tuple[Callable[[Path], None], int]] = {
+    "a first page of zeros": (_fill(0, 0), 0),
+    "a first page of ones": (_fill(0, 255), 0),
+    "names that are no text": (
+        _bytes(lambda content: content.__setitem__(content.index(b"results"), 0xA4)),
+        0,
+    ),
     "a root page of zeros": (_fill(1, 0), 120),
     "an index of zeros": (_fill(2, 0), 0),
     "a page of zeros": (_fill(7, 0), 13),
