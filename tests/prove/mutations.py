@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[2]
 
 # The pure modules, and the tests that are about each.
 MODULES = {
-    "run/books.py": ["tests/test_dealing.py"],
+    "run/books.py": ["tests/test_dealing.py", "tests/test_suspicion.py"],
+    "run/suspicion.py": ["tests/test_suspicion.py"],
     "run/plan.py": ["tests/test_plan.py"],
     "run/progress.py": ["tests/test_progress.py"],
     "files.py": ["tests/test_files.py"],
