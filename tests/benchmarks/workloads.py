@@ -70,7 +70,7 @@ def _slow_at_the_end(number: int, count: int) -> str:
 NO_OP = Workload(
     "no-op",
     "A function that does nothing but return a dict of five fields, some 90 bytes when it is "
-    "pickled: what is left is what a pool costs. Who takes long gets fewer files; compare the time "
+    "pickled: what is left is what a pool costs. Slow contenders get fewer files; compare the time "
     "per file.",
     function="small_result",
     sizes=(100_000,),
