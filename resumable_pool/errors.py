@@ -57,7 +57,7 @@ class CheckpointLocked(ResumablePoolError):
 
 
 class CheckpointError(ResumablePoolError):
-    """The file is not a checkpoint, or a damaged one. Nothing in it was changed.
+    """The file is not a checkpoint, or is damaged. Nothing in it was changed.
 
     Attributes:
         path: the checkpoint.
@@ -78,14 +78,14 @@ class CheckpointError(ResumablePoolError):
 class SaverError(ResumablePoolError):
     """Results could not be saved: the disk is full, say, or the saver process was killed.
 
-    Everything that was saved before is in the checkpoint, and the next run goes on from there.
+    Everything that was saved before is in the checkpoint, and the next run continues from there.
 
     Attributes:
         path: the checkpoint.
         reason: what happened, in the system's words where it has some.
         traceback: where it happened in the saver process, or `""`.
         remedy: what to do about it.
-        by: the class that saves elsewhere, and what it was given; `""` where the checkpoint saves.
+        by: your class whose `save` raised, and what it was given; `""` if the checkpoint saves.
     """
 
     def __init__(
@@ -113,15 +113,15 @@ class SaverError(ResumablePoolError):
 
 
 class ExecutorError(ResumablePoolError):
-    """The executor that was to process the files is broken, or takes nothing: the run was stopped.
+    """The executor is broken, or has sent nothing back: the run was stopped.
 
-    No file has failed for that, save one that was alone with the executor when it broke.
+    No file failed because of that, except one that was alone with the executor when it broke.
 
     Attributes:
         executor: the name of its class.
         reason: what it said.
         in_flight: the files that it had.
-        broken: whether it is of no more use; otherwise nothing that was sent has come back.
+        broken: whether it can no longer be used; otherwise nothing has come back from it.
         traceback: where that happened, or `""`.
     """
 
@@ -158,7 +158,7 @@ class ExecutorError(ResumablePoolError):
 
 
 class WorkerStartError(ResumablePoolError):
-    """A process of the run could not start, so no other would: the run was stopped.
+    """A process of the run could not start, and others would not either: the run was stopped.
 
     Attributes:
         reason: what happened.

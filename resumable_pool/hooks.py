@@ -1,6 +1,6 @@
 """What a subclass of `ResumableRunner` may override, and in which process each of it runs.
 
-To save elsewhere, `save` is enough, and `load_completed`, to go on where a run was:
+To save elsewhere, override `save`, and also `load_completed`, so that the next run knows:
 
     class ToDatabase(ResumableRunner):
         def open_saver(self):
@@ -56,17 +56,17 @@ class Hooks(Generic[Result]):
 
     def collect_files(self) -> Iterable[Any]:
         """The paths to process, in this order, or a glob: called at the start of a run, and for
-        `pending`. Of paths the files that exist are taken, each once.
+        `pending`. Paths that are not files are left out, and each file counts once.
 
         Returns:
-            Those that the pattern names: a subclass can filter `super().collect_files()`.
+            The files of the pattern: a subclass can filter `super().collect_files()`.
         """
         return list_files(self._pattern, self._checkpoint.owns)
 
     def load_completed(self) -> Iterable[str]:
-        """The paths that need not be processed because their results are saved, as the function
-        receives them (on Windows backslashes will do), or as `Path`s. Called before a run, and once
-        more when the checkpoint is locked."""
+        """The paths that need no processing because their results are saved, as the function
+        receives them (on Windows backslashes work too), or as `Path`s. Called before a run, and
+        once more when the checkpoint is locked."""
         return self._checkpoint.completed()
 
     def read_result(self, path: str) -> Result:
@@ -99,8 +99,8 @@ class Hooks(Generic[Result]):
         return Outcome(path, None, 0, failure, 0.0)
 
     def on_saved(self, outcome: Outcome[Result]) -> None:
-        """Called for each outcome once it is saved, in the thread of the run. What it raises stops
-        the run as `stop` does, and goes on from there."""
+        """Called for each outcome once it is saved, in the thread of the run. If it raises, the run
+        stops as by `stop`, and `run` raises the same exception."""
 
     # In a worker.
 
@@ -118,7 +118,7 @@ class Hooks(Generic[Result]):
         ends with a `SaverError`, and they are still to do.
 
         Args:
-            outcomes: as many as have come, or as `save_every` says.
+            outcomes: as many as have arrived, or as `save_every` says.
         """
         self._checkpoint.save(outcomes)
 
@@ -127,7 +127,7 @@ class Hooks(Generic[Result]):
         self._checkpoint.save_failures(outcomes)
 
     def close_saver(self) -> None:
-        """Called once when everything is saved, also if `save` has raised."""
+        """Called once when everything is saved, also if `save` raised."""
 
 
 _STAY_HERE = ("_options", "_running", "_life", "_stop_requests", "_ring")

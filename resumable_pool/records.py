@@ -37,7 +37,7 @@ class Failure(NamedTuple):
         kind: `"error"` (the function raised, or its result cannot be stored), `"crashed"` (its
             worker process died) or `"timeout"` (it took too long).
         message: the exception's type and text, or how the worker ended.
-        traceback: the text of the traceback, of a time-out where it hung, or `""`.
+        traceback: the traceback as text; for a time-out, where it hung; or `""`.
         attempts: how often the file has been tried.
         seconds: how long the last attempt took.
     """
@@ -135,7 +135,7 @@ class Outcome(_Outcome, Generic[Result]):
         seconds: how long the function took.
         attempts: how often the file has been tried.
         fingerprint: of the input, from before the function was called.
-        finished_at: when the function returned, in seconds since the epoch; 0 where nobody knows.
+        finished_at: when the function returned, in seconds since the epoch; 0 if not known.
     """
 
     __slots__ = ()
@@ -147,7 +147,7 @@ class Outcome(_Outcome, Generic[Result]):
 
     @property
     def value(self) -> Result:
-        """The value, made anew of its bytes at each access.
+        """The value, unpickled anew at each access.
 
         Raises:
             ValueError: the file has failed.
@@ -163,14 +163,14 @@ class Outcome(_Outcome, Generic[Result]):
 
 
 class WorkerStatus(NamedTuple):
-    """What one worker of a run does.
+    """What one worker of a run is doing.
 
     Attributes:
         slot: its place, 0 to `max_workers` - 1; a worker that replaces another takes its place.
         pid: its process.
         state: `"starting"` (the initializer has not returned yet), `"idle"` or `"busy"`.
-        path: the file that it is at, or `None`.
-        seconds: how long it has been at that, or `None`.
+        path: the file that it is processing, or `None`.
+        seconds: for how long, or `None`.
         files_done: how many files have been done in this place, in this run, failed ones included.
         restarts: how often the worker in this place has been replaced.
     """
@@ -185,7 +185,7 @@ class WorkerStatus(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a checkpoint knows of one file besides its value, which is left unread.
+    """What a checkpoint knows of one file besides its value, which is not read.
 
     Attributes:
         path: the file.
@@ -203,7 +203,7 @@ class Entry(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How a run ended. `print(report)` is meant to be read.
+    """How a run ended. `print(report)` is made for people.
 
     `total` = `completed` + `skipped` + `failed` + `remaining`.
 
@@ -211,12 +211,12 @@ class Report(NamedTuple):
         total: files that the pattern matches.
         completed: files whose results were saved by this run.
         skipped: files whose results had been saved before.
-        failed: files that stand as failed at the end.
-        remaining: files still to do: the run was stopped before they were done.
+        failed: files that count as failed at the end.
+        remaining: files still to do, because the run was stopped first.
         seconds: how long the run took.
-        stopped: whether the run was asked to stop.
+        stopped: whether the run was stopped.
         failures: the failed files' failures, in path order.
-        note: where there were no files, what was looked for and where; otherwise `""`.
+        note: if there were no files, what was searched for and where; otherwise `""`.
     """
 
     total: int

@@ -6,13 +6,13 @@
    └────────┘  ◀─────┐       └─────────┘                └───────┘            └────────────┘
                      └────────────── reports ───────────────┘
 
-The processes are a ring, and data run round it one way. The runner (this process; its loop is
-`Run.go` in run/loop.py) deals paths to the workers, through a pipe of its own for each. A worker
+The processes form a ring, and data flow around it in one direction. The runner (this process; its
+loop is `Run.go` in run/loop.py) deals paths to the workers, through one pipe for each. A worker
 calls the function and sends every outcome to the saver, through a pipe of its own. The saver writes
-it to the checkpoint and reports so, and only on that report the runner deals that worker its next
-paths.
+it to the checkpoint and reports that, and only on that report does the runner deal that worker its
+next paths.
 
-Four rules hold everywhere, each of them kept in one place:
+Four rules hold everywhere, and each is kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
    hurt only itself. (between/pipes.py makes every pipe, and keeps its ends apart)
@@ -61,64 +61,65 @@ if TYPE_CHECKING:
 class ResumableRunner(Hooks[Result]):
     """Calls a function for every file of a glob, in worker processes, and saves what it returns.
 
-    Run again with the same checkpoint, it goes on where it was, whatever ended it. The runner
-    itself is cheap: processes exist, and the checkpoint is touched, only during `run`. A subclass
-    may override the methods of `Hooks`, to save elsewhere, for instance.
+    Run it again with the same checkpoint, and it continues where it was, whatever ended it. Making
+    a runner is cheap: only `run` starts processes and touches the checkpoint. A subclass may
+    override the methods of `Hooks`, for instance to save elsewhere.
 
     Args:
         function: called with a path in a worker process; returns anything that can be pickled.
         pattern: a glob, as for `glob.glob(pattern, recursive=True)`, or an iterable of paths. Only
-            files count, and never the checkpoint itself. Those of a glob are processed in sorted
-            order, those of an iterable in its own.
-            Relative paths start at the directory in which `run` is called, and each call of
-            `function` finds itself there.
+            files count, and never the checkpoint itself. Files of a glob are processed in sorted
+            order, files of an iterable in its order. Relative paths start at the directory in which
+            you call `run`, and each call of `function` starts there.
         checkpoint: where results are saved; the suffix names the format: `.pkl` or `.pickle` (any
             result), `.jsonl` (results that are JSON), `.sqlite`, `.sqlite3` or `.db`.
-        max_workers: how many worker processes; by default as many as this process may use
-            processors. Never more are started than there are files to do.
-        initializer: called once in each worker before its first file: load a model here.
-        initargs: its arguments.
+        max_workers: number of worker processes; by default as many as the processors that this
+            process may use. Never more are started than there are files to do.
+        initializer: called once in each worker, before its first file: load a model here.
+        initargs: arguments of `initializer`.
         mp_context: a multiprocessing context, or `"fork"`, `"spawn"` or `"forkserver"`. By default
-            the platform's; on Linux fork where that could not send the function (a lambda, a
-            notebook's cell).
-        max_tasks_per_child: how many files a worker does before a fresh one takes its place; by
-            default it stays.
-        timeout: seconds for one file, from the start of its call. Then its worker's process group
-            is killed, with all that the function has started, and the file has failed. Time in
-            which the machine, or this process, is stopped does not count, nor does `initializer`.
-        retries: how many further attempts a file gets that fails in this run, for whatever reason,
-            after all others have had their first one; in a fresh worker if it took its own along.
-        retry_delay: seconds of pause before a further attempt at a file, doubled for each one after
-            that, ten minutes at the most. Other files go on meanwhile, and a stop does not wait.
-        retry_failed: whether a file that failed in an earlier run is tried again.
-        max_failures: stop the run, as after a Ctrl-C, once more files than this have failed in it.
-        largest_first: deal big files first instead of in path order, so that the end of the run is
-            not one big file.
-        rerun_changed: whether a file is processed again whose size or time of change is not what it
-            was. It keeps its result until there is a new one.
+            the platform's. On Linux it is fork if the default could not send the function (a
+            lambda, a notebook's cell).
+        max_tasks_per_child: number of files after which a worker is replaced by a fresh one; by
+            default never.
+        timeout: seconds for one file, from the start of its call. When they are over, the file has
+            failed, and its worker's process group is killed, with everything that the function
+            started. Time in which the machine or this process is stopped does not count, and
+            neither does `initializer`.
+        retries: number of further attempts for a file that fails in this run, for whatever reason.
+            They come after all other files have had their first attempt. If the file killed its
+            worker, it gets a fresh one.
+        retry_delay: seconds to wait before a further attempt at a file, doubled each time, up to
+            ten minutes. Other files continue meanwhile, and a stop does not wait.
+        retry_failed: whether to try files again that failed in an earlier run.
+        max_failures: stop the run, as after a Ctrl-C, when more files than this have failed in it.
+        largest_first: hand out big files first instead of in path order, so that the run does not
+            end with one big file.
+        rerun_changed: whether to process a file again if its size or modification time is no longer
+            what it was. It keeps its result until there is a new one.
         save_every: how many results are saved together; none waits longer than `save_interval`.
-        save_interval: seconds; also, data are forced to the disk at most so often. What is saved
-            survives the death of any process at once, and a power cut after that time.
-        grace_period: seconds that files in work may take after SIGTERM or SIGHUP.
-        stop_after: seconds after which the run stops as by `stop`: the files in progress are
-            finished, and the next run does the rest.
-        progress: whether to show progress on stderr; by default a line is drawn if that is a
-            terminal or a notebook. `True` writes a line now and then elsewhere, too; `False` writes
+        save_interval: seconds. Also, data are forced to disk at most this often. What is saved
+            survives the death of any process at once, and a power cut after this time.
+        grace_period: seconds that files in progress may take after SIGTERM or SIGHUP.
+        stop_after: seconds after which the run stops as by `stop`: files in progress are finished,
+            and the next run does the rest.
+        progress: whether to show progress on stderr. By default a line is drawn if that is a
+            terminal or a notebook. `True`: elsewhere, a line every ten seconds as well. `False`:
             nothing at all. Or a callable such as `tqdm.tqdm`: called in this thread with `total=`,
             `initial=`, `desc=` and `unit=`, then `.update(n)` and `.close()` of what it returned.
-        executor: a `concurrent.futures.Executor` (Dask's, MPI's), whose workers call the function
-            in place of ours; it is not shut down. `max_workers` is then how many batches of files
-            it is given at a time: by default as many as it says it has workers, or twice as many as
-            this process may use processors. `timeout`, `max_tasks_per_child`, `mp_context` and
-            `workers()` cannot be had with one.
-        shard: `(k, n)`: only the files of part `k` of `n`, from 0: for array jobs, each with its
-            own checkpoint. A hash of its path says in which part a file is.
+        executor: a `concurrent.futures.Executor` (Dask's, MPI's) whose workers call the function
+            instead of ours. It is not shut down. `max_workers` is then how many batches of files it
+            gets at a time: by default as many as it says it has workers, otherwise twice the number
+            of processors that this process may use. It cannot be combined with `timeout`,
+            `max_tasks_per_child`, `mp_context` and `workers()`.
+        shard: `(k, n)`: only the files in part `k` of `n`, counted from 0, for array jobs that each
+            have their own checkpoint. A hash of the path decides which part a file is in.
 
     Raises:
-        TypeError, ValueError: an argument is not as described above, or the function cannot be sent
-            to a process of the start method that was asked for.
+        TypeError, ValueError: an argument is not as described above, or the start method that you
+            asked for cannot send the function to a process.
         FileNotFoundError, IsADirectoryError: the checkpoint's folder does not exist, or the
-            checkpoint is one.
+            checkpoint is a folder.
     """
 
     def __init__(
@@ -163,12 +164,12 @@ class ResumableRunner(Hooks[Result]):
         self._ring: Run | None = None
 
     def run(self) -> Report:
-        """Process every file that has no saved result, and return when all is saved.
+        """Process every file that has no saved result, and return when everything is saved.
 
-        May be called again, and from any thread. A first Ctrl-C lets the files in work finish, a
-        second one abandons them; so do SIGTERM and SIGHUP, and the end of `grace_period`. What has
-        come in is saved in all cases, and then the signal takes its normal effect. In a thread
-        other than the main one no signal is handled.
+        You may call it again, and from any thread. A first Ctrl-C lets the files in progress
+        finish, a second one abandons them. SIGTERM and SIGHUP let them finish for `grace_period` at
+        most. In all cases what has arrived is saved, and then the signal has its usual effect. Only
+        in the main thread are signals handled.
 
         Raises:
             KeyboardInterrupt: after a Ctrl-C, once everything is saved.
@@ -188,12 +189,12 @@ class ResumableRunner(Hooks[Result]):
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:
-        """The same as `run`, but each outcome is yielded once it is saved.
+        """The same as `run`, but yields each outcome once it is saved.
 
-        A slow loop slows the run down: nothing new is dealt while it does not ask for more. Memory
-        stays flat, since values are read back from the checkpoint. Leaving the loop early stops the
-        run as `stop` does: what is in work is finished first. A Ctrl-C does not interrupt the loop;
-        like for `run`, the files in work are finished, and after them comes `KeyboardInterrupt`.
+        A slow loop slows the run down: no new files are handed out until it asks for more. Memory
+        stays flat, since values are read back from the checkpoint. If you leave the loop early, the
+        run stops as by `stop`: files in progress are finished first. A Ctrl-C does not interrupt
+        the loop: as with `run`, files in progress are finished, then `KeyboardInterrupt` is raised.
 
         Yields:
             What became of a file, with its value or its failure.

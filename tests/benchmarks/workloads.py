@@ -91,8 +91,8 @@ NO_OP = Workload(
 )
 RESULTS_50_KB = Workload(
     "50-kB",
-    "Results of 50 kB, 1 GB in all: whether they stream to the disk, or pile up in memory. Who "
-    "takes long gets fewer files.",
+    "Results of 50 kB, 1 GB in all: whether they stream to the disk, or pile up in memory. Slow "
+    "contenders get fewer files.",
     function="medium_result",
     sizes=(20_000,),
     contenders="ours pool-tuned executor-tuned joblib mpire pebble pool pool-sqlite pool-diskcache "
