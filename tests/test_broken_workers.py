@@ -4,6 +4,7 @@ method where it makes a difference."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ if sys.platform == "win32":
     pytest.skip("limits of a process", allow_module_level=True)
 
 from . import broken_functions as broken
-from .functions import callers, calls
+from .functions import callers, calls, number_in
 from .stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -104,6 +105,23 @@ def test_near_the_end_a_further_attempt_goes_to_a_sound_worker(
     Path(many[118]).write_text("breaks")
     report = runner(broken.live_on, max_workers=workers, retries=1).run()
     assert failed(report) == [many[118]]
+
+
+def test_who_has_left_does_not_do_what_has_failed(many: list[str], method: str) -> None:
+    """However long it takes to leave: a worker that has had its share is no longer there to try
+    what has failed elsewhere, nor to tell whether others are broken."""
+    for path in many[100:]:
+        Path(path).write_text("bad")
+    report = runner(
+        broken.live_on,
+        max_workers=1,
+        max_tasks_per_child=100,
+        retries=1,
+        initializer=broken.leave_late,
+        mp_context=method,
+        stop_after=PATIENCE,
+    ).run()
+    assert (report.stopped, report.completed, failed(report)) == (False, 100, many[100:])
 
 
 def test_if_every_file_fails_it_is_the_function(many: list[str], method: str) -> None:
@@ -248,3 +266,16 @@ def test_a_stop_does_not_wait_for_a_pause(folder: Path) -> None:
     thread.join(PATIENCE)
     (report,) = reports
     assert (report.completed, report.failed, report.remaining, report.stopped) == (9, 0, 1, True)
+
+
+# How they are forgotten.
+
+
+def test_where_dead_children_are_not_told_of_nothing_is_kept(folder: Path, method: str) -> None:
+    """As where SIGCHLD is ignored."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        report = runner(number_in, max_tasks_per_child=2, mp_context=method).run()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert report.completed == 10

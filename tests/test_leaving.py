@@ -74,6 +74,41 @@ def test_what_a_worker_has_registered_started_and_opened_is_ended(
             os.kill(int(Path(child).read_text()), 0)
 
 
+IN_A_POOL = """
+import asyncio, concurrent.futures, multiprocessing, sys
+from resumable_pool import ResumableRunner
+
+def work(path):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(len, path).result()
+    kept.submit(len, path).result()
+    return path
+
+def begin():
+    global kept
+    kept = concurrent.futures.ThreadPoolExecutor(1)
+
+async def main():
+    options = {"max_workers": 2, "mp_context": sys.argv[1], "initializer": begin}
+    return await asyncio.to_thread(ResumableRunner(work, "in/*.txt", "result.pkl", **options).run)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(len, "").result()
+        assert asyncio.run(main()).completed == 10
+        assert pool.submit(len, "four").result() == 4
+"""
+
+
+def test_a_run_may_be_in_a_thread_of_a_pool(folder: Path, method: str) -> None:
+    """Its processes, which may be forked in it, do not join themselves; the pools that a function
+    has made are ended."""
+    Path("script.py").write_text(IN_A_POOL)
+    done = python("script.py", method)
+    assert done.returncode == 0, done.stderr
+
+
 INHERITED = """
 import atexit, logging.handlers, multiprocessing.util, os, sys, tempfile, weakref
 from resumable_pool import ResumableRunner

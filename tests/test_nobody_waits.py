@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import Report, ResumableRunner
+from resumable_pool.between import children
 from resumable_pool.run.loop import STARTING_SECONDS
 
 from . import functions
@@ -162,6 +163,29 @@ def test_there_are_outcomes_while_workers_are_started(folder: Path, slow_forks: 
     for _ in runner.as_completed():
         break
     assert len(slow_forks) < 64
+
+
+def close_all_and_go_on(path: str) -> int:
+    """One file closes what is not its own, and waits for all others to be done."""
+    number = functions.number_in(path)
+    if number == 0:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX") if sys.platform == "darwin" else 1 << 16)
+        wait_until(lambda: len(functions.calls()) == 10)
+        Path("seen").touch()
+    return number
+
+
+def test_who_has_lost_its_pipes_holds_nobody_up(
+    folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is waited for beside all else."""
+    monkeypatch.setattr(children, "DYING_SECONDS", PATIENCE)
+    options: Any = {"max_workers": 2, "mp_context": method, "progress": False}
+    report = ResumableRunner(close_all_and_go_on, "in/*.txt", "result.pkl", **options).run()
+    (failure,) = report.failures
+    assert report.completed == 9
+    assert "closed descriptors that are not its own" in failure.message
+    assert Path("seen").exists()
 
 
 def hang_or_not(path: str) -> int:

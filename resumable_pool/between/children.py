@@ -49,6 +49,12 @@ _IMPORTED_IN = os.getpid()  # another one, and this process is a forked copy of 
 # What the names of all our children begin with.
 _NAME = "resumable_pool "
 
+# What waits for pools when a program ends, and where it finds them.
+_POOLS = {
+    "concurrent.futures.thread": "_threads_queues",
+    "concurrent.futures.process": "_threads_wakeups",
+}
+
 # What multiprocessing makes of an exit status that the fork server did not tell.
 FORGOTTEN = 255
 
@@ -125,17 +131,20 @@ class Child:
         if not self.has_ended():
             pipes.wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
         exitcode = self._process.exitcode
-        if exitcode is None and self.has_ended():  # multiprocessing's sentinel is a moment early
-            self._process.join(DYING_SECONDS)
+        if exitcode is None and self._pidfd < 0 and self.has_ended():
+            self._process.join(DYING_SECONDS)  # multiprocessing's sentinel is a moment early
             exitcode = self._process.exitcode
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
             pipes.wait([self.sentinel], DYING_SECONDS)
+        ended = self._pidfd >= 0 and self.has_ended()
         if self._pidfd >= 0:
             os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:
         if self._process.exitcode is not None:
             self._process.join()  # now multiprocessing forgets it as well
+        elif ended:  # where SIGCHLD is ignored multiprocessing does not get to know it
+            multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
         # Not closed: another thread may have it from multiprocessing's list, to join it when the
         # program ends, for instance. What nobody has is closed.
         del self._process
@@ -248,6 +257,13 @@ def _forget_what_is_inherited() -> None:
     for finalizer in weakref.finalize._registry.values():  # type: ignore[attr-defined]
         finalizer.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    # Nor are its pools, whose threads would be joined; the one that has forked this, by itself.
+    at_exit = threading._threading_atexits  # type: ignore[attr-defined]
+    at_exit.clear()
+    for name, pools in _POOLS.items():
+        if (module := sys.modules.get(name)) is not None:
+            getattr(module, pools).clear()
+            at_exit.append(module._python_exit)
     if (logging := sys.modules.get("logging")) is not None:
         logging._handlerList.clear()
         atexit.register(logging.shutdown)
@@ -269,6 +285,7 @@ def leave_as_a_program() -> None:
     what is in the buffers of open files. Where a process is forked nobody else does."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
+    threading._threading_atexits.clear()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     kind = io.IOBase.__base__  # a plain class, and quick to ask
     files: list[Any] = [one for one in gc.get_objects() if kind in type(one).__mro__]

@@ -51,6 +51,7 @@ class Worker(Protocol):
         was_killed: once it is buried, whether it did not end by itself.
         to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
         unread: once it is buried, whether it has never taken the batch that it was dealt last.
+        lost: whether its stream has broken off, and it is only waited for until it is dead.
     """
 
     serial: int
@@ -62,6 +63,7 @@ class Worker(Protocol):
     was_killed: bool
     to_blame: bool
     unread: bool
+    lost: bool
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -121,8 +123,8 @@ class Crew(ABC, Generic[AnyWorker]):
         return self._workers.get(serial)
 
     def are(self, *states: State) -> list[AnyWorker]:
-        """The workers in one of these states."""
-        return [worker for worker in self._workers.values() if worker.state in states]
+        """The workers in one of these states, that are not lost."""
+        return [w for w in self._workers.values() if w.state in states and not w.lost]
 
     @abstractmethod
     def start(self) -> None:
@@ -139,12 +141,12 @@ class Crew(ABC, Generic[AnyWorker]):
     def begin(self, encoder: Encoder) -> None:
         """The checkpoint is locked: the files are ours, and records are made by `encoder`."""
 
-    def is_leaving(self, serial: int) -> bool:
-        """Whether a worker that has said `Done` is not gone yet. It is forgotten when it is."""
+    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
+        """A worker's stream has ended. Whether it is not gone yet: `attend` tells when it is."""
         return False
 
     def remove(self, serial: int) -> AnyWorker | None:
-        """The worker's stream has ended: it is no more of the crew, if it ever was."""
+        """The worker is gone, and no more of the crew, if it ever was."""
         return self._workers.pop(serial, None)
 
     def most(self, serial: int) -> int:
@@ -163,8 +165,11 @@ class Crew(ABC, Generic[AnyWorker]):
         """What to wait for, to hear of what `attend` is for."""
 
     @abstractmethod
-    def attend(self, ready: Collection[object], now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """See to those of `events` that are `ready`, so that every stream comes to its end.
+
+        Returns:
+            Who is gone since, of those whose streams had ended before, and whether that was clean.
 
         Raises:
             ResumablePoolError: the run cannot go on.

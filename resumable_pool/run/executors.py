@@ -96,7 +96,7 @@ class FarCrew(Crew["Slot"]):
     def events(self, now: float) -> list[Any]:
         return [] if self._inbox is None else [self._inbox.wakener]
 
-    def attend(self, ready: Collection[object], now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Pass on what has come back. (All of it, and only then say what is wrong.)"""
         trouble: ExecutorError | None = None
         for slot, future in self._inbox.take() if self._inbox is not None else ():
@@ -114,6 +114,7 @@ class FarCrew(Crew["Slot"]):
             slot.pass_on(number, frames)
         if trouble is not None:
             raise trouble
+        return []
 
     def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
         """Decide who is to blame. Returns why the run has to end, if it has to."""
@@ -162,7 +163,7 @@ class Slot:
         And those of every `Worker` (crew.py).
     """
 
-    timed_out = was_killed = unread = False  # nobody can, nor know
+    timed_out = was_killed = unread = lost = False  # nobody can, nor know
     finished = 0  # of its processes nothing is known, so a file may as well be given to any of them
 
     def __init__(

@@ -196,7 +196,8 @@ class Run:
 
     def _attend_workers(self, ready: Sequence[object]) -> None:
         try:
-            self._crew.attend(ready, self._clock.now)
+            for serial, clean in self._crew.attend(ready, self._clock.now):
+                self._note_gone(serial, clean)
         except ResumablePoolError as error:
             self._fail(error)
 
@@ -334,8 +335,13 @@ class Run:
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
         that no outcome will come of the file it had in work."""
-        if clean and self._crew.is_leaving(serial):
-            return
+        if clean and not self._dealer.is_busy(serial):
+            self._dealer.lose(serial)  # at once: how long it takes to leave says nothing of files
+        if not self._crew.is_still_there(serial, clean, self._clock.now):
+            self._note_gone(serial, clean)
+
+    def _note_gone(self, serial: int, clean: bool) -> None:
+        """And its process has ended, so it is known how."""
         worker = self._crew.remove(serial)
         if worker is None:  # its start has failed
             return

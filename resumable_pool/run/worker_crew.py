@@ -106,11 +106,11 @@ class WorkerCrew(Crew[WorkerProcess]):
         for serial in waiting or ():
             self.note_hello(serial)
 
-    def is_leaving(self, serial: int) -> bool:
+    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
         worker = self._workers.get(serial)
         if worker is None or worker.process.has_ended():
             return False
-        worker.is_done = True
+        worker.note_end(clean, now)
         return True
 
     def remove(self, serial: int) -> WorkerProcess | None:
@@ -151,7 +151,7 @@ class WorkerCrew(Crew[WorkerProcess]):
         words = [worker.last_words for worker in living if now >= worker.late_at]
         return [*(worker.process.sentinel for worker in living), *words]
 
-    def attend(self, ready: Collection[object], now: float) -> None:
+    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
         something that the worker has forked may hold open.
 
@@ -159,6 +159,7 @@ class WorkerCrew(Crew[WorkerProcess]):
             ready: the sentinels that are. Something forked may keep a sentinel quiet, too, so now
                 and then the processes themselves are asked.
         """
+        gone: list[tuple[int, bool]] = []
         ask = monotonic() >= self._ask_at
         if ask:
             self._ask_at = monotonic() + ASK_SECONDS
@@ -167,11 +168,11 @@ class WorkerCrew(Crew[WorkerProcess]):
                 continue
             if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
                 worker.reported_dead = True
-                if worker.is_done:
-                    self.remove(worker.serial)
-                    worker.bury(in_peace=True)
-                else:
+                if worker.was_clean is None:
                     self._saver.tell(Died(worker.serial))
+                else:
+                    gone.append((worker.serial, worker.was_clean))
+        return gone
 
     def recall(self) -> None:
         for worker in self:

@@ -50,7 +50,8 @@ class WorkerProcess:
         end_at: when to end it for that, or because it does not leave.
         kill_at: when to kill it, if it has not ended by then.
         reported_dead: whether the saver has been told of its death.
-        is_done: whether its stream has ended well, and what is left is for it to leave.
+        was_clean: whether its stream has ended well, and what is left is for it to leave; `None`
+            while it has not ended.
         And those of every `Worker` (crew.py).
     """
 
@@ -79,8 +80,8 @@ class WorkerProcess:
         self.slot = slot
         self.finished = 0
         self.busy_since = 0.0
-        self.timed_out = self.reported_dead = self.is_done = False
-        self.was_killed = self.unread = False
+        self.timed_out = self.reported_dead = self.was_killed = self.unread = self.lost = False
+        self.was_clean: bool | None = None
         self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self.late_at = self.end_at = self.kill_at = NEVER
         self._words = b""  # of the file that it is at
@@ -153,6 +154,13 @@ class WorkerProcess:
         interpreter, a stop."""
         self.end_at = min(self.end_at, now + children.LEAVING_SECONDS)
 
+    def note_end(self, clean: bool, now: float) -> None:
+        """Its stream has ended, and it lives: who has lost that is about to be dead, or does not
+        know of it yet."""
+        self.was_clean, self.lost = clean, not clean
+        if not clean:
+            self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + children.DYING_SECONDS
+
     def terminate(self, now: float) -> None:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""
         self.state = State.CONDEMNED
@@ -166,7 +174,8 @@ class WorkerProcess:
         self.process.signal_group("SIGKILL")
 
     def bury(self, in_peace: bool) -> tuple[str, str]:
-        """Wait until it is gone; kill what it has started, too, if it did not leave `in_peace`.
+        """It is gone, or was killed just now; kill what it has started, too, if it did not leave
+        `in_peace`.
 
         Returns:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
@@ -175,6 +184,8 @@ class WorkerProcess:
         self.unread = self._sent > 0 and self._tasks.has_unread(self._sent)
         self._tasks.close()
         exitcode = self.process.reap(in_peace)
+        if self.lost and self.state is State.CONDEMNED:
+            exitcode = None  # by us
         self.was_killed = system.was_killed(exitcode)
         words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
         self._hear()
