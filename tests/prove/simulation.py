@@ -37,7 +37,7 @@ from resumable_pool.run.plan import Plan
 from resumable_pool.run.screen import progress_line
 from resumable_pool.run.stop_requests import BY_CALL
 from resumable_pool.run.story import Story
-from resumable_pool.run.suspicion import STREAK
+from resumable_pool.run.suspicion import HARDER, STREAK
 
 # More turns than any run needs: it does not end.
 MOST_TURNS = 30_000
@@ -300,7 +300,7 @@ class SimulatedWorker:
         self.state = State.STARTING
         self.finished = 0
         self.busy_since = 0.0
-        self.timed_out = self.was_killed = self.unread = False
+        self.timed_out = self.was_killed = self.unread = self.lost = False
         self._universe = universe
         self._stream: deque[Any] = deque()
         universe.saver.streams[serial] = self._stream
@@ -448,6 +448,10 @@ class SimulatedCrew(Crew[SimulatedWorker]):
     universe: Universe
     _begun = False
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._late: dict[int, bool] = {}  # whose streams have ended, and whether well
+
     @staticmethod
     def batch_seconds(options: Options) -> float:
         return 0.05 if options.timeout is None else 0.0
@@ -475,8 +479,20 @@ class SimulatedCrew(Crew[SimulatedWorker]):
     def events(self, now: float) -> list[Any]:
         return []
 
-    def attend(self, ready: Collection[object], now: float) -> None:
-        """Streams of the dead end by themselves."""
+    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
+        """For a while, now and then."""
+        worker = self.get(serial)
+        if worker is None or self.universe.chance.random() < 0.5:
+            return False
+        worker.lost = not clean
+        self._late[serial] = clean
+        return True
+
+    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
+        """Streams of the dead end by themselves; some are dead later."""
+        chance = self.universe.chance
+        gone = [serial for serial in self._late if chance.random() < 0.3]
+        return [(serial, self._late.pop(serial)) for serial in gone if serial in self._workers]
 
     def recall(self) -> None:
         for worker in self:
@@ -573,7 +589,9 @@ def _check_blame(universe: Universe, options: Options) -> None:
     if not ruins:
         assert not blamed, f"{blamed} have failed without cause"
     else:
-        most = STREAK * len(ruins) * options.max_workers
+        # Where bad files come in rows it takes more of them to suspect a worker.
+        rows = HARDER if FAILS in universe.nature.values() else 1
+        most = STREAK * rows * len(ruins) * options.max_workers
         assert len(blamed) <= most, f"one file has ruined {len(blamed)} others"
     # One further call to find out about a worker, and one for each that died of nothing.
     for path, calls in universe.calls.items():
