@@ -159,7 +159,7 @@ class ResumableRunner(Hooks[Result]):
         self._pattern = self._options.pattern
         self._checkpoint = self._options.checkpoint
         self._running = threading.Lock()
-        self._life: Owned | None = None  # while a run goes on
+        self._life: Owned | None = None  # during a run
         self._stop_requests: StopRequests | None = None
         self._ring: Run | None = None
 
@@ -205,13 +205,13 @@ class ResumableRunner(Hooks[Result]):
         return Loop(self._outcomes(watched=True))
 
     def workers(self) -> list[WorkerStatus]:
-        """What each worker does now, by slots; nothing while no run goes on. From any thread."""
+        """What each worker is doing, by slot; empty if nothing is running. From any thread."""
         self._check_process()
         return ring.workers() if (ring := self._ring) is not None else []
 
     def stop(self) -> None:
         """Stop the run, from any thread or a callback: like a first Ctrl-C, but `run` returns its
-        report. Without effect while none goes on."""
+        report. Has no effect if nothing is running."""
         self._check_process()
         if (stop_requests := self._stop_requests) is not None:
             stop_requests.ask()

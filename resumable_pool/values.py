@@ -39,7 +39,7 @@ _HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 class Encoder(NamedTuple):
-    """What makes a checkpoint's bytes of results. Workers are sent it once the checkpoint is open,
+    """Makes a checkpoint's bytes of results. It is sent to workers once the checkpoint is open,
     so that the saver only appends what they have made.
 
     Attributes:
@@ -54,7 +54,7 @@ class Encoder(NamedTuple):
 
 
 class UnstorableValue(Exception):
-    """The value cannot be turned into bytes, or not be read from them again; says why."""
+    """The value cannot be turned into bytes, or cannot be read from them again; says why."""
 
 
 def pickle_value(value: Any) -> bytes:

@@ -1,6 +1,6 @@
 """An exception as text: a line and a traceback, whatever its own methods do.
 
-Knows no process, and not what becomes of the text.
+Knows no process, nor what happens to the text.
 """
 
 from __future__ import annotations

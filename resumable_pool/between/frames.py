@@ -1,15 +1,15 @@
 """Outcomes through a pipe: the worker's messages as bytes, and back.
 
-multiprocessing's own `recv` waits for the whole of a message once it has begun. A worker that is
-stopped or swapped out in the middle of a large one would keep the saver from everybody else's. So
-the messages have frames of our own, and the saver takes what is there.
+Once multiprocessing's own `recv` has begun a message, it waits for all of it. If a worker is
+stopped or swapped out in the middle of a large one, the saver could not read anybody else's. So the
+messages have frames of our own, and the saver takes what is there.
 
     frame   kind (4 bytes, which nobody writes by chance), length of the body (8), body
     VALUE   a record, as the checkpoint will hold it
     PLAIN   JSON: the message's class and its fields
 
-A large value is written from where it was pickled, and read into the place where it stays until it
-is saved: no copy of it is made in between.
+A large value is written from where it was pickled, and read to where it stays until it is saved: it
+is not copied in between.
 
 Knows the messages' classes, but not what is in a record, or what anybody does with them.
 """

@@ -1,11 +1,11 @@
 """What a forked child must not get: this process's open pipe ends, and anything that is half done.
 
-A pipe tells its reader that the writer has died only once *every* copy of its write end is closed,
-and fork copies all of them into every child. So each end is entered here, in one registry for the
-whole process, when it is made, and a hook that runs in every forked child closes all but those the
-child was started for. A list of ends per run would not do: two runs in two threads, or a fork of
-the user's own, defeat it (the cure is that of python/cpython#146313). Where there is no fork
-(Windows) there is no hook, and no need.
+A pipe's reader learns that the writer has died only once *every* copy of its write end is closed,
+and fork copies all of them into every child. So each end is entered here when it is made, in one
+registry for the whole process, and a hook that runs in every forked child closes all ends but those
+that the child was started for. A list of ends per run is not enough: two runs in two threads, or a
+fork by the user's code, defeat it (the cure is that of python/cpython#146313). Where there is no
+fork (Windows) there is no hook, and no need.
 
 Knows nothing of runs, workers or messages.
 """
@@ -334,9 +334,9 @@ else:
 class Owned(contextlib.ExitStack):
     """What is to be undone, or ended, by the process that entered it, and by no other.
 
-    A program may fork while a run goes on, in the body of a loop over it for instance, and the copy
-    leaves the same blocks: by `sys.exit`, an exception, or garbage collection. There nothing is
-    done, since the pipes, the workers and the terminal are the original's.
+    A program may fork during a run, in the body of a loop over it for instance, and the copy leaves
+    the same blocks: by `sys.exit`, an exception, or garbage collection. In the copy nothing is
+    done, since the pipes, the workers and the terminal belong to the original.
     """
 
     def __init__(self) -> None:

@@ -2,10 +2,10 @@
 
     PipeWriter ──▶ PipeReader   whole messages, and ends of pipes that are handed over with them
 
-What does not fit into a pipe is kept by its writer, and the wait of the loop that owns it writes it
-when there is room; what has come of a message that is not whole is kept by its reader. So a process
-that is stopped, slow or busy keeps no other one waiting. On their way messages are what
-`Connection.send_bytes` would make of them: who may wait reads them with `recv_bytes`.
+A writer keeps what does not fit into its pipe, and the wait of its loop writes it when there is
+room. A reader keeps an incomplete message until the rest arrives. So a process that is stopped,
+slow or busy makes no other one wait. In the pipe, messages look as `Connection.send_bytes` makes
+them, so a process that may wait can read them with `recv_bytes`.
 
 On POSIX a list of what to wait for is kept, too: `multiprocessing.connection.wait` makes a new one
 each time, which takes ten times as long as the waiting itself. On Windows the system takes one
@@ -132,7 +132,8 @@ def _number_of(end: Any) -> int:
 class PipeWriter:
     """An end that a loop writes to, and that never makes it wait.
 
-    Once nobody reads any more all that is written is forgotten: a pipe that is read tells of that.
+    Once nobody reads any more, everything written is dropped; a pipe that is read will notice the
+    end.
     """
 
     def __init__(self, end: Connection, waiter: Waiter) -> None:

@@ -65,7 +65,7 @@ def _record(path: str, pickled: Bytes, *facts: object) -> Sequence[Bytes]:
 class Checkpoint(Mapping[str, Any]):
     """Finished files and their values, on disk: a read-only mapping of path to value.
 
-    Reading needs no lock and works at any time, in any process, also while a run goes on; each
+    Reading needs no lock and works at any time, in any process, also during a run; each
     access looks for what has been added since. A checkpoint that is not there yet is empty. A path
     is looked up as it is kept (`as_key`), so that on Windows both kinds of slashes find it.
 
@@ -135,7 +135,7 @@ class Checkpoint(Mapping[str, Any]):
 
     @abstractmethod
     def open(self) -> list[str]:
-        """Lock the checkpoint for this process, make it if it is new, repair a torn end.
+        """Lock the checkpoint for this process, create it if it is new, repair an incomplete end.
 
         Returns:
             What a person may want to know about it, a sentence each.

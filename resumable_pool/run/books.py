@@ -16,7 +16,7 @@ What is to do stands in five queues, and is dealt in this order:
     again        further ones; where others may have them, to no worker that has just failed twice
     dangerous    took their worker along: alone, to a fresh worker
     killed       the system has killed their worker, since it was short of memory, and side by side
-                 it would be again: alone in a fresh worker, when nothing else is in work
+                 it would be again: alone in a fresh worker, when nothing else is in progress
 
 A further attempt may have to wait before that.
 
@@ -58,7 +58,7 @@ class Again(enum.Enum):
 
     ANY = enum.auto()  # nothing
     FRESH = enum.auto()  # a fresh worker
-    ALONE = enum.auto()  # and that nothing else is in work
+    ALONE = enum.auto()  # and that nothing else is in progress
 
 
 class _Batch:
@@ -137,17 +137,17 @@ class Dealer:
 
     @property
     def busy(self) -> int:
-        """How many workers have a batch, and so how many files are in work."""
+        """How many workers have a batch, and so how many files are in progress."""
         return len(self._batches)
 
     @property
     def over(self) -> bool:
-        """Whether nothing is in work, and nothing more will be dealt."""
+        """Whether nothing is in progress, and nothing more will be dealt."""
         return not self.to_do and not self._batches and not self.waiting
 
     @property
     def _has_one_alone(self) -> bool:
-        """Whether the file that is in work is to be the only one."""
+        """Whether the file in progress must be the only one."""
         return any(batch.source is self._killed for batch in self._batches.values())
 
     def is_busy(self, worker: int) -> bool:

@@ -75,7 +75,7 @@ class Worker(Protocol):
         """So many more of its files are done, in time."""
 
     def dismiss(self) -> None:
-        """Let it leave when it has finished its batch."""
+        """Let it exit when it has finished its batch."""
 
     def bury(self, in_peace: bool) -> tuple[str, str]:
         """Its stream has ended: forget it. Returns how it ended, in words, and the traceback that
@@ -154,7 +154,7 @@ class Crew(ABC, Generic[AnyWorker]):
         return sys.maxsize
 
     def dismiss(self) -> None:
-        """Tell all to leave when they have finished what they have."""
+        """Tell all to exit when they have finished what they have."""
         for worker in self.are(State.STARTING, State.READY):
             worker.dismiss()
 
@@ -209,6 +209,6 @@ class Crew(ABC, Generic[AnyWorker]):
         """
 
     def longest(self, now: float) -> tuple[str, float] | None:
-        """The file that has been in work longest, and for how many seconds; `None` if there is
+        """The file that has been in progress longest, and for how many seconds; `None` if there is
         none, or nobody can tell."""
         return None

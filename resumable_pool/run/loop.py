@@ -263,7 +263,7 @@ class Run:
         if not self._ready:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             self._counts.note_workers(len(self._crew), self._ready, now)
-        if self._opened:  # who is refused has not begun
+        if self._opened:  # a run that was refused has not begun
             self._story.draw(self._counts, now, lambda: self._crew.longest(now))
         self._note_bar()
 
@@ -334,7 +334,7 @@ class Run:
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
-        that no outcome will come of the file it had in work."""
+        that no outcome will come of its file in progress."""
         if clean and not self._dealer.is_busy(serial):
             self._dealer.lose(serial)  # at once: how long it takes to leave says nothing of files
         if not self._crew.is_still_there(serial, clean, self._clock.now):

@@ -1,4 +1,4 @@
-"""What a person reads of a run while it goes on: counts into a line of text.
+"""What a person reads during a run: counts into a line of text.
 
 Pure: the clock and the width of the terminal are arguments. Knows no process, file or stream.
 """
@@ -10,13 +10,13 @@ import unicodedata
 
 from ..records import count_files, in_words, printable, tally
 
-# A file in work for less is not worth a name that is gone again before it is read.
+# A name that is gone again before you can read it is not worth showing.
 LONG_SECONDS = 2.0
 
 # Less of a path than this says nothing.
 _SHORTEST_PATH = 12
 
-# The file that has been in work longest, and for how many seconds.
+# The file that has been in progress longest, and for how many seconds.
 Longest = tuple[str, float] | None
 
 

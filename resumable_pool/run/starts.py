@@ -1,4 +1,4 @@
-"""Workers that end before they have done a file: bad luck, or a reason that will not go away.
+"""Workers that end before they have done a file: bad luck, or a reason that stays.
 
 Knows no process; the clock is an argument.
 """

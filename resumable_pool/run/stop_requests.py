@@ -1,9 +1,9 @@
-"""Requests to stop a run, from signals and from other threads: noted while it goes on, and the
-signals delivered afterwards, so that they interrupt nothing.
+"""Requests to stop a run, from signals and from other threads. They are noted during the run, and
+the signals are delivered afterwards, so that they interrupt nothing.
 
-A `KeyboardInterrupt` can strike between any two instructions, in the middle of the start of a
-process for instance, and leave a child that nobody knows. So the handler only notes the signal and
-wakes the loop, and it takes its normal effect once the run has been brought to an end.
+A `KeyboardInterrupt` can strike between any two instructions, for instance while a process is being
+started, and leave a child that nobody knows about. So the handler only notes the signal and wakes
+the loop, and the signal has its usual effect once the run has ended.
 
 Knows nothing of what a stop means to a run.
 """

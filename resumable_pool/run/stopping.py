@@ -1,5 +1,5 @@
-"""How a run is brought to an end before all is done: first what is in work is finished, and in the
-end, if somebody insists or it takes too long, abandoned.
+"""How a run is stopped before everything is done: files in progress are finished first. If somebody
+insists, or it takes too long, they are abandoned.
 
 Knows no signal handler, and nothing of what becomes of a file.
 """
@@ -36,9 +36,9 @@ class Stopping:
     """Whether and how one run is being stopped. Lives in the runner's process.
 
     Attributes:
-        stopped: whether nothing new is dealt any more.
-        due: when what is in work will be abandoned, or what has come.
-        insisted: whether not even what has come is waited for.
+        stopped: whether no new files are dealt.
+        due: when the files in progress, or what has arrived from them, will be abandoned.
+        insisted: whether the run does not even wait for what has arrived.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Stopping:
             self._abandon(now)
 
     def stop(self, why: str, now: float, how: str = "") -> None:
-        """Deal nothing more; what is in work is finished."""
+        """Deal nothing more; files in progress are finished."""
         if not self.stopped:
             self.stopped = self._counts.stopping = True
             self._dealer.stop()
@@ -102,7 +102,7 @@ class Stopping:
             self._story.announce(f"Stopped. {describe_end(self._counts)}{again}")
 
     def _abandon(self, now: float) -> None:
-        """First what is in work; what has come, only if somebody insists."""
+        """First the files in progress; what has arrived from them only if somebody insists."""
         if self._abandoned:
             self.due = NEVER
             self._story.announce(

@@ -1,13 +1,12 @@
-"""What a run tells: all of it to the logger `resumable_pool`, and to the screen what a person must
+"""What a run says: everything to the logger `resumable_pool`, and to the screen what a person must
 see at once.
 
     DEBUG     workers that start and are ready
-    INFO      start, plan, end and report; attempts that will be repeated, workers that are
-              replaced, stops
-    WARNING   each file that has failed, with its kind and message
+    INFO      start, plan, end and report; further attempts, replaced workers, stops
+    WARNING   each failed file, with its kind and message
     ERROR     why a run ends early
 
-This is the one place that knows what is said where. Knows no process and decides nothing.
+This is the only place that knows what is said where. Knows no process and decides nothing.
 """
 
 from __future__ import annotations

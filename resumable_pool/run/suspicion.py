@@ -8,16 +8,17 @@ library that was closed, descriptors or memory that have run out.
     counts, as every later one of that file ◀──fails there as well──  tried once more, in a fresh
                           its worker was broken ◀────────succeeds──── worker: what came last first
 
-Only first attempts are counted: what has failed before does so again anywhere. And they say
-something only where success is possible: the worker has had one itself, or somebody has had one
-since the last dismissal. Where nobody has, it is the function, and a fresh worker would change
-nothing. As long as somebody else may still show which of the two it is, what has failed is held,
-and who has failed three times in a row is dealt nothing.
+Only first attempts count: a file that has failed before fails again anywhere. And they mean
+something only if success is possible: the worker has had one itself, or another has had one since
+the last dismissal. If nobody has, the function is at fault, and a fresh worker would change
+nothing. As long as another worker may still show which of the two it is, failures are held, and a
+worker that has failed three times in a row is dealt nothing.
 
 A doubtful file is the experiment. The last one of a row is the least likely to have broken the
-worker, and so comes first: if it succeeds, the same fresh worker takes the next; if not, this one
-goes as well. If three in a row fail again, the files were to blame, the others count without a
-further call, and from then on it takes a row four times as long: bad files may well come in rows.
+worker, so it comes first. If it succeeds, the same fresh worker takes the next; if not, that worker
+is dismissed as well. If three in a row fail again, the files were to blame: the others count
+without a further call, and from then on a row must be four times as long, since bad files may come
+in rows.
 
 Pure: no process, no clock, no file.
 """

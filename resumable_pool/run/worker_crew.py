@@ -99,7 +99,7 @@ class WorkerCrew(Crew[WorkerProcess]):
             self._workers[serial].set_up(self._pickled_setup)
 
     def begin(self, encoder: Encoder) -> None:
-        # Who is forked inherits the rest, and so it may be what cannot be pickled.
+        # A forked worker inherits the rest, so that need not be picklable.
         forked = self._context.get_start_method() == "fork"
         self._pickled_setup = pickle.dumps((None if forked else self._setup, encoder))
         waiting, self._waiting = self._waiting, None

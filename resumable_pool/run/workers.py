@@ -43,7 +43,7 @@ class WorkerProcess:
 
     Attributes:
         process: the process.
-        slot: its place among those that work at the same time; who replaces it takes it over.
+        slot: its place among the workers; the one that replaces it gets the same place.
         last_words: where it leaves a traceback if its file takes too long, or crashes it, and word
             that a call with a time limit is over.
         late_at: when its file will have taken too long, or has just begun late.
@@ -143,7 +143,7 @@ class WorkerProcess:
             self.kill()
 
     def dismiss(self) -> None:
-        """Tell it to leave when it has finished its batch."""
+        """Tell it to exit when it has finished its batch."""
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
         self._tasks.finish()

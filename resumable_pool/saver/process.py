@@ -1,7 +1,7 @@
 """What runs in the saver process.
 
 It consumes the outcomes of all workers, saves them to the checkpoint, and reports to the runner
-what is saved and whose stream has ended. It ignores Ctrl-C and SIGTERM. It leaves when the runner
+what is saved and whose stream has ended. It ignores Ctrl-C and SIGTERM. It exits when the runner
 has closed its pipe (or is dead), every stream has ended and nothing is unsaved; until then it holds
 the checkpoint's lock.
 

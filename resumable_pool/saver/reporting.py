@@ -1,11 +1,11 @@
-"""What the saver tells the runner, and when.
+"""What the saver reports to the runner, and when.
 
-Each report wakes the runner, and takes a worker's processor for a moment. So values that come in
-the middle of a batch are only counted, and told together; everything else is told at once, since
-somebody waits for it.
+Each report wakes the runner, and takes a worker's processor for a moment. So values that arrive in
+the middle of a batch are only counted, and reported together. Everything else is reported at once,
+since somebody waits for it.
 
-What is told never waits for the runner, which may be stopped, or busy in a program's own loop; and
-it is bounded by what is in work. Knows nothing of the checkpoint.
+A report never waits for the runner, which may be stopped, or busy in the program's own loop. The
+files in progress bound how much there is. Knows nothing of the checkpoint.
 """
 
 from __future__ import annotations

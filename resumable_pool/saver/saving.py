@@ -35,7 +35,7 @@ class Saving:
     Args:
         checkpoint: opened in any case; its lock keeps other runs away.
         hooks: what saves in its place, if anything.
-        every: so many values are saved together,
+        every: this many values are saved together,
         interval: unless the oldest has waited for so many seconds. And data are forced to the disk
             at most so often: for every result it would cost a hundred times as much as writing it.
     """

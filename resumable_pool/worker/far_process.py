@@ -1,8 +1,8 @@
 """What runs in a process of an executor: one batch, from its paths to the bytes of its outcomes.
 
-It never raises and takes and returns plain data only: engines differ in what they do with an
-exception, and some are broken by one that cannot be unpickled. So any exception that does come out
-of a future is the engine's own. Nothing here is kept from one batch to the next, save that the
+It never raises, and takes and returns only plain data: engines differ in what they do with an
+exception, and one that cannot be unpickled breaks some of them. So any exception that does come out
+of a future is the engine's own. Nothing is kept from one batch to the next, except that the
 initializer has run.
 
 Knows nothing of the engine, nor of what becomes of a failure.
