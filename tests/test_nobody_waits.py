@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Report, ResumableRunner
+from resumable_pool import Report, ResumableRunner, WorkerStartError
 from resumable_pool.between import children
 from resumable_pool.run.loop import STARTING_SECONDS
 
@@ -47,10 +47,21 @@ class InThread:
         return self._report
 
 
+def savers() -> list[int]:
+    """The processes."""
+    living = multiprocessing.active_children()
+    return [child.pid for child in living if child.name.endswith("saver") and child.pid]
+
+
 def saver_pid() -> int:
-    (pid,) = (c.pid for c in multiprocessing.active_children() if c.name.endswith("saver"))
-    assert pid is not None
+    (pid,) = savers()
     return pid
+
+
+def kill_saver() -> None:
+    """As soon as there is one."""
+    wait_until(lambda: bool(savers()))
+    os.kill(saver_pid(), signal.SIGKILL)
 
 
 def test_a_stop_is_heard_while_the_saver_is_stopped(folder: Path) -> None:
@@ -115,6 +126,18 @@ def test_a_stopped_worker_keeps_nobody_waiting(folder: Path, method: str) -> Non
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert run.report().completed == 10
+
+
+def test_a_saver_that_is_killed_early_is_not_blamed_on_the_script(folder: Path) -> None:
+    """Whoever has a guard in his script is not told to write one."""
+    os.mkfifo("gate")
+    runner = LateSaver(functions.number_in, "in/*.txt", "result.pkl", progress=False)
+    killer = threading.Thread(target=kill_saver)
+    killer.start()
+    with pytest.raises(WorkerStartError, match=r"before it was ready.*SIGKILL") as caught:
+        runner.run()
+    killer.join()
+    assert "__main__" not in str(caught.value)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

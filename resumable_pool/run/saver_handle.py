@@ -97,8 +97,9 @@ class Saver:
         """What to raise when it has ended like this: its checkpoint is `opened`, or it is not."""
         if opened:
             return SaverError(self._saving.checkpoint.path, f"the saver process {how}")
-        what = f"the saver process {how} before it was ready"
-        return WorkerStartError(what, children.MAIN_GUARD_REMEDY)
+        what = f"before it was ready, the saver process {how}"
+        killed = how.startswith("was killed")  # then it is no guard that is missing
+        return WorkerStartError(what, "Run again." if killed else children.MAIN_GUARD_REMEDY)
 
     def kill(self) -> None:
         """Make it end at once: what it has not saved is still to do."""
