@@ -114,7 +114,9 @@ def remove_leftovers(path: str) -> None:
     """Remove what was to take the place of `path`, and whoever wrote it was killed: it has nothing
     that is not in the file itself. Only who has the lock may."""
     folder, name = os.path.split(path)
-    pattern = re.compile(rf"{re.escape(name + NEW_FILE)}([0-9]+)-[0-9a-f]{{8}}(-[a-z]+|\.lock)?")
+    side = r"\.lock|-wal|-shm|-journal"
+    new = rf"(?:{re.escape(NEW_FILE)}([0-9]+)-[0-9a-f]{{8}}(?:{side})?)+"
+    pattern = re.compile(rf"{re.escape(name)}(?:{re.escape(LOCK_FILE)})?{new}")
     with contextlib.suppress(OSError):
         for other in os.listdir(folder):
             match = pattern.fullmatch(other)

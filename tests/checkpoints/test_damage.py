@@ -302,6 +302,7 @@ def test_what_a_killed_compact_has_left_is_removed(tmp_path: Path, suffix: str) 
         process.wait(PATIENCE_SECONDS)
     dead, alive = (f"{path}.new-{pid}-0123abcd" for pid in (process.pid, os.getpid()))
     left = {f"{dead}{end}" for end in ("", ".lock", "-wal", "-shm", "-journal")}
+    left |= {f"{path}.lock.new-{process.pid}-0123abcd", f"{dead}.lock.new-{process.pid}-89abcdef"}
     kept = {alive, f"{path}.new-notes.txt", f"{path}-wal.new-{process.pid}-0123abcd", f"{dead}.txt"}
     for name in left | kept:
         Path(name).write_bytes(b"x")
