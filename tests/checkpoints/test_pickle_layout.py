@@ -160,7 +160,7 @@ def _documented(table: str) -> list[tuple[int, int, str, str]]:
 
 FACTS = [
     ("attempts", "<H", 2), ("seconds that", "<f", 0.25), ("size of the input", "<q", 1234),
-    ("its time of change", "<q", FINGERPRINT.mtime_ns), ("when the", "<d", FINISHED_AT),
+    ("its modification time", "<q", FINGERPRINT.mtime_ns), ("when the", "<d", FINISHED_AT),
     ("length of the path", "<I", 4), ("length of the region", "<Q", 2),
 ]  # fmt: skip
 
