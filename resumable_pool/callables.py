@@ -15,6 +15,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from .between.messages import Setup
+from .values import keep_script_known
 
 # Some of the flags that `inspect` knows of a function, and that is slow to import: CO_VARARGS; and
 # CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR.
@@ -136,6 +137,7 @@ def _named_context(mp_context: Any) -> BaseContext:
 
 def _obstacle(sent: Any) -> str | None:
     """Why a process that is not forked could not load what is sent, or `None` if it could."""
+    keep_script_known()
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
     # A frozen program starts itself again, and finds in itself what it defines.

@@ -167,6 +167,15 @@ def _comes_back_as_it_was(value: Any) -> bool:
     return type(value) in _JSON_SCALARS
 
 
+def keep_script_known() -> None:
+    """Python forgets the script's file as soon as its last line is done. But its threads may still
+    start processes, which need to import it."""
+    main = sys.modules["__main__"]
+    path = getattr(getattr(main, "__loader__", None), "path", None)
+    if path is not None and not hasattr(main, "__file__"):
+        main.__file__ = path
+
+
 def name_script_main() -> None:
     """In a spawned child: call the user's script `__main__`, as it is called everywhere else.
 

@@ -109,6 +109,30 @@ def test_a_run_may_be_in_a_thread_of_a_pool(folder: Path, method: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+IN_THE_END = """
+import sys, threading
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return path
+
+def main():
+    threading.main_thread().join()
+    options = {"max_workers": 1, "max_tasks_per_child": 5, "mp_context": sys.argv[1]}
+    print(ResumableRunner(work, "in/*.txt", "result.pkl", **options).run())
+
+if __name__ == "__main__":
+    threading.Thread(target=main).start()
+"""
+
+
+def test_a_run_may_outlive_the_last_line_of_the_script(folder: Path, method: str) -> None:
+    """In a thread: what is spawned still finds the function."""
+    Path("script.py").write_text(IN_THE_END)
+    done = python("script.py", method)
+    assert "10 files: 10 done" in done.stdout, done.stderr
+
+
 INHERITED = """
 import atexit, logging.handlers, multiprocessing.util, os, sys, tempfile, weakref
 from resumable_pool import ResumableRunner

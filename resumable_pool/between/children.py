@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
 from ..errors import WorkerStartError
+from ..values import keep_script_known
 from . import pipes, system
 
 # How long a process that has nothing more to do may take to leave, and one that has lost its pipes
@@ -87,6 +88,7 @@ class Child:
         )
         if _is_frozen_again():
             sys.exit(1)  # as below
+        keep_script_known()
         try:
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
             with _somewhere(), system.interrupts_held_back(context), pipes.handing_over(*ends):
