@@ -75,7 +75,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (3, TypeError, "shard must be a tuple (k, n), for part k of n, not 3"),
     ("0/3", TypeError, "not '0/3'"),
     ((1, 2, 3), TypeError, "not (1, 2, 3)"),
-    (("0", "3"), TypeError, "not ('0', '3'); what is in the environment is text: int() it"),
+    (("0", "3"), TypeError, "not ('0', '3'); what comes from the environment is text: use"),
     ((0.0, 3), TypeError, "two ints, not (0.0, 3)"),
     ((True, 3), TypeError, "two ints, not (True, 3)"),
     ((3, 3), ValueError, "with k from 0 to n - 1, not (3, 3); an array job may count from 1"),
