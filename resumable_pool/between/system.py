@@ -46,6 +46,7 @@ if sys.platform == "win32":
     # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: its number, its length, and where its flags stand.
     _LIMITS, _LIMITS_LENGTH, _FLAGS_AT = 9, 144 if sys.maxsize > 1 << 32 else 112, 16
     _KILL_ON_JOB_CLOSE = 0x2000
+    _SYNCHRONIZE = 0x100000
     _CTRL_C, _CTRL_BREAK = 0, 1
 
     # What an exit status of the system's own means. (NTSTATUS has two thousand.)
@@ -156,9 +157,17 @@ if sys.platform == "win32":
         return True
 
     def lives(pid: int) -> bool:
-        """Whether the process may live. Here nobody inherits a pipe, and its end tells of a death;
-        a number would soon be another's."""
-        return True
+        """Whether there is such a process. (`os.kill(pid, 0)` would end it here.)"""
+        try:
+            process = _winapi.OpenProcess(_SYNCHRONIZE, False, pid)
+        except PermissionError:  # of another user
+            return True
+        except OSError:
+            return False
+        try:
+            return _winapi.WaitForSingleObject(process, 0) == _winapi.WAIT_TIMEOUT
+        finally:
+            _winapi.CloseHandle(process)
 
     def was_killed(exitcode: int | None) -> bool:
         """Whether a process has not ended by itself."""
