@@ -22,7 +22,7 @@ from resumable_pool import (
 from resumable_pool.checkpoints import JsonLines, PickleFile
 
 from . import functions
-from .conftest import CHEAPEST
+from .conftest import CHEAPEST, not_on_windows
 from .stage import Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -126,6 +126,7 @@ def test_it_is_read_and_locked_while_the_run_goes_on(folder: Path, name: str) ->
     assert len(running.results) == 10
 
 
+@not_on_windows("nobody can take away a file that is open without sharing deletion")
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_checkpoint_that_disappears_is_an_error(folder: Path, name: str) -> None:
     """Results in a file that nobody can find are not saved, and the run does not say they were."""

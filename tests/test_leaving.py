@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 
 from resumable_pool import Outcome, ResumableRunner
+from resumable_pool.between import pipes
+from resumable_pool.between.frames import FrameReader
+from resumable_pool.between.messages import Done, Hello
+from resumable_pool.worker.process import run_worker
 
 from .functions import number_in
 from .hostile_functions import wait_for_ever
@@ -233,3 +237,21 @@ if __name__ == "__main__":
         lines = python("-m", "coverage", "report", "-m", "--include=script.py").stdout
         assert "100%" in lines, lines
         Path("r.pkl").unlink()
+
+
+def test_a_worker_that_nobody_needs_any_more_leaves_in_peace() -> None:
+    """Others were quicker while it was starting. That is no loss, and nobody is told of one."""
+    context = multiprocessing.get_context("spawn")
+    (tasks, our_tasks), (our_results, results), (_, words) = (context.Pipe(False) for _ in "abc")
+    arguments = (tasks, results, words, None, 0, os.getcwd())
+    worker = context.Process(target=run_worker, args=arguments)
+    worker.start()
+    for end in (our_tasks, results):
+        end.close()
+    reader = FrameReader(our_results)
+    said: list[Any] = []
+    while not reader.at_end:
+        pipes.wait([our_results], None)
+        said += reader.messages()
+    worker.join()
+    assert [type(message) for message in said] == [Hello, Done]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import sys
 from typing import Any
@@ -116,7 +115,7 @@ def test_a_path_with_a_newline_is_still_one_line() -> None:
 
 def test_a_report_can_be_printed_whatever_a_file_is_called() -> None:
     """A name that is not UTF-8 does not make print(report) raise at the end of a long run."""
-    failure = _failure(os.fsdecode(b"caf\xe9.wav"), "ValueError: \udcff")
+    failure = _failure("caf\udce9.wav", "ValueError: \udcff")
     text = str(_report(failed=1, failures=[failure]))
     assert "ValueError" in text
     text.encode("utf-8")

@@ -173,7 +173,8 @@ class _InWorker:
 
     def _set_up(self, inherited: Setup | None) -> Setup | None:
         message = self._receive()
-        if message is None:  # the run has ended before it began here
+        if message is None:  # nobody needs it any more: it leaves in peace
+            self._send(Done(self._outcomes))
             return None
         what = "the function cannot be loaded in a new process; it must be importable there"
         try:
