@@ -143,7 +143,7 @@ MPI = """
 import os, signal, sys
 from mpi4py.futures import MPIPoolExecutor
 from resumable_pool import ResumableRunner
-from tests.functions import note
+from tests.functions import KILL, note
 
 class Text:
     def __init__(self, text):
