@@ -22,6 +22,7 @@ from resumable_pool.between.frames import FrameReader
 from resumable_pool.between.messages import Done, Hello
 from resumable_pool.worker.process import run_worker
 
+from .conftest import not_on_windows
 from .functions import number_in
 from .hostile_functions import wait_for_ever
 from .test_scripts import python
@@ -239,6 +240,7 @@ if __name__ == "__main__":
         Path("r.pkl").unlink()
 
 
+@not_on_windows("pipes of multiprocessing's own, which a worker reads otherwise")
 def test_a_worker_that_nobody_needs_any_more_leaves_in_peace() -> None:
     """Others were quicker while it was starting. That is no loss, and nobody is told of one."""
     context = multiprocessing.get_context("spawn")
