@@ -2,9 +2,8 @@
 
     python -m tests.prove.fuzzing [--format SUFFIX] [--seconds N] [--seed N]
 
-Where atheris is installed it looks for inputs that reach new code; elsewhere inputs are what is in
-the corpus, changed at random. The corpus is made anew: small checkpoints of each kind, and what is
-left of them when a byte, a bit, a part or the end is lost.
+Inputs are what is in the corpus, changed at random. The corpus is made anew: small checkpoints of
+each kind, while they are written and closed, and what others may put in their place.
 
 Whatever the bytes are, the readers and `show` and `check` give an answer or an error of ours, run
 no code of the file's, and take memory and time that the size of the file explains.
@@ -245,21 +244,6 @@ class Fuzzer:
         end = None if seconds is None else time.monotonic() + seconds
         while (inputs is None or self.inputs < inputs) and (end is None or time.monotonic() < end):
             self.one(changed(chance.choice(seeds), seeds, chance))
-
-
-def _guided(suffix: str, folder: Path, seconds: float, seed: int) -> None:
-    """With atheris: it ends this process."""
-    import atheris
-
-    with atheris.instrument_imports(include=["resumable_pool.checkpoints"]):
-        import resumable_pool.checkpoints  # noqa: F401  # (of a process that has not imported it)
-    seeds = folder.parent / "seeds"
-    seeds.mkdir()
-    for number, data in enumerate(corpus(suffix)):
-        (seeds / str(number)).write_bytes(data)
-    options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-rss_limit_mb=2048"]
-    atheris.Setup([sys.argv[0], *options, str(seeds)], Fuzzer(suffix, folder).one)
-    atheris.Fuzz()
 
 
 def main() -> int:
