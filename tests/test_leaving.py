@@ -133,6 +133,8 @@ if __name__ == "__main__":
 
 def test_a_run_may_outlive_the_last_line_of_the_script(folder: Path, method: str) -> None:
     """In a thread: what is spawned still finds the function."""
+    if method == "fork" and sys.version_info[:2] == (3, 12) and sys.version_info < (3, 12, 2):
+        pytest.skip("fork: python/cpython#113964, mended in 3.12.2")
     Path("script.py").write_text(IN_THE_END)
     done = python("script.py", method)
     assert "10 files: 10 done" in done.stdout, done.stderr

@@ -176,7 +176,7 @@ class Full(ResumableRunner):
     def on_saved(self, outcome):
         {on_saved}
 
-MAIN = os.getpid() if __name__ == "__main__" else os.getppid()
+MAIN = os.getpid() if __name__ == "__main__" else None  # where it is forked, as it was there
 
 def work(path):
     {work}

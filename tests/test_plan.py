@@ -62,8 +62,8 @@ def test_of_a_result_that_was_made_without_looking_the_time_of_change_counts(
 ) -> None:
     """As `make` has it: what has changed since the result was made is done again."""
     now = not_asked()
-    os.utime("a", ns=(now.mtime_ns, now.mtime_ns - 1))
-    os.utime("b", ns=(now.mtime_ns, now.mtime_ns + 1))
+    os.utime("a", ns=(now.mtime_ns, now.mtime_ns - 1_000))
+    os.utime("b", ns=(now.mtime_ns, now.mtime_ns + 1_000))  # Windows counts in steps of 100
     checkpoint.open()
     checkpoint.save([done("a", now), done("b", now)])
     checkpoint.close()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import resumable_pool
+
 from .conftest import IMPORTING
 from .functions import calls
 from .kill.scripts import ROOT
@@ -187,9 +189,9 @@ def _runs(python: str) -> bool:  # pyenv has a name for each, also where it is n
 @pytest.mark.skipif(not old_pythons(), reason="there is no Python before 3.10 here")
 def test_an_older_python_is_told_so_in_words() -> None:
     """By the import, and not by the first line that it cannot run."""
+    where = Path(resumable_pool.__file__).parents[1]  # perhaps where the wheel was installed
+    code = f"import sys; sys.path.insert(0, {str(where)!r}); import resumable_pool"
     for old in old_pythons():
-        done = subprocess.run(
-            [old, "-c", "import resumable_pool"], cwd=ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run([old, "-c", code], capture_output=True, text=True)
         last = done.stderr.rstrip().split("\n")[-1]
         assert last.startswith("ImportError: resumable_pool needs Python 3.10 or newer; this is 3.")
