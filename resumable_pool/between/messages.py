@@ -6,7 +6,7 @@
                        BatchOver, Done (as bytes that frames.py makes)
     saver -> runner    lists of Opened, Unable, PassedOn, Received, Saved, Failed, FailureSaved,
                        Idle, Ended
-    runner -> saver    Watch, Died, KeepFailure, DropFailure, RecordCrash
+    runner -> saver    Watch, Died, SaveFailure
 
 A worker is named by a serial number that no other worker of the run has. Knows nothing of how they
 travel.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import ResumablePoolError
-from ..records import Failure, Outcome
+from ..records import Outcome
 from ..values import Encoded, Encoder
 
 # A path, and which attempt at it this is, from 1.
@@ -126,12 +126,11 @@ class Saved(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The function failed on the next path of the worker's batch. The saver holds the failure
-    until the runner, which alone knows whether a stop was asked for, says to keep or drop it; here
-    it is without its traceback."""
+    """The function failed on the next path of the worker's batch, and this is all there is of it:
+    the runner, which alone knows whether a stop was asked for, says whether to save it."""
 
     worker: int
-    failure: Failure
+    outcome: Outcome[Any]
 
 
 class FailureSaved(NamedTuple):
@@ -174,24 +173,10 @@ class Died(NamedTuple):
     worker: int
 
 
-class KeepFailure(NamedTuple):
-    """Save the failure that is held for this attempt."""
-
-    path: str
-    attempt: int
-
-
-class DropFailure(NamedTuple):
-    """Forget the failure that is held for this attempt: its file is still to do."""
-
-    path: str
-    attempt: int
-
-
-class RecordCrash(NamedTuple):
-    """Save this failure: its worker died with it, or was killed for it, and could not send one."""
+class SaveFailure(NamedTuple):
+    """Save this failure: the function's own, or that its worker died with it, or was killed."""
 
     outcome: Outcome[Any]
 
 
-ToSaver = Watch | Died | KeepFailure | DropFailure | RecordCrash
+ToSaver = Watch | Died | SaveFailure

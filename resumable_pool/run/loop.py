@@ -15,7 +15,7 @@ from ..between.waiting import Waiter
 from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import Failure, WorkerStatus, in_words
+from ..records import Outcome, WorkerStatus, in_words
 from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Dealer
@@ -183,8 +183,8 @@ class Run:
             case messages.FailureSaved(path):
                 self._ledger.note_failure_saved(path)
                 self._verdicts.note_saved()
-            case messages.Failed(serial, failure):
-                self._note_failure(serial, failure)
+            case messages.Failed(serial, outcome):
+                self._note_failure(serial, outcome)
             case messages.Idle(serial):
                 self._note_idle(serial)
             case messages.Ended(serial, clean):
@@ -296,16 +296,13 @@ class Run:
                 self._starts.note_proven()
             worker.note_outcomes(number, self._clock.now)
 
-    def _note_failure(self, serial: int, failure: Failure) -> None:
-        """The function failed. The saver holds the failure until it is judged."""
-        path = self._dealer.path_of(serial)
-        if path is not None and self._crew[serial].timed_out:
-            # It failed of being told to end, and its worker's end is near.
-            self._saver.tell(messages.DropFailure(path, self._dealer.attempt(path)))
-            return
+    def _note_failure(self, serial: int, outcome: Outcome[Any]) -> None:
+        """The function failed."""
+        if self._crew[serial].timed_out:
+            return  # it failed of being told to end, and its worker's end is near
         self._note_outcomes(serial, 1)
         self._dealer.fail(serial, self._clock.now)
-        self._verdicts.note_failure(failure, self._clock.now)
+        self._verdicts.note_failure(outcome, self._clock.now)
 
     def _note_start_failed(self, serial: int, message: str, traceback: str) -> None:
         """One of our own ends now; behind an executor no other process would do better."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..between import children
 from ..between.clock import NEVER
-from ..between.messages import DropFailure, KeepFailure, RecordCrash, ToSaver
+from ..between.messages import SaveFailure
 from ..options import Options
 from ..records import Failure, Outcome, count_files, in_words
 from .books import Again, Dealer
@@ -29,13 +29,10 @@ LONGEST_RETRY_DELAY = 600.0
 
 
 class _Setback(NamedTuple):
-    """A failed attempt, to be judged at `due`; what tells the saver to keep the failure, or to drop
-    it if it holds it; and what a further attempt needs."""
+    """A failed attempt, to be judged at `due`, and what a further attempt needs."""
 
-    failure: Failure
+    outcome: Outcome[Any]
     due: float
-    keep: ToSaver
-    drop: ToSaver | None
     again: Again
 
 
@@ -97,14 +94,12 @@ class Verdicts:
         limit = self._options.max_failures
         return limit is not None and failed > limit
 
-    def note_failure(self, failure: Failure, now: float) -> None:
-        """The function failed; the saver holds the failure, in place of one that does not count."""
-        self._held.pop(failure.path, None)
-        which = failure.path, failure.attempts
-        keep, drop = KeepFailure(*which), DropFailure(*which)
-        setback = _Setback(failure, now + JUDGING_SECONDS, keep, drop, Again.ANY)
-        if self._dealer.holds(failure.path):
-            self._held[failure.path] = setback
+    def note_failure(self, outcome: Outcome[Any], now: float) -> None:
+        """The function failed; this takes the place of a failure that does not count."""
+        self._held.pop(outcome.path, None)
+        setback = _Setback(outcome, now + JUDGING_SECONDS, Again.ANY)
+        if self._dealer.holds(outcome.path):
+            self._held[outcome.path] = setback
         else:
             self._setbacks.append(setback)
 
@@ -115,9 +110,7 @@ class Verdicts:
     def forget(self, paths: Iterable[str]) -> None:
         """These have been tried once more, and what they failed of before does not count."""
         for path in paths if self._held else ():
-            setback = self._held.pop(path, None)
-            if setback is not None and setback.drop is not None:
-                self._saver.tell(setback.drop)
+            self._held.pop(path, None)
 
     def note_loss(
         self, path: str, timed_out: bool, how: str, traceback: str, seconds: float, now: float
@@ -130,9 +123,9 @@ class Verdicts:
         else:
             message = f"its worker {how}"
             failure = Failure(path, "crashed", message, traceback, attempt, seconds)
-        keep = RecordCrash(Outcome(path, None, 0, failure, seconds, attempt))
+        outcome: Outcome[Any] = Outcome(path, None, 0, failure, seconds, attempt)
         again = Again.ALONE if failure.was_killed else Again.FRESH
-        self._setbacks.append(_Setback(failure, now + JUDGING_SECONDS, keep, None, again))
+        self._setbacks.append(_Setback(outcome, now + JUDGING_SECONDS, again))
 
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
@@ -146,18 +139,17 @@ class Verdicts:
         """Decide about the next one. After a stop its file is still to do: nobody can know whether
         it would have failed without."""
         setback = self._setbacks.popleft()
-        failure = setback.failure
+        failure = setback.outcome.failure
+        assert failure is not None
         if self._forked and not stopped:
             self._suspect_fork(failure)
         attempt = self._dealer.attempt(failure.path)
         if not stopped and attempt > self._options.retries:
-            self._saver.tell(setback.keep)
+            self._saver.tell(SaveFailure(setback.outcome))
             self._unsaved += 1
             self._ledger.note_failure(failure)
             self._story.fails(failure, self._counts)
             return
-        if setback.drop is not None:
-            self._saver.tell(setback.drop)
         if stopped:
             self._story.drops(failure)
         else:

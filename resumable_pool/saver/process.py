@@ -15,7 +15,7 @@ import itertools
 import pickle
 import time
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..between import children
 from ..between.clock import NEVER, monotonic
@@ -23,18 +23,16 @@ from ..between.describing import describe
 from ..between.messages import (
     BatchOver,
     Died,
-    DropFailure,
     Ended,
     Failed,
     FailureSaved,
     FromWorker,
     Hello,
     Idle,
-    KeepFailure,
     Opened,
     PassedOn,
     Ready,
-    RecordCrash,
+    SaveFailure,
     StartFailed,
     ToSaver,
     Unable,
@@ -44,7 +42,7 @@ from ..between.messages import (
 from ..between.waiting import PipeReader, PipeWriter, Waiter
 from ..checkpoints import Checkpoint
 from ..errors import CheckpointError, ResumablePoolError, SaverError
-from ..records import Failure, Outcome
+from ..records import Outcome
 from ..values import Encoded, name_script_main
 from .reporting import Reports
 from .saving import Saving
@@ -138,8 +136,6 @@ class _InSaver:
         self._waiter = waiter
         self._waiter.add(orders.end)
         self._streams = Streams(self._waiter)
-        # Failures, by path and attempt: the next may be here before the order about this one.
-        self._held: dict[tuple[str, int], Outcome[Any]] = {}
         self._alone_since = 0.0
 
     def run(self) -> None:
@@ -180,12 +176,9 @@ class _InSaver:
                 self._streams.add(worker, self._orders.take_end(sent))
             case Died(worker):
                 self._streams.end_dead(worker)
-            case KeepFailure(path, attempt):
-                self._save_failure(self._held.pop((path, attempt)))
-            case DropFailure(path, attempt):
-                self._held.pop((path, attempt), None)  # two attempts may have the same number
-            case RecordCrash(outcome):
-                self._save_failure(outcome)
+            case SaveFailure(outcome):
+                self._saving.save_failure(outcome)
+                self._reports.add(FailureSaved(outcome.path))
             case _:
                 raise TypeError(f"the runner cannot order {order!r}")
 
@@ -218,9 +211,8 @@ class _InSaver:
         match message:
             case Values(records):
                 self._reports.add_values(worker, len(records), now)
-            case Outcome(failure=Failure() as failure):
-                self._held[message.path, message.attempts] = message
-                self._reports.add(Failed(worker, failure._replace(traceback="")))
+            case Outcome():
+                self._reports.add(Failed(worker, message))
             case BatchOver():
                 self._reports.add(Idle(worker))
             case Hello() | Ready() | StartFailed():
@@ -229,7 +221,3 @@ class _InSaver:
                 self._reports.add(message)
             case _:
                 raise TypeError(f"worker {worker} cannot say {message!r}")
-
-    def _save_failure(self, outcome: Outcome[Any]) -> None:
-        self._saving.save_failure(outcome)
-        self._reports.add(FailureSaved(outcome.path))

@@ -185,7 +185,6 @@ class SimulatedSaver:
         self._orders: deque[messages.ToSaver] = deque()
         self._more_orders = True
         self._unsaved: deque[str] = deque()
-        self._held: dict[tuple[str, int], Failure] = {}
         self.streams: dict[int, deque[Any]] = {}
 
     # The handle.
@@ -246,11 +245,7 @@ class SimulatedSaver:
 
     def _follow(self) -> None:
         match self._orders.popleft():
-            case messages.KeepFailure(path, attempt):
-                self._fail(self._held.pop((path, attempt)))
-            case messages.DropFailure(path, attempt):
-                self._held.pop((path, attempt), None)
-            case messages.RecordCrash(outcome):
+            case messages.SaveFailure(outcome):
                 assert outcome.failure is not None
                 self._fail(outcome.failure)
 
@@ -270,9 +265,8 @@ class SimulatedSaver:
                 paths = [bytes(record).decode() for record in records]
                 self._unsaved.extend(paths)
                 self._reports.append(messages.Received(worker, len(paths)))
-            case Outcome(failure=Failure() as failure):
-                self._held[failure.path, failure.attempts] = failure
-                self._reports.append(messages.Failed(worker, failure))
+            case Outcome() as outcome:
+                self._reports.append(messages.Failed(worker, outcome))
             case messages.BatchOver():
                 self._reports.append(messages.Idle(worker))
             case end:
