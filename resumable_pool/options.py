@@ -1,119 +1,69 @@
 """The runner's arguments, checked: a bad one raises at once, names itself and says what to do.
 
-Knows nothing of what a run does with them.
+The table is `Options`: each option's type, and the rule that it keeps. Knows nothing of what a run
+does with them, and starts no process.
 """
+# Annotations are not put off here: the table's rules are read from them.
 
-from __future__ import annotations
-
+import functools
+import multiprocessing
 import os
+import pickle
 import sys
+import types
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from .between.clock import NEVER
 from .between.messages import Setup
-from .callables import check_function, check_initializer, context_for
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
 from .records import quoted
+from .values import keep_script_known
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 # The system call that waits for processes on Windows takes 63 handles.
-_MOST_WORKERS = 60 if sys.platform == "win32" else None
+_MOST_WORKERS = 60 if sys.platform == "win32" else sys.maxsize
 
 # A month: more than any file needs, and less than the systems' clocks can wait for.
 _MOST_SECONDS = 31 * 24 * 3600
 
+# Some of the flags that `inspect` knows of a function, and that is slow to import: CO_VARARGS; and
+# CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR.
+_TAKES_MORE = 0x04
+_MAKES_A_GENERATOR = 0x20 | 0x80 | 0x200
 
-class Choices(NamedTuple):
-    """The runner's options of the same names."""
-
-    retry_failed: bool = True
-    rerun_changed: bool = False
-    largest_first: bool = False
-
-
-class Options(NamedTuple):
-    """What a run needs to know. Made by `check_options` alone."""
-
-    setup: Setup
-    pattern: str | list[str]
-    checkpoint: Checkpoint
-    max_workers: int
-    context: BaseContext
-    max_tasks_per_child: int | None
-    timeout: float | None
-    retries: int
-    retry_delay: float
-    max_failures: int | None
-    choices: Choices
-    save_every: int
-    save_interval: float
-    grace_period: float
-    stop_after: float
-    progress: bool | Callable[..., Any] | None
-    executor: Executor | None
-    shard: tuple[int, int] | None
+# Called with an option's name and its value: returns the value as a run takes it, or raises.
+Rule = Callable[[str, Any], Any]
 
 
-def check_options(given: SimpleNamespace) -> Options:
-    """The arguments of `ResumableRunner`, by their names; see there for what is raised."""
-    _check_executor(given)
-    timeout = _check_duration("timeout", given.timeout)
-    stop_after = _check_duration("stop_after", given.stop_after)
-    checkpoint = _check_checkpoint(given.checkpoint)
-    setup = _check_setup(given, timeout)
-    # With an executor only the saver is a process of ours, and it is not given the function.
-    sent = setup._replace(function=len, initializer=None, initargs=())
-    return Options(
-        setup=setup,
-        pattern=check_pattern(given.pattern),
-        checkpoint=checkpoint,
-        max_workers=_check_max_workers(given.max_workers, given.executor),
-        context=context_for(given.mp_context, setup if given.executor is None else sent),
-        max_tasks_per_child=_check_limit("max_tasks_per_child", given.max_tasks_per_child, 1),
-        timeout=timeout,
-        retries=_check_number("retries", given.retries, 0),
-        retry_delay=_check_seconds("retry_delay", given.retry_delay),
-        max_failures=_check_limit("max_failures", given.max_failures, 0),
-        choices=Choices(
-            retry_failed=_check_bool("retry_failed", given.retry_failed),
-            rerun_changed=_check_bool("rerun_changed", given.rerun_changed),
-            largest_first=_check_bool("largest_first", given.largest_first),
-        ),
-        save_every=_check_number("save_every", given.save_every, 1),
-        save_interval=_check_seconds("save_interval", given.save_interval),
-        grace_period=_check_seconds("grace_period", given.grace_period),
-        stop_after=NEVER if stop_after is None else stop_after,
-        progress=_check_progress(given.progress),
-        executor=given.executor,
-        shard=_check_shard(given.shard),
-    )
+def _or(otherwise: object, rule: Rule) -> Rule:
+    """The rule, for an option that may be `None`, which means `otherwise`."""
+    return lambda name, value: otherwise if value is None else rule(name, value)
 
 
-def _check_bool(name: str, value: Any) -> bool:
+def _bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return value
 
 
-def _check_number(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
+def _at_least(least: int) -> Rule:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, not {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+        return value
+
+    return check
 
 
-def _check_limit(name: str, value: Any, least: int) -> int | None:
-    return None if value is None else _check_number(name, value, least)
-
-
-def _check_seconds(name: str, value: Any) -> float:
+def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 <= value <= _MOST_SECONDS:  # nor nan
@@ -121,73 +71,121 @@ def _check_seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_duration(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
+def _time_limit(name: str, value: Any) -> float:
     try:
-        if (seconds := _check_seconds(name, value)) > 0:
+        if (seconds := _seconds(name, value)) > 0:
             return seconds
     except ValueError:
         pass
-    raise ValueError(
-        f"{name} must be more than 0 seconds, and {_MOST_SECONDS:,} at most, not {value!r}; "
-        "None means no limit"
-    )
+    what = f"more than 0 seconds, and {_MOST_SECONDS:,} at most, not {value!r}"
+    raise ValueError(f"{name} must be {what}; None means no limit")
 
 
-def _check_setup(given: SimpleNamespace, timeout: float | None) -> Setup:
-    check_function(given.function)
-    check_initializer(given.initializer)
-    initargs = given.initargs
-    if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
-        raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(
-        given.function, given.initializer, tuple(initargs), timeout, given.rerun_changed is True
-    )
-
-
-def _check_checkpoint(checkpoint: Any) -> Checkpoint:
-    if not isinstance(checkpoint, (str, os.PathLike, Checkpoint)):
-        raise TypeError(f"checkpoint must be a path or a Checkpoint, not {checkpoint!r}")
-    checked = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoint_at(checkpoint)
-    folder = os.path.dirname(checked.path)
+def _checkpoint(name: str, value: Any) -> Checkpoint:
+    if not isinstance(value, (str, os.PathLike, Checkpoint)):
+        raise TypeError(f"{name} must be a path or a Checkpoint, not {value!r}")
+    checkpoint = value if isinstance(value, Checkpoint) else checkpoint_at(value)
+    path, folder = checkpoint.path, os.path.dirname(checkpoint.path)
+    what = f"{name} {quoted(path)}"
     if not os.path.isdir(folder):
-        what = f"there is no folder {quoted(folder)}"
-        raise FileNotFoundError(f"checkpoint {quoted(checked.path)}: {what}")
-    if os.path.isdir(checked.path):
-        raise IsADirectoryError(f"checkpoint {quoted(checked.path)} is a folder; name a file")
-    if os.path.exists(checked.path) and not os.path.isfile(checked.path):
-        raise ValueError(f"checkpoint {quoted(checked.path)} is not a regular file")
-    return checked
+        raise FileNotFoundError(f"{what}: there is no folder {quoted(folder)}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{what} is a folder; name a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{what} is not a regular file")
+    return checkpoint
 
 
-def _check_executor(given: SimpleNamespace) -> None:
-    """Refuse what is none, and what only processes of our own can be made to do."""
-    executor = given.executor
-    if executor is None:
-        return
-    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
-        raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
-    reasons = {
-        "timeout": "a call in one of its processes cannot be ended",
-        "max_tasks_per_child": "only it can replace its processes",
-        "mp_context": "it starts its processes itself",
-    }
-    for name, reason in reasons.items():
-        if (value := getattr(given, name)) is not None:
+def _progress(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool) or callable(value):
+        return value
+    allowed = "True, False, None or a callable such as tqdm.tqdm"
+    raise TypeError(f"{name} must be {allowed}, not {value!r}")
+
+
+def _executor(name: str, value: Any) -> Any:
+    if isinstance(value, type) or not callable(getattr(value, "submit", None)):
+        raise TypeError(f"{name} must be a concurrent.futures.Executor, not {value!r}")
+    return value
+
+
+def _shard(name: str, value: Any) -> tuple[int, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a tuple (k, n), for part k of n, not {value!r}")
+    if any(isinstance(number, bool) or not isinstance(number, int) for number in value):
+        hint = "what comes from the environment is text: use int()"
+        raise TypeError(f"{name} must be two ints, not {value!r}; {hint}")
+    number, count = value
+    if not 0 <= number < count:
+        hint = "an array job may count from 1: then subtract that"
+        raise ValueError(f"{name} must be (k, n) with k from 0 to n - 1, not {value!r}; {hint}")
+    return number, count
+
+
+class Options(NamedTuple):
+    """What a run needs to know: the runner's options, each with its type and its rule. Made by
+    `check_options` alone."""
+
+    setup: Setup
+    context: BaseContext
+    max_workers: int
+    pattern: Annotated[str | list[str], lambda name, value: check_pattern(value)]
+    checkpoint: Annotated[Checkpoint, _checkpoint]
+    max_tasks_per_child: Annotated[int | None, _or(None, _at_least(1))]
+    timeout: Annotated[float | None, _or(None, _time_limit)]
+    retries: Annotated[int, _at_least(0)]
+    retry_delay: Annotated[float, _seconds]
+    retry_failed: Annotated[bool, _bool]
+    max_failures: Annotated[int | None, _or(None, _at_least(0))]
+    largest_first: Annotated[bool, _bool]
+    rerun_changed: Annotated[bool, _bool]
+    save_every: Annotated[int, _at_least(1)]
+    save_interval: Annotated[float, _seconds]
+    grace_period: Annotated[float, _seconds]
+    stop_after: Annotated[float, _or(NEVER, _time_limit)]
+    progress: Annotated[bool | Callable[..., Any] | None, _progress]
+    executor: Annotated["Executor | None", _or(None, _executor)]
+    shard: Annotated[tuple[int, int] | None, _or(None, _shard)]
+
+
+_RULES: dict[str, Rule] = {
+    name: kind.__metadata__[0]
+    for name, kind in Options.__annotations__.items()
+    if hasattr(kind, "__metadata__")
+}
+
+# What only processes of our own can be made to do.
+_NOT_WITH_EXECUTOR = {
+    "timeout": "a call in one of its processes cannot be ended",
+    "max_tasks_per_child": "only it can replace its processes",
+    "mp_context": "it starts its processes itself",
+}
+
+
+def check_options(given: SimpleNamespace) -> Options:
+    """The arguments of `ResumableRunner`, by their names; see there for what is raised."""
+    checked = {name: rule(name, getattr(given, name)) for name, rule in _RULES.items()}
+    for name, reason in _NOT_WITH_EXECUTOR.items():
+        if given.executor is not None and (value := getattr(given, name)) is not None:
             raise ValueError(f"{name}={value!r} cannot be combined with an executor: {reason}")
+    max_workers = _or(_usual_workers(given.executor), _at_least(1))(
+        "max_workers", given.max_workers
+    )
+    if max_workers > _MOST_WORKERS:
+        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {max_workers}")
+    setup = _setup(given, checked["timeout"], checked["rerun_changed"])
+    # With an executor only the saver is a process of ours, and it is not given the function.
+    sent = setup
+    if given.executor is not None:
+        sent = setup._replace(function=len, initializer=None, initargs=())
+    return Options(setup, context_for(given.mp_context, sent), max_workers, **checked)
 
 
-def _check_max_workers(max_workers: Any, executor: Any) -> int:
-    if max_workers is None and executor is not None:
-        size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
-        return size if isinstance(size, int) and size > 0 else 2 * usable_processors()
-    if max_workers is None:
-        return min(usable_processors(), _MOST_WORKERS or sys.maxsize)
-    number = _check_number("max_workers", max_workers, 1)
-    if _MOST_WORKERS is not None and number > _MOST_WORKERS:
-        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {number}")
-    return number
+def _usual_workers(executor: Any) -> int:
+    if executor is None:
+        return min(usable_processors(), _MOST_WORKERS)
+    size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
+    return size if isinstance(size, int) and size > 0 else 2 * usable_processors()
 
 
 def usable_processors() -> int:
@@ -197,28 +195,125 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _check_progress(progress: Any) -> bool | Callable[..., Any] | None:
-    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+# The user's function: whether it can be called in a worker, and how it gets there.
+
+
+def _setup(given: SimpleNamespace, timeout: float | None, rerun_changed: bool) -> Setup:
+    function, initializer, initargs = given.function, given.initializer, given.initargs
+    _check_callable("function", function)
+    if not _takes_a_path(function):
         raise TypeError(
-            f"progress must be True, False, None or a callable such as tqdm.tqdm, not {progress!r}"
+            f"function {function!r} must take one argument, the path of a file: give it the others "
+            "beforehand, with functools.partial"
         )
-    checked: bool | Callable[..., Any] | None = progress
-    return checked
+    if initializer is not None:
+        _check_callable("initializer", initializer)
+    if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
+        raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
+    return Setup(function, initializer, tuple(initargs), timeout, rerun_changed)
 
 
-def _check_shard(shard: Any) -> tuple[int, int] | None:
-    if shard is None:
-        return None
-    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
-        raise TypeError(f"shard must be a tuple (k, n), for part k of n, not {shard!r}")
-    for number in shard:
-        if isinstance(number, bool) or not isinstance(number, int):
-            hint = "what comes from the environment is text: use int()"
-            raise TypeError(f"shard must be two ints, not {shard!r}; {hint}")
-    number, count = shard
-    if not 0 <= number < count:
-        raise ValueError(
-            f"shard must be (k, n) with k from 0 to n - 1, not {shard!r}; an array job may count "
-            "from 1: then subtract that"
+def _check_callable(name: str, given: Any) -> None:
+    if not callable(given):
+        raise TypeError(f"{name} must be callable, not {given!r}")
+    function = given
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & _MAKES_A_GENERATOR:
+        raise TypeError(
+            f"{name} {given!r} must not be a coroutine or a generator function, which nothing "
+            "would run to its end: wrap it in asyncio.run or list"
         )
-    return number, count
+
+
+def _takes_a_path(function: Any) -> bool:
+    """Whether it can be called with one argument, as far as that can be seen."""
+    given = 1
+    if isinstance(function, types.MethodType):
+        function, given = function.__func__, 2
+    if not isinstance(function, types.FunctionType):
+        return True
+    code = function.__code__
+    least = code.co_argcount - len(function.__defaults__ or ())
+    most = sys.maxsize if code.co_flags & _TAKES_MORE else code.co_argcount
+    by_name = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
+    return least <= given <= most and by_name == 0
+
+
+def context_for(mp_context: Any, setup: Setup) -> BaseContext:
+    """The context whose processes can be given `setup`.
+
+    Args:
+        mp_context: a context, the name of a start method, or `None` for one that suits.
+
+    Raises:
+        TypeError, ValueError: it is none, or its processes cannot be given the function.
+    """
+    context = _named_context(mp_context)
+    method = context.get_start_method()
+    if method == "fork" or (obstacle := _obstacle(setup)) is None:  # what is inherited is not sent
+        return context
+    if mp_context is None and sys.platform == "linux":
+        return multiprocessing.get_context("fork")
+    remedy = "move it to the top level of a module that a new process can import"
+    if sys.platform != "win32":
+        remedy += ', or pass mp_context="fork"'
+    raise ValueError(
+        f"function {setup.function!r} cannot be sent to a new process, as the start method "
+        f"{method!r} needs: {obstacle}; {remedy}"
+    )
+
+
+def check_sent(runner: Any, context: BaseContext) -> None:
+    """Raise `TypeError` if the processes of `context` cannot be given a copy of the runner, which
+    overrides what runs there."""
+    method = context.get_start_method()
+    if method == "fork" or (obstacle := _obstacle(runner)) is None:
+        return
+    state = runner.__getstate__().items()
+    culprits = [name for name, value in state if isinstance(_pickled(value), Exception)]
+    what = f"its attribute {culprits[0]!r}: " if culprits else ""
+    raise TypeError(
+        f"{type(runner).__name__} overrides hooks that run in other processes, and cannot be sent "
+        f"there, as the start method {method!r} needs: {what}{obstacle}; open connections and the "
+        "like in open_saver or in the initializer, or leave them out in __getstate__"
+    )
+
+
+def _named_context(mp_context: Any) -> BaseContext:
+    if isinstance(mp_context, BaseContext):
+        return mp_context.get_context()  # itself, or the one that the default stands for
+    if mp_context is not None and not isinstance(mp_context, str):
+        raise TypeError(
+            f"mp_context must be a context, the name of a start method or None, not {mp_context!r}"
+        )
+    try:
+        return multiprocessing.get_context(mp_context)
+    except ValueError:
+        known = ", ".join(map(repr, multiprocessing.get_all_start_methods()))
+        raise ValueError(f"mp_context must be one of {known}, not {mp_context!r}") from None
+
+
+def _obstacle(sent: Any) -> str | None:
+    """Why a process that is not forked could not load what is sent, or `None` if it could."""
+    keep_script_known()
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    # A frozen program starts itself again, and finds in itself what it defines.
+    as_module = getattr(main, "__spec__", None) is not None or hasattr(sys, "frozen")
+    if script is not None and not as_module and not os.path.isfile(script):
+        return f"the program was not read from a file that a new process could import ({script})"
+    pickled = _pickled(sent)
+    if isinstance(pickled, Exception):
+        return f"{type(pickled).__name__}: {pickled}"
+    if b"__main__" in pickled and script is None and not as_module:
+        return "it is defined in a notebook, a shell or python -c, which others cannot import"
+    return None
+
+
+def _pickled(value: Any) -> bytes | Exception:
+    try:
+        return pickle.dumps(value)
+    except Exception as error:
+        return error

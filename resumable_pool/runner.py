@@ -40,11 +40,10 @@ from typing import TYPE_CHECKING, Any
 from .between.children import refuse_in_daemonic_process
 from .between.clock import monotonic
 from .between.pipes import Owned
-from .callables import check_sent
 from .checkpoints import Checkpoint
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, completed_elsewhere, overrides
-from .options import check_options
+from .options import check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .run.ledger import Ledger
 from .run.loop import Run
@@ -255,7 +254,7 @@ class ResumableRunner(Hooks[Result]):
         elsewhere = None
         if overrides(self, "load_completed"):
             elsewhere = {*completed_elsewhere(self)}
-        return make_plan(files, self._checkpoint, self._options.choices, elsewhere)
+        return make_plan(files, self._checkpoint, self._options, elsewhere)
 
     def _outcomes(self, watched: bool) -> Generator[Outcome[Result], None, None]:
         """The run: yields the outcomes that are saved, if somebody watched, and leaves a report."""

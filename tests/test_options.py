@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import multiprocessing
 import pickle
 import re
@@ -14,7 +15,7 @@ import pytest
 
 from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.options import Choices, Options, usable_processors
+from resumable_pool.options import Options, usable_processors
 
 
 def function(path: str) -> str:
@@ -157,6 +158,13 @@ def test_bad_arguments_raise(changed: dict[str, Any], error: type[Exception], me
         _options(**changed)
 
 
+def test_every_option_is_checked() -> None:
+    """Each argument of the runner is in the table under its name, or goes to a process whole."""
+    given = {*inspect.signature(ResumableRunner.__init__).parameters} - {"self"}
+    to_a_process = {"function", "initializer", "initargs", "mp_context"}
+    assert given - to_a_process == {*Options._fields} - {"setup", "context"}
+
+
 def test_checking_makes_no_file(tmp_path: Path) -> None:
     """Good arguments or bad, the checkpoint is not touched."""
     _options()
@@ -175,7 +183,8 @@ def test_what_is_left_out_is_completed() -> None:
     assert options.progress is None
     assert (options.timeout, options.retries, options.max_failures) == (None, 0, None)
     assert (options.max_tasks_per_child, options.grace_period) == (None, 10.0)
-    assert options.choices == Choices(True, False, False)
+    assert (options.retry_failed, options.rerun_changed) == (True, False)
+    assert options.largest_first is False
 
 
 def test_good_arguments_are_taken() -> None:
@@ -201,7 +210,8 @@ def test_good_arguments_are_taken() -> None:
     assert options.progress is False
     assert options.timeout == options.setup.timeout == 5.0
     assert options.grace_period == 0.0
-    assert options.choices == Choices(False, True, True)
+    assert (options.retry_failed, options.rerun_changed) == (False, True)
+    assert options.largest_first is True
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())

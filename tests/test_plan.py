@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.files import fingerprint, not_asked
-from resumable_pool.options import Choices
+from resumable_pool.options import Options
 from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
 from resumable_pool.run.plan import Plan, make_plan
+
+
+def options(**changed: bool) -> Options:
+    """A runner's, with these of them changed."""
+    return ResumableRunner(len, [], "result.pkl")._options._replace(**changed)
 
 
 def done(path: str, found: Fingerprint = NO_FINGERPRINT) -> Outcome:
@@ -39,8 +45,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PickleFile:
     return checkpoint
 
 
-def plan(checkpoint: PickleFile, **choices: bool) -> Plan:
-    return make_plan(["a", "b", "c", "d"], checkpoint, Choices(**choices))
+def plan(checkpoint: PickleFile, **changed: bool) -> Plan:
+    return make_plan(["a", "b", "c", "d"], checkpoint, options(**changed))
 
 
 def test_what_failed_and_what_is_new_is_to_do(checkpoint: PickleFile) -> None:
@@ -75,7 +81,7 @@ def test_big_files_may_come_first(checkpoint: PickleFile) -> None:
     """Those of the same size in path order."""
     Path("e").write_text("x")
     Path("0").write_text("x")
-    made = make_plan([*"0abcde"], checkpoint, Choices(largest_first=True))
+    made = make_plan([*"0abcde"], checkpoint, options(largest_first=True))
     assert made.to_do == ["d", "c", "0", "e"]
 
 
@@ -126,7 +132,7 @@ def test_results_under_other_paths_of_the_same_files_are_explained(
     checkpoint.open()
     checkpoint.save([done(key), done("other")])
     checkpoint.close()
-    (advice,) = make_plan([seen, "in/b.txt"], checkpoint, Choices()).advice
+    (advice,) = make_plan([seen, "in/b.txt"], checkpoint, options()).advice
     assert advice.startswith(
         "1 of the 2 files without a result have the same names as files that have one, "
         f"{seen!r} and {key!r}. If they are the same files, in a folder that was moved or renamed, "
@@ -166,7 +172,7 @@ def test_moved_folders_are_noticed(
     checkpoint.open()
     checkpoint.save([done(path) for path in before])
     checkpoint.close()
-    (advice,) = make_plan(sorted(now), checkpoint, Choices()).advice
+    (advice,) = make_plan(sorted(now), checkpoint, options()).advice
     assert remedy in advice
 
 
@@ -182,7 +188,7 @@ def test_files_of_another_size_are_others(
     checkpoint.close()
     (tmp_path / "tuesday").mkdir()
     (tmp_path / "tuesday" / "data.csv").write_bytes(b"." * size)
-    made = make_plan(["tuesday/data.csv"], checkpoint, Choices())
+    made = make_plan(["tuesday/data.csv"], checkpoint, options())
     assert bool(made.advice) is noticed
 
 
@@ -193,4 +199,4 @@ def test_results_of_other_files_are_not(tmp_path: Path, files: list[str]) -> Non
     checkpoint.open()
     checkpoint.save([done("in/a.txt"), done("2023/a.txt")])
     checkpoint.close()
-    assert not make_plan(files, checkpoint, Choices()).advice
+    assert not make_plan(files, checkpoint, options()).advice

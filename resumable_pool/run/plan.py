@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
-from ..options import Choices
+from ..options import Options
 from ..records import NO_FINGERPRINT, Failure, count_files, from_here, quoted, tally
 
 
@@ -69,7 +69,7 @@ class Plan(NamedTuple):
 def make_plan(
     files: list[str],
     checkpoint: Checkpoint,
-    choices: Choices,
+    options: Options,
     saved_elsewhere: Collection[str] | None = None,
 ) -> Plan:
     """What is to do of `files`, in their order.
@@ -88,19 +88,19 @@ def make_plan(
     failed = [path for path in files if path in standing] if standing else []
     new = [path for path in files if path not in completed and path not in standing]
     changed = []
-    if choices.rerun_changed:
+    if options.rerun_changed:
         changed = [
             path
             for path in files
             if path in completed and path not in standing and _has_changed(path, checkpoint)
         ]
-    again = failed if choices.retry_failed else []
+    again = failed if options.retry_failed else []
     to_do = new
     if changed or again:
         wanted = {*new, *changed, *again}
         to_do = [path for path in files if path in wanted]
     sizes = {}
-    if choices.largest_first:
+    if options.largest_first:
         sizes = {path: max(fingerprint(path).size, 0) for path in to_do}
         to_do.sort(key=sizes.__getitem__, reverse=True)
     done = len(files) - len(failed) - len(changed) - len(new)
