@@ -37,7 +37,7 @@ from resumable_pool import (
     worker_slot,
 )
 from resumable_pool.run.executors import FarCrew
-from resumable_pool.run.inbox import Inbox
+from resumable_pool.run.stop_requests import Inbox
 
 from .functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from .stage import PATIENCE, Stage, act, announcement

@@ -42,8 +42,8 @@ from ..values import Encoder
 from ..worker.far_process import Answer, process_far
 from .books import Dealer
 from .crew import Crew, State
-from .inbox import Inbox
 from .saver_handle import Saver
+from .stop_requests import Inbox
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3

@@ -16,15 +16,55 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing.context import BaseContext
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from ..between import children, system
+from ..between import children, pipes, system
 from ..between.clock import NEVER, monotonic
 from ..errors import ResumablePoolError
-from .inbox import Inbox
+
+Item = TypeVar("Item")
+
+
+class Inbox(Generic[Item]):
+    """Items in the order in which they came, and a pipe that wakes who waits for them.
+
+    Attributes:
+        wakener: ready for `multiprocessing.connection.wait` when there is something.
+    """
+
+    def __init__(self, context: BaseContext) -> None:
+        self._items: deque[Item] = deque()
+        self._bell: pipes.Bell | None = pipes.Bell(context)
+        self.wakener = self._bell.handle
+        # Or the bell could be closed, and its number be another's, in the middle of `put`.
+        self._guard = threading.RLock()
+
+    def put(self, item: Item) -> None:
+        """From any thread and any signal handler; after `close` it wakes nobody."""
+        self._items.append(item)
+        with self._guard:
+            if self._bell is not None:
+                self._bell.ring()
+
+    def take(self) -> Iterator[Item]:
+        """All that is there; `wakener` is ready again only after the next. Nothing is held here
+        afterwards."""
+        if self._bell is not None:
+            self._bell.hush()
+        while self._items:
+            yield self._items.popleft()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._guard:
+            bell, self._bell = self._bell, None
+            if bell is not None:
+                bell.close()
+
 
 # Those that ask a program to end: no system has all of them.
 _SIGNALS = [
@@ -32,8 +72,6 @@ _SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 ]
-
-Item = TypeVar("Item")
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
