@@ -98,7 +98,7 @@ def test_done_with_the_right_count_is_a_clean_end(
 ) -> None:
     """The sentinel ends the stream at once, though the pipe is still open; it is no message."""
     worker.send(OUTCOME, OUTCOME, Done(2))
-    assert read() == [(3, OUTCOME), (3, OUTCOME), (3, Ended(3, clean=True))]
+    assert read() == [(3, OUTCOME), (3, OUTCOME), (3, Ended(clean=True))]
     assert len(streams) == 0
 
 
@@ -109,7 +109,7 @@ def test_every_value_counts(streams: Streams, worker: Worker, read: Read) -> Non
         (3, Values([b"a record"] * 2)),
         (3, OUTCOME),
         (3, Values([b"a record"])),
-        (3, Ended(3, clean=True)),
+        (3, Ended(clean=True)),
     ]
 
 
@@ -119,7 +119,7 @@ def test_done_with_a_wrong_count_is_no_clean_end(
 ) -> None:
     """A sentinel that does not count what has come ends the stream, but not cleanly."""
     worker.send(OUTCOME, OUTCOME, Done(count))
-    assert read()[-1] == (3, Ended(3, clean=False))
+    assert read()[-1] == (3, Ended(clean=False))
 
 
 def test_the_count_goes_over_several_reads(streams: Streams, worker: Worker, read: Read) -> None:
@@ -129,7 +129,7 @@ def test_the_count_goes_over_several_reads(streams: Streams, worker: Worker, rea
     worker.send(OUTCOME)
     read()
     worker.send(Done(2))
-    assert read() == [(3, Ended(3, clean=True))]
+    assert read() == [(3, Ended(clean=True))]
 
 
 def test_the_end_of_the_file_is_no_clean_end(streams: Streams, worker: Worker, read: Read) -> None:
@@ -137,7 +137,7 @@ def test_the_end_of_the_file_is_no_clean_end(streams: Streams, worker: Worker, r
     worker.send(OUTCOME)
     worker.end.close()
     assert read() == [(3, OUTCOME)]
-    assert read() == [(3, Ended(3, clean=False))]
+    assert read() == [(3, Ended(clean=False))]
 
 
 def test_what_follows_the_sentinel_is_not_received(
@@ -146,7 +146,7 @@ def test_what_follows_the_sentinel_is_not_received(
     """A stream ends once, and nothing comes after its end."""
     worker.send(Done(0), OUTCOME, Done(1))
     worker.end.close()
-    assert read() == [(3, Ended(3, clean=True))]
+    assert read() == [(3, Ended(clean=True))]
     streams.end_dead(3)
     assert read() == []
 
@@ -155,7 +155,7 @@ def test_garbage_ends_the_stream(streams: Streams, worker: Worker, read: Read) -
     """Bytes that are no message end it, not cleanly, after what came before."""
     worker.send(OUTCOME)
     os.write(worker.end.fileno(), b"printed into the wrong descriptor")
-    assert read() == [(3, OUTCOME), (3, Ended(3, clean=False))]
+    assert read() == [(3, OUTCOME), (3, Ended(clean=False))]
     assert len(streams) == 0
 
 
@@ -166,7 +166,7 @@ def test_a_death_ends_a_stream_that_somebody_holds_open(streams: Streams, worker
     os.write(worker.end.fileno(), b"\xa5rpv\x10\0\0\0\0\0\0\0torn")
     streams.end_dead(3)
     received = streams.take_received()
-    assert received == [(3, Hello(1)), *[(3, OUTCOME)] * 50, (3, Ended(3, clean=False))]
+    assert received == [(3, Hello(1)), *[(3, OUTCOME)] * 50, (3, Ended(clean=False))]
     assert len(streams) == 0
 
 
@@ -175,7 +175,7 @@ def test_a_death_after_the_sentinel_is_a_clean_end(streams: Streams, worker: Wor
     worker.send(OUTCOME, Done(1))
     worker.end.close()
     streams.end_dead(3)
-    assert streams.take_received() == [(3, OUTCOME), (3, Ended(3, clean=True))]
+    assert streams.take_received() == [(3, OUTCOME), (3, Ended(clean=True))]
 
 
 def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker, read: Read) -> None:
@@ -184,7 +184,7 @@ def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker, read: Re
     streams.end_dead(3)
     other.send(OUTCOME)
     other.end.close()
-    assert read() == [(3, Ended(3, clean=False)), (4, OUTCOME)]
+    assert read() == [(3, Ended(clean=False)), (4, OUTCOME)]
 
 
 def test_an_unknown_death_is_no_matter(streams: Streams, worker: Worker) -> None:
@@ -216,7 +216,7 @@ def test_orphaned_streams_end_with_their_processes(
     read()
     worker.send(OUTCOME)
     streams.end_orphaned()
-    assert streams.take_received() == [(3, OUTCOME), (3, Ended(3, clean=False))]
+    assert streams.take_received() == [(3, OUTCOME), (3, Ended(clean=False))]
     assert len(streams) == 2
     living.end.close()
     silent.end.close()

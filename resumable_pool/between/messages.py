@@ -4,8 +4,8 @@
                        further file of your batch
     worker -> saver    Hello, Ready, StartFailed, records of values and Outcomes of failures,
                        BatchOver, Done (as bytes that frames.py makes)
-    saver -> runner    lists of Opened, Unable, PassedOn, Received, Saved, Failed, FailureSaved,
-                       Idle, Ended
+    saver -> runner    lists of Opened, Unable, Saved, FailureSaved; and with its worker's number
+                       what that has said, but for values, which are Received, and an end: Ended
     runner -> saver    Watch, Died, SaveFailure
 
 A worker is named by a serial number that no other worker of the run has. Knows nothing of how they
@@ -105,17 +105,9 @@ class Unable(NamedTuple):
     error: ResumablePoolError
 
 
-class PassedOn(NamedTuple):
-    """What a worker said that is for the runner."""
-
-    worker: int
-    message: Hello | Ready | StartFailed
-
-
 class Received(NamedTuple):
     """The values of the next `number` paths of the worker's batch have come."""
 
-    worker: int
     number: int
 
 
@@ -125,35 +117,29 @@ class Saved(NamedTuple):
     number: int
 
 
-class Failed(NamedTuple):
-    """The function failed on the next path of the worker's batch, and this is all there is of it:
-    the runner, which alone knows whether a stop was asked for, says whether to save it."""
-
-    worker: int
-    outcome: Outcome[Any]
-
-
 class FailureSaved(NamedTuple):
     """The failure of this path, which the runner has judged, is in the checkpoint."""
 
     path: str
 
 
-class Idle(NamedTuple):
-    """The worker waits for its next batch; what it has not done of the last is to do again."""
-
-    worker: int
-
-
 class Ended(NamedTuple):
     """The worker's stream has ended, and everything whole in it was dealt with. `clean`: by `Done`
     with the right count; otherwise the worker is dead, or as good as dead."""
 
-    worker: int
     clean: bool
 
 
-FromSaver = Opened | Unable | PassedOn | Received | Saved | Failed | FailureSaved | Idle | Ended
+# Of an `Outcome` this is all there is: the runner, which alone knows whether a stop was asked for,
+# says whether to save it.
+FromSaver = (
+    Opened | Unable | Saved | FailureSaved
+    | Hello | Ready | StartFailed | Received | Outcome[Any] | BatchOver | Ended
+)  # fmt: skip
+
+# With the worker that it is about, or `OF_NONE`.
+Report = tuple[int, FromSaver]
+OF_NONE = -1
 
 
 # The runner to the saver.

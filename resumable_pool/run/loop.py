@@ -161,33 +161,33 @@ class Run:
             self._saver.kill()
 
     def _note_reports(self) -> None:
-        for report in self._saver.read_reports():
-            self._note_report(report)
+        for serial, report in self._saver.read_reports():
+            self._note_report(serial, report)
 
-    def _note_report(self, report: messages.FromSaver) -> None:
+    def _note_report(self, serial: int, report: messages.FromSaver) -> None:
         match report:
             case messages.Opened(notes, encoder):
                 self._note_opened(notes, encoder)
-            case messages.PassedOn(serial, messages.Hello()):
+            case messages.Hello():
                 self._crew.note_hello(serial)
-            case messages.PassedOn(serial, messages.Ready()):
+            case messages.Ready():
                 self._crew[serial].note_ready()
                 self._starts.note_ready()
                 self._story.has_worker(self._crew[serial].name, self._clock.now)
-            case messages.PassedOn(serial, messages.StartFailed(message, traceback)):
+            case messages.StartFailed(message, traceback):
                 self._note_start_failed(serial, message, traceback)
-            case messages.Received(serial, number):
+            case messages.Received(number):
                 self._ledger.note_received(self._finish(serial, number))
             case messages.Saved(number):
                 self._ledger.note_saved(number)
             case messages.FailureSaved(path):
                 self._ledger.note_failure_saved(path)
                 self._verdicts.note_saved()
-            case messages.Failed(serial, outcome):
-                self._note_failure(serial, outcome)
-            case messages.Idle(serial):
-                self._note_idle(serial)
-            case messages.Ended(serial, clean):
+            case Outcome():
+                self._note_failure(serial, report)
+            case messages.BatchOver():
+                self._note_batch_over(serial)
+            case messages.Ended(clean):
                 self._note_end(serial, clean)
             case messages.Unable(error):
                 self._fail(error)
@@ -324,7 +324,7 @@ class Run:
             pause = in_words(max(0.0, self._starts.allowed_at - now))
             self._story.say(f"{error.reason}; trying another start in {pause}")
 
-    def _note_idle(self, serial: int) -> None:
+    def _note_batch_over(self, serial: int) -> None:
         worker = self._crew.get(serial)
         if worker is None or not worker.timed_out:  # or what it has is decided when it has ended
             self._dealer.give_back(serial)
@@ -381,9 +381,9 @@ class Run:
         """No process is left: workers have gone, or go now because something is wrong."""
         lost = self._saver.gone
         self._crew.kill()
-        for report in self._saver.last_reports(self._look):
+        for serial, report in self._saver.last_reports(self._look):
             if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
-                self._note_report(report)
+                self._note_report(serial, report)
         how = self._saver.bury()
         if (how or lost) and not self.stopping.insisted:
             self._fail(self._saver.loss(how or "ended", self._opened))

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
 from ..between import children, pipes, system
-from ..between.messages import FromSaver, ToSaver, Watch
+from ..between.messages import Report, ToSaver, Watch
 from ..between.waiting import PipeReader, PipeWriter, Waiter, to_hand_over
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..saver.process import run_saver
@@ -70,7 +70,7 @@ class Saver:
         sent = to_hand_over(results, self.process.pid)
         self._orders.send(pickle.dumps(Watch(worker, sent)), results)
 
-    def read_reports(self) -> Iterator[FromSaver]:
+    def read_reports(self) -> Iterator[Report]:
         """The reports that have come since; sets `gone` when there will be no more."""
         messages = self._reports.messages()
         if not messages and not self._reports.at_end and self.process.has_ended():
@@ -84,7 +84,7 @@ class Saver:
         """Let it leave once the streams it knows have ended."""
         self._orders.finish()
 
-    def last_reports(self, look: Callable[[], None]) -> Iterator[FromSaver]:
+    def last_reports(self, look: Callable[[], None]) -> Iterator[Report]:
         """Let it leave, and read its reports until it has. Each time that something has come, or
         nothing for a while, `look` is called."""
         self.no_more_workers()

@@ -22,7 +22,6 @@ NAP_SECONDS = 0.001
 SEVERAL = 2
 MUCH = 1 << 16
 
-
 # Of the files that a `save` of one's own was given when it raised.
 _SHOWN_GIVEN = 5
 
@@ -44,24 +43,18 @@ class Saving:
         self, checkpoint: Checkpoint, hooks: Hooks[Any] | None, every: int, interval: float
     ) -> None:
         self.checkpoint = checkpoint
-        self.elsewhere = hooks is not None
         self._hooks = hooks
         self._every = every
         self._interval = interval
         self._begun = False
-        self._given: list[str] = []
+        self._given: Sequence[Outcome[Any]] = ()
         self._waiting: list[Encoded] = []  # the records of values
         self._came_at = 0.0
-        self._save_at = NEVER
+        self._save_at = self._sync_at = NEVER
         self._synced_at = 0.0
-        self._sync_at = NEVER
-
-    def open(self) -> list[str]:
-        """Lock the checkpoint. Returns what a person may want to know about it."""
-        return self.checkpoint.open()
 
     def begin(self) -> None:
-        """Tell who saves elsewhere that it begins."""
+        """The checkpoint is open: tell who saves elsewhere that it begins."""
         if self._hooks is not None:
             self._hooks.open_saver()
         self._begun = True
@@ -72,17 +65,37 @@ class Saving:
         return min(self._sync_at, self._save_at)
 
     def save(self, records: list[Encoded], now: float) -> int:
-        """Save these values after those that wait, as far as they are enough; the rest waits.
+        """Save these values after those that wait, as many together as was asked for, or all if
+        they have waited long enough; the rest waits. And force to the disk what is due.
 
         Returns:
             How many have been saved, in the order of coming.
         """
         self._waiting += records
-        enough = len(self._waiting) // self._every * self._every
-        self._save(enough)
-        if enough or self._save_at == NEVER:  # all that waits has just come
+        number = len(self._waiting)
+        if now < self._save_at:
+            number -= number % self._every
+        step = number if self._every == 1 else self._every
+        for _ in range(0, number, step or 1):
+            if self._hooks is None:
+                self.checkpoint.append(self._waiting[:step])
+            else:
+                given = [*map(self.checkpoint.outcome_in, self._waiting[:step])]
+                self._give(self._hooks.save, given)
+            del self._waiting[:step]
+        if number or self._save_at == NEVER:  # all that waits has just come
             self._save_at = now + self._interval if self._waiting else NEVER
-        return enough
+        if number:
+            self._sync_at = min(self._sync_at, self._synced_at + self._interval)
+        if now >= self._sync_at:
+            self.checkpoint.sync()
+            self._synced_at, self._sync_at = now, NEVER
+        return number
+
+    def save_failure(self, outcome: Outcome[Any]) -> None:
+        """Save a failure, at once."""
+        self._give((self._hooks or self.checkpoint).save_failures, [outcome])
+        self._sync_at = min(self._sync_at, self._synced_at + self._interval)
 
     def nap(self, records: list[Encoded], now: float) -> float:
         """For how many seconds to let more values come, when these have just come."""
@@ -92,52 +105,21 @@ class Saving:
         fast = len(records) * NAP_SECONDS >= SEVERAL * elapsed
         return NAP_SECONDS if fast and sum(map(len, records)) < MUCH else 0.0
 
-    def save_due(self, now: float) -> int:
-        """Save those that have waited long enough for others. Returns how many."""
-        number = len(self._waiting) if now >= self._save_at else 0
-        if number:
-            self._save(number)
-            self._save_at = NEVER
-        return number
-
-    def _save(self, number: int) -> None:
-        """Save the first of those that wait: as many at a time as was asked for, or all."""
-        step = number if self._every == 1 else self._every
-        for _ in range(0, number, max(1, step)):
-            records = self._waiting[:step]
-            if self._hooks is None:
-                self.checkpoint.append(records)
-            else:
-                self._save_by(self._hooks.save, [*map(self.checkpoint.outcome_in, records)])
-            self._note_unsynced()
-            del self._waiting[:step]
-
-    def save_failure(self, outcome: Outcome[Any]) -> None:
-        """Save a failure, at once."""
-        self._save_by((self._hooks or self.checkpoint).save_failures, [outcome])
-        self._note_unsynced()
-
-    def _save_by(
+    def _give(
         self, save: Callable[[Sequence[Outcome[Any]]], None], outcomes: list[Outcome[Any]]
     ) -> None:
-        self._given = [outcome.path for outcome in outcomes]
+        self._given = outcomes
         save(outcomes)
-        self._given = []
+        self._given = ()
 
     def who(self) -> str:
         """Who saves elsewhere, and what it was given when it raised; `""` if nobody does."""
         if self._hooks is None:
             return ""
-        shown = ", ".join(map(quoted, self._given[:_SHOWN_GIVEN]))
+        shown = ", ".join(quoted(outcome.path) for outcome in self._given[:_SHOWN_GIVEN])
         more = len(self._given) - _SHOWN_GIVEN
         given = f", which was given {shown}" if shown else ""
         return type(self._hooks).__qualname__ + given + (f" and {more:,} more" if more > 0 else "")
-
-    def sync_if_due(self, now: float) -> None:
-        """Force to the disk what has been saved, unless that was just done."""
-        if now >= self._sync_at:
-            self.checkpoint.sync()
-            self._synced_at, self._sync_at = now, NEVER
 
     def close(self) -> None:
         """Give up the lock. Everything is saved."""
@@ -146,6 +128,3 @@ class Saving:
                 self._hooks.close_saver()
         finally:
             self.checkpoint.close()
-
-    def _note_unsynced(self) -> None:
-        self._sync_at = min(self._sync_at, self._synced_at + self._interval)

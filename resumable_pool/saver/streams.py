@@ -17,9 +17,12 @@ from multiprocessing.connection import Connection
 
 from ..between import pipes, system
 from ..between.frames import FrameReader
-from ..between.messages import Done, Ended, FromWorker, Hello, Values
+from ..between.messages import Done, Ended, FromSaver, FromWorker, Hello, Values
 from ..between.waiting import Waiter
 from ..records import Outcome
+
+# What comes out of a stream.
+FromStream = FromSaver | Values
 
 
 class _Stream:
@@ -41,7 +44,7 @@ class Streams:
     def __init__(self, waiter: Waiter) -> None:
         self._waiter = waiter
         self._streams: dict[Connection, _Stream] = {}
-        self._received: list[tuple[int, FromWorker | Ended]] = []
+        self._received: list[tuple[int, FromStream]] = []
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -57,7 +60,7 @@ class Streams:
             if (stream := self._streams.get(end)) is not None:
                 self._receive(stream, stream.reader.messages())
 
-    def take_received(self) -> list[tuple[int, FromWorker | Ended]]:
+    def take_received(self) -> list[tuple[int, FromStream]]:
         """What has come since the last time, in order: worker, and message or end."""
         received, self._received = self._received, []
         return received
@@ -105,4 +108,4 @@ class Streams:
         del self._streams[stream.reader.end]
         self._waiter.remove(stream.reader.end)
         pipes.close(stream.reader.end)
-        self._received.append((stream.worker, Ended(stream.worker, clean)))
+        self._received.append((stream.worker, Ended(clean)))

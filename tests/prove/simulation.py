@@ -181,7 +181,7 @@ class SimulatedSaver:
     def __init__(self, *arguments: object) -> None:
         self.universe.saver = self
         self.gone = self.dead = self._opened = False
-        self._reports: deque[messages.FromSaver] = deque()
+        self._reports: deque[messages.Report] = deque()
         self._orders: deque[messages.ToSaver] = deque()
         self._more_orders = True
         self._unsaved: deque[str] = deque()
@@ -195,12 +195,12 @@ class SimulatedSaver:
     def tell(self, message: messages.ToSaver) -> None:
         self._orders.append(message)
 
-    def read_reports(self) -> Iterator[messages.FromSaver]:
+    def read_reports(self) -> Iterator[messages.Report]:
         while self._reports:
             yield self._reports.popleft()
         self.gone = self.gone or self.dead
 
-    def last_reports(self, look: Callable[[], None]) -> Iterator[messages.FromSaver]:
+    def last_reports(self, look: Callable[[], None]) -> Iterator[messages.Report]:
         self._more_orders = False
         while not self.gone:
             self.universe.pass_time(1.0)
@@ -241,7 +241,7 @@ class SimulatedSaver:
 
     def _open(self) -> None:
         self._opened = True
-        self._reports.append(messages.Opened([], None))  # type: ignore[arg-type]
+        self._tell(messages.Opened([], None))  # type: ignore[arg-type]
 
     def _follow(self) -> None:
         match self._orders.popleft():
@@ -255,23 +255,22 @@ class SimulatedSaver:
         assert path not in universe.saved, f"{path} has failed after it was saved"
         assert failure.attempts > universe.options.retries, f"{path} was given up early"
         universe.failed[path] = failure
-        self._reports.append(messages.FailureSaved(path))
+        self._tell(messages.FailureSaved(path))
 
     def _read(self, worker: int) -> None:
         match self.streams[worker].popleft():
-            case messages.Hello() | messages.Ready() as said:
-                self._reports.append(messages.PassedOn(worker, said))
+            case messages.Hello() | messages.Ready() | messages.BatchOver() | Outcome() as said:
+                self._tell(said, worker)
             case messages.Values(records):
                 paths = [bytes(record).decode() for record in records]
                 self._unsaved.extend(paths)
-                self._reports.append(messages.Received(worker, len(paths)))
-            case Outcome() as outcome:
-                self._reports.append(messages.Failed(worker, outcome))
-            case messages.BatchOver():
-                self._reports.append(messages.Idle(worker))
+                self._tell(messages.Received(len(paths)), worker)
             case end:
                 del self.streams[worker]
-                self._reports.append(messages.Ended(worker, isinstance(end, messages.Done)))
+                self._tell(messages.Ended(isinstance(end, messages.Done)), worker)
+
+    def _tell(self, message: messages.FromSaver, worker: int = messages.OF_NONE) -> None:
+        self._reports.append((worker, message))
 
     def _save(self) -> None:
         number = self.universe.chance.randint(1, len(self._unsaved))
@@ -280,7 +279,7 @@ class SimulatedSaver:
             assert path not in self.universe.saved, f"{path} was saved twice"
             assert path not in self.universe.failed, f"{path} was saved after it had failed"
             self.universe.saved.add(path)
-        self._reports.append(messages.Saved(number))
+        self._tell(messages.Saved(number))
 
 
 class SimulatedWorker:
