@@ -21,6 +21,12 @@ _SHOWN_FILES = 5
 class ResumablePoolError(Exception):
     """Base of all errors of this library: something about a run, not about one file of it."""
 
+    traceback = ""
+
+    def _text(self, text: str) -> str:
+        """With the traceback of the other process, if there is one."""
+        return f"{text}\n\n{self.traceback}" if self.traceback else text
+
 
 class CheckpointLocked(ResumablePoolError):
     """Another run is writing this checkpoint.
@@ -33,26 +39,23 @@ class CheckpointLocked(ResumablePoolError):
 
     def __init__(self, path: str, pid: int | None, script: int | None = None) -> None:
         super().__init__(path, pid, script)
-        self.path = path
-        self.pid = pid
-        self.script = script
+        self.path, self.pid, self.script = path, pid, script
 
     def __str__(self) -> str:
+        holder = "another process" if self.pid is None else f"process {self.pid}"
+        text = f"{quoted(self.path)} is in use: {holder} is writing to it, "
         if self.script is not None:
             return (
-                f"{quoted(self.path)} is in use: process {self.pid} is writing to it, the saver of "
-                f"another run, whose script is process {self.script}. Wait until that run has "
-                f"ended, or stop it with SIGTERM to the script (kill {self.script}), not to the "
-                "saver: it finishes its files in progress and saves them. Or give this run another "
-                "checkpoint."
+                f"{text}the saver of another run, whose script is process {self.script}. Wait "
+                "until that run has ended, or stop it with SIGTERM to the script (kill "
+                f"{self.script}), not to the saver: it finishes its files in progress and saves "
+                "them. Or give this run another checkpoint."
             )
-        holder = "another process" if self.pid is None else f"process {self.pid}"
         return (
-            f"{quoted(self.path)} is in use: {holder} is writing to it, usually another run's "
-            "saver. Wait until that run has ended, "
-            f"stop it with {STOPS} to its script, "
-            "or give this run another checkpoint. If its script was killed, the saver finishes the "
-            "files in progress and exits; only if you cannot wait for them, kill that process too."
+            f"{text}usually another run's saver. Wait until that run has ended, stop it with "
+            f"{STOPS} to its script, or give this run another checkpoint. If its script was "
+            "killed, the saver finishes the files in progress and exits; only if you cannot wait "
+            "for them, kill that process too."
         )
 
 
@@ -67,9 +70,7 @@ class CheckpointError(ResumablePoolError):
 
     def __init__(self, path: str, reason: str, remedy: str) -> None:
         super().__init__(path, reason, remedy)
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
+        self.path, self.reason, self.remedy = path, reason, remedy
 
     def __str__(self) -> str:
         return f"{quoted(self.path)} {self.reason}. Nothing in it was changed. {self.remedy}"
@@ -97,19 +98,13 @@ class SaverError(ResumablePoolError):
         by: str = "",
     ) -> None:
         super().__init__(path, reason, traceback, remedy, by)
-        self.by = by
-        self.remedy = remedy
-        self.path = path
-        self.reason = reason
-        self.traceback = traceback
+        self.path, self.reason, self.traceback = path, reason, traceback
+        self.remedy, self.by = remedy, by
 
     def __str__(self) -> str:
-        text = (
-            "the run was stopped, because results could not be saved "
-            f"{f'by {self.by}' if self.by else f'to {quoted(self.path)}'}: "
-            f"{self.reason}. {self.remedy}"
-        )
-        return f"{text}\n\n{self.traceback}" if self.traceback else text
+        where = f"by {self.by}" if self.by else f"to {quoted(self.path)}"
+        what = f"the run was stopped, because results could not be saved {where}"
+        return self._text(f"{what}: {self.reason}. {self.remedy}")
 
 
 class ExecutorError(ResumablePoolError):
@@ -129,11 +124,8 @@ class ExecutorError(ResumablePoolError):
         self, executor: str, reason: str, in_flight: list[str], broken: bool, traceback: str = ""
     ) -> None:
         super().__init__(executor, reason, in_flight, broken, traceback)
-        self.executor = executor
-        self.reason = reason
-        self.in_flight = in_flight
-        self.broken = broken
-        self.traceback = traceback
+        self.executor, self.reason, self.traceback = executor, reason, traceback
+        self.in_flight, self.broken = in_flight, broken
 
     def __str__(self) -> str:
         files = ", ".join(map(repr, self.in_flight[:_SHOWN_FILES]))
@@ -153,8 +145,8 @@ class ExecutorError(ResumablePoolError):
                 "Can its workers import the function's module and resumable_pool? Can the function "
                 "be pickled? Fix that and run again"
             )
-        text = f"the {self.executor} {what}: {self.reason.rstrip('.')}. It had {files}. {remedy}."
-        return f"{text}\n\n{self.traceback}" if self.traceback else text
+        what = f"the {self.executor} {what}: {self.reason.rstrip('.')}"
+        return self._text(f"{what}. It had {files}. {remedy}.")
 
 
 class WorkerStartError(ResumablePoolError):
@@ -168,10 +160,7 @@ class WorkerStartError(ResumablePoolError):
 
     def __init__(self, reason: str, remedy: str, traceback: str = "") -> None:
         super().__init__(reason, remedy, traceback)
-        self.reason = reason
-        self.remedy = remedy
-        self.traceback = traceback
+        self.reason, self.remedy, self.traceback = reason, remedy, traceback
 
     def __str__(self) -> str:
-        text = f"{self.reason}. {self.remedy}"
-        return f"{text}\n\n{self.traceback}" if self.traceback else text
+        return self._text(f"{self.reason}. {self.remedy}")

@@ -15,8 +15,13 @@ import pytest
 
 from resumable_pool import Outcome, ResumableRunner, WorkerStartError, open_checkpoint
 from resumable_pool.run import screen as display
-from resumable_pool.run.progress import Counts
-from resumable_pool.run.screen import LOG_SECONDS, REDRAW_SECONDS, ProgressLine, progress_line
+from resumable_pool.run.screen import (
+    LOG_SECONDS,
+    REDRAW_SECONDS,
+    Counts,
+    ProgressLine,
+    progress_line,
+)
 
 from . import functions
 from .conftest import not_on_windows

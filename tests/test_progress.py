@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_pool.run.progress import LONG_SECONDS, Counts, columns_of, describe_end, render
+from resumable_pool.run.screen import LONG_SECONDS, Counts, columns_of, describe_end, render
 
 
 @pytest.mark.parametrize(

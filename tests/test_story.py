@@ -197,7 +197,7 @@ def test_workers_that_load_are_shown(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until one of them is ready."""
-    monkeypatch.setattr("resumable_pool.run.progress.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("resumable_pool.run.screen.LONG_SECONDS", 0.0)
     monkeypatch.setattr("resumable_pool.run.screen.LOG_SECONDS", 0.0)
     stage = Stage(folder)
     runner = ResumableRunner(

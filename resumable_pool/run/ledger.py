@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..records import Failure, Report
 from .plan import Plan
-from .progress import Counts
+from .screen import Counts
 
 # A path, and whether what was saved of it is a value; otherwise it is a failure.
 Finished = tuple[str, bool]

@@ -264,7 +264,7 @@ class Run:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             self._counts.note_workers(len(self._crew), self._ready, now)
         if self._opened:  # a run that was refused has not begun
-            self._story.draw(self._counts, now, lambda: self._crew.longest(now))
+            self._story.screen.draw(self._counts, now, lambda: self._crew.longest(now))
         self._note_bar()
 
     def _note_bar(self) -> None:

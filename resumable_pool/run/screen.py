@@ -1,7 +1,7 @@
-"""Where a person sees a run: one line on a terminal, redrawn; lines in a log; or a bar.
+"""What a person sees of a run: counts as one line on a terminal, redrawn; lines in a log; or a bar.
 
-What the line says is made in progress.py; here is when, where and how it is shown. Knows no process
-and no file; the clock is an argument.
+First the line, which is pure: the clock and the width of the terminal are arguments. Then when,
+where and how it is shown. Knows no process and no file.
 """
 
 from __future__ import annotations
@@ -9,16 +9,133 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from .progress import Counts, Longest, columns_of, render
+from ..between.clock import NEVER
+from ..records import count_files, in_words, printable, tally
+
+# A name that is gone again before you can read it is not worth showing.
+LONG_SECONDS = 2.0
+
+# Less of a path than this says nothing.
+_SHORTEST_PATH = 12
 
 # More often nobody can read it, and every redraw takes the processor from a worker.
 REDRAW_SECONDS = 0.2
 
 # In a log lines stay, and this many tell enough.
 LOG_SECONDS = 10.0
+
+# The file that has been in progress longest, and for how many seconds.
+Longest = tuple[str, float] | None
+
+
+class Counts:
+    """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
+    are left alone: they say nothing about its speed, and nor does the time before a worker was
+    ready: until then `starting` says how many are not. Those `waiting` will be tried again after a
+    pause. While it is `stopping`, nobody knows how many more will be done. Where sizes are known,
+    they say best how much is left: `size_done` of `size_to_do`."""
+
+    waiting = starting = size_done = size_to_do = 0
+    ready_at = 0.0
+    stopping = False
+
+    def __init__(
+        self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
+    ) -> None:
+        self.total, self.skipped, self.left = total, skipped, left
+        self.completed, self.failed = completed, failed
+
+    def note_workers(self, number: int, ready: bool, now: float) -> None:
+        """There are so many workers at the time `now`, and one is ready, or none."""
+        if ready:
+            self.starting, self.ready_at = 0, now
+        else:
+            self.starting = number
+
+    @property
+    def part_done(self) -> float:
+        """How much of what there was to do in this run is done, from 0 to 1."""
+        if self.size_to_do:
+            return self.size_done / self.size_to_do
+        return (self.completed + self.failed) / (self.total - self.skipped - self.left)
+
+    @property
+    def finished(self) -> int:
+        """Files that need nothing more in this run."""
+        return self.skipped + self.left + self.completed + self.failed
+
+
+def render(
+    counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
+) -> str:
+    """The line, `seconds` after the start of the run, with as much as fits into `width` columns."""
+    stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
+    if counts.failed:
+        stand.append(f"{counts.failed:,} failed")
+    if counts.waiting:
+        stand.append(f"{counts.waiting:,} waiting to be tried again")
+    if counts.starting and seconds >= LONG_SECONDS:
+        workers = "1 worker" if counts.starting == 1 else f"{counts.starting:,} workers"
+        stand.append(f"starting {workers}, {in_words(seconds)}")
+    speed, left = [], []
+    done_now, worked = counts.completed + counts.failed, seconds - counts.ready_at
+    if done_now and worked > 0:
+        rate = done_now / worked
+        speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
+        if not counts.stopping and (part := counts.part_done):
+            left = [f"{in_words(worked * (1 - part) / part)} left"]
+    if longest is not None and longest[1] >= LONG_SECONDS:
+        for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
+            name = _name_longest(*longest, width - len(line))
+            if name:  # where all of it hangs on one file, that tells more than the speed
+                return line + name
+    return _fit([*stand, *speed, *left], width)
+
+
+def _fit(parts: list[str], width: int) -> str:
+    """As many of the parts as fit, whole; always the first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(", ") + len(part) > width:
+            break
+        line += f", {part}"
+    return line
+
+
+def _name_longest(path: str, seconds: float, width: int) -> str:
+    """The end of the line; of a long path the end, because that is where paths differ."""
+    start = f", {in_words(seconds)} on "
+    width -= len(start)
+    path = printable(path)
+    if columns_of(path) > width:
+        if width < _SHORTEST_PATH:
+            return ""
+        path = path[len("...") - width :]
+        while len("...") + columns_of(path) > width:
+            path = path[1:]
+        path = f"...{path}"
+    return start + path
+
+
+def columns_of(text: str) -> int:
+    """How wide a terminal shows `text`; Chinese, Japanese and Korean take two columns each."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(sign) in "FW" else 1 for sign in text)
+
+
+def describe_end(counts: Counts) -> str:
+    """Where a run stands that was stopped."""
+    return tally(
+        counts.total,
+        (counts.skipped + counts.completed, "done"),
+        (counts.left + counts.failed, "failed"),
+        (counts.total - counts.finished, "to do"),
+    )
 
 
 class ProgressLine:
@@ -37,16 +154,16 @@ class ProgressLine:
     """
 
     error: Exception | None = None
+    _line = ""  # what stands there now
+    _draw_at = 0.0
 
     def __init__(
         self, stream: TextIO | None, redrawn: bool, logged: bool = False, shared: bool = False
     ) -> None:
         self._stream = stream
-        self._shared = shared
         self._redrawn = redrawn
-        self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else float("inf")
-        self._draw_at = 0.0 if redrawn or logged else float("inf")
-        self._line = ""  # what stands there now
+        self._shared = shared
+        self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else NEVER
 
     def draw(
         self, counts: Counts, seconds: float, longest: Callable[[], Longest] = lambda: None
@@ -56,10 +173,9 @@ class ProgressLine:
         Only then `longest` is asked, so that calling this for each of a million files costs
         nothing.
         """
-        if seconds < self._draw_at:
-            return
-        self._draw_at = seconds + self._pause
-        self._show(counts, seconds, longest())
+        if seconds >= self._draw_at:
+            self._draw_at = seconds + self._pause
+            self._show(counts, seconds, longest())
 
     def draw_text(self, text: str, seconds: float) -> None:
         """The same before there is anything to count: show this in its place."""
@@ -70,11 +186,11 @@ class ProgressLine:
     def start_over(self) -> None:
         """The clock starts anew."""
         self.clear()
-        self._draw_at = min(self._draw_at, 0.0) if self._pause < float("inf") else self._draw_at
+        self._draw_at = 0.0
 
     def say(self, text: str) -> None:
         """A line that stays, for somebody who watches."""
-        if self._draw_at < float("inf"):
+        if self._pause < NEVER:
             self.announce(text)
 
     def announce(self, text: str) -> None:
@@ -108,21 +224,18 @@ class ProgressLine:
 
     def _show_text(self, text: Callable[[int], str]) -> None:
         """What `text` makes for the columns that there are."""
-        if self._stream is None:
+        if self._stream is None or self._pause == NEVER:
             return
         if not self._redrawn:
             self._write(text(sys.maxsize) + "\n")
             return
-        before, self._line = self._line, text(self._width() - 1)
-        self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
-
-    def _width(self) -> int:
         try:
-            assert self._stream is not None
             # Not shutil's: that asks about stdout, which may be redirected elsewhere.
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
+            width = os.get_terminal_size(self._stream.fileno()).columns or 80
         except (OSError, ValueError):
-            return 80
+            width = 80
+        before, self._line = self._line, text(width - 1)
+        self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
 
     def _write(self, text: str) -> None:
         if self._stream is None:
@@ -143,63 +256,58 @@ class ProgressBar(ProgressLine):
     the run, and is left alone from then on.
     """
 
+    _bar: Any = None
+    _shown = _failed = 0
+
     def __init__(self, stream: TextIO | None, make: Callable[..., Any], name: str) -> None:
         super().__init__(stream, redrawn=True)
         self._make = make
         self._name = name
-        self._bar: Any = None
-        self._shown = self._failed = 0
 
     def end(self, counts: Counts) -> None:
         """Bring the bar to where the run stands, and close it."""
-        if self._bar is not None:
-            self._bring_to(counts)
-        if self._bar is not None:
-            with self._using() as bar:
-                bar.close()
-            self._bar = None
+        self._bring_to(counts)
+        with self._trying():
+            if self._bar is not None:
+                self._bar.close()
+        self._bar = None
 
     def _show_text(self, text: Callable[[int], str]) -> None:
         """A bar has nothing but counts."""
 
     def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
-        if self.error is not None:
-            return
-        if self._bar is None:
-            with self._using():
-                self._bar = self._make(
-                    total=counts.total, initial=counts.finished, desc=self._name, unit="file"
-                )
+        if self._bar is None and self.error is None:
             self._shown = counts.finished
+            with self._trying():
+                self._bar = self._make(
+                    total=counts.total, initial=self._shown, desc=self._name, unit="file"
+                )
         self._bring_to(counts)
 
     def _bring_to(self, counts: Counts) -> None:
-        if self._bar is None:  # it could not be made
+        if self._bar is None:
             return
         news, self._shown = counts.finished - self._shown, max(counts.finished, self._shown)
-        with self._using() as bar:
-            if counts.failed > self._failed and hasattr(bar, "set_postfix"):
+        with self._trying():
+            if counts.failed > self._failed and hasattr(self._bar, "set_postfix"):
                 self._failed = counts.failed
-                bar.set_postfix(failed=counts.failed, refresh=False)
+                self._bar.set_postfix(failed=counts.failed, refresh=False)
             if news > 0:
-                bar.update(news)
+                self._bar.update(news)
 
     def _write(self, text: str) -> None:
-        if hasattr(self._bar, "write"):
-            with self._using() as bar:
-                bar.write(text.rstrip("\n"), file=self._stream)
+        with self._trying():
+            if hasattr(self._bar, "write"):
+                self._bar.write(text.rstrip("\n"), file=self._stream)
                 return
         super()._write(text)
 
     @contextlib.contextmanager
-    def _using(self) -> Iterator[Any]:
-        bar, self._bar = self._bar, None
+    def _trying(self) -> Iterator[None]:
         try:
-            yield bar
+            yield
         except Exception as error:
-            self.error = error
-        else:
-            self._bar = self._bar or bar  # it may have been made just now
+            self.error, self._bar = error, None
 
 
 def progress_line(

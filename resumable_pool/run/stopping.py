@@ -15,7 +15,7 @@ from ..records import count_files, in_words
 from .books import Dealer
 from .crew import Crew, State
 from .ledger import Ledger
-from .progress import describe_end
+from .screen import describe_end
 from .stop_requests import BY_CALL, CONSOLE_CLOSED, TIME_OVER, StopRequests
 from .story import Story
 

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..between.clock import monotonic
 from ..files import Told
 from ..records import AlikeFailures, Failure, Report, count_files, from_here, in_words, quoted
 from .plan import Plan
-from .progress import Counts, Longest
-from .screen import ProgressLine
+from .screen import Counts, ProgressLine
 
 # The levels of `logging`, which is not imported here: it takes as long as a third of this package,
 # and nobody listens in a program that has not imported it.
@@ -57,10 +56,6 @@ class Story:
         log(_INFO, text)
         self.screen.say(text)
 
-    def draw(self, counts: Counts, seconds: float, longest: Callable[[], Longest]) -> None:
-        """Show where the run stands, `seconds` after its start, as often as anybody can read it."""
-        self.screen.draw(counts, seconds, longest)
-
     # The run, from its start to its end.
 
     def begins(self, function: str, checkpoint: str) -> None:
@@ -85,8 +80,10 @@ class Story:
         """The checkpoint is locked; `notes` are what it says of itself."""
         for note in [*notes, *plan.advice]:
             self.announce(note)
-        tell = self.say if plan.new < plan.total else self._log_only
-        tell(str(plan))
+        if plan.new < plan.total:
+            self.say(str(plan))
+        else:  # as anybody expects
+            log(_INFO, str(plan))
 
     def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
         """All files have been done before, or are left alone."""
@@ -153,9 +150,6 @@ class Story:
     def loses_worker(self, name: str, how: str) -> None:
         """It has ended, as `how` says."""
         log(_INFO, f"{name} {how}; if there are files left for it, another one takes its place")
-
-    def _log_only(self, text: str) -> None:
-        log(_INFO, text)
 
 
 def log(level: int, text: str) -> None:

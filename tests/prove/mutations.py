@@ -34,7 +34,7 @@ MODULES = {
     "run/books.py": ["tests/test_dealing.py", "tests/test_suspicion.py"],
     "run/suspicion.py": ["tests/test_suspicion.py"],
     "run/plan.py": ["tests/test_plan.py"],
-    "run/progress.py": ["tests/test_progress.py"],
+    "run/screen.py": ["tests/test_progress.py", "tests/test_display.py"],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
     "values.py": ["tests/test_values.py"],
