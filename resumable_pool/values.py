@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 # Up to protocol 3 a pickle names its memo slots absolutely, so that the checkpoint can append it to
-# another pickle without renumbering (see checkpoints/pickle_layout.py).
+# another pickle without renumbering (see checkpoints/pickle_record.py).
 PROTOCOL = 3
 
 # So many bytes are looked through faster than they are unpickled.
@@ -44,9 +44,8 @@ class Encoder(NamedTuple):
 
     Attributes:
         encode: the bytes of a result, or `UnstorableValue`.
-        record: called with a path, those bytes, the seconds of the call, the number of the attempt,
-            the input's fingerprint and when the call ended: what will stand in the checkpoint, in
-            parts, so that a large value need not be copied.
+        record: called with the `Outcome` that has those bytes: what will stand in the checkpoint,
+            in parts, so that a large value need not be copied.
     """
 
     encode: Callable[[Any], bytes]

@@ -10,7 +10,6 @@ import errno
 import json
 import os
 from abc import abstractmethod
-from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +38,14 @@ def no_record() -> ValueError:
     return ValueError("a worker sent what is not a record: did the function write into its pipe?")
 
 
+def texts_of(failure: Failure) -> bytes:
+    """What is saved of a failure beside its outcome's facts. JSON, because a failure is shown from
+    files that one would not unpickle; ASCII, because the texts of exceptions may hold lone
+    surrogates."""
+    texts = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
+    return json.dumps(texts).encode("ascii")
+
+
 def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Failure | None:
     """The failure whose texts are in this JSON; `None` if they are not, though the checksum may be
     right: there are people who can make one."""
@@ -58,8 +65,9 @@ def damaged(path: str, how: object) -> CheckpointError:
     return CheckpointError(path, f"is damaged: {how}", remedy)
 
 
-def _record(path: str, pickled: Bytes, *facts: object) -> Sequence[Bytes]:
-    return [json.dumps([path, *facts]).encode("ascii") + b"\n", pickled]
+def _record(outcome: Outcome[Any]) -> Sequence[Bytes]:
+    path, pickled, checksum, _, *facts = outcome
+    return [json.dumps([path, checksum, *facts]).encode("ascii") + b"\n", pickled or b""]
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -153,22 +161,21 @@ class Checkpoint(Mapping[str, Any]):
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         """What a worker has made this record of."""
         end = record.index(b"\n")
-        path, seconds, attempts, found, finished_at = json.loads(record[:end])
-        pickled = record[end + 1 :]
+        path, checksum, seconds, attempts, found, finished_at = json.loads(record[:end])
         facts = (seconds, attempts, Fingerprint(*found), finished_at)
-        return Outcome(path, pickled, crc32(pickled), None, *facts)
+        return Outcome(path, record[end + 1 :], checksum, None, *facts)
 
     @abstractmethod
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        """Append values. When it returns, they survive the death of any process.
+        """Append values, and failures. When it returns, they survive the death of any process.
 
         Raises:
             OSError: not all of `outcomes` are saved; everything before is.
         """
 
-    @abstractmethod
     def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        """The same for files that failed."""
+        """The same, as a hook calls it for files that failed."""
+        self.save(outcomes)
 
     @abstractmethod
     def sync(self) -> None:

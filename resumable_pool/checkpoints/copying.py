@@ -70,11 +70,10 @@ def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> tuple[dict[str, 
     new.open()
     try:
         for outcome in outcomes:
+            new.save([outcome])
             if outcome.ok:
-                new.save([outcome])
                 results[outcome.path] = outcome.checksum
             else:
-                new.save_failures([outcome])
                 failures.add(outcome.path)
     finally:
         new.close()
@@ -172,7 +171,7 @@ def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
             for outcome in source.outcomes():
                 place = (results if outcome.ok else failures).get(outcome.path)
                 if place is not None and place.source == number:
-                    (target.save if outcome.ok else target.save_failures)([outcome])
+                    target.save([outcome])
     finally:
         target.close()
     done = f"merged the results of {count_files(len(results))} and the failures of "

@@ -33,7 +33,7 @@ from typing import Any
 
 from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoded, Encoder, json_value
-from .base import damaged, failure_in, foreign, no_record
+from .base import damaged, failure_in, foreign, no_record, texts_of
 from .disk import read_at, write_at
 from .lock import sign, signer, unsign
 from .log_file import LogFile
@@ -71,7 +71,7 @@ class JsonLines(LogFile):
         return json_value(value)
 
     def encoder(self) -> Encoder:
-        return Encoder(self.encode, result_record)
+        return Encoder(self.encode, record_of)
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         outcome = outcome_of(bytes(record))
@@ -81,9 +81,6 @@ class JsonLines(LogFile):
 
     def _new_file(self) -> bytes:
         return b""
-
-    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
-        return record_of(outcome)
 
     def _recognise(self, fd: int, damaged: list[str] | None = None) -> bool:
         return True  # there is no header, so it is for the scan to say
@@ -126,32 +123,16 @@ class JsonLines(LogFile):
 
 
 def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
-    """The line of `outcome`, in parts."""
-    facts = (outcome.seconds, outcome.attempts, outcome.fingerprint, outcome.finished_at)
-    if (failure := outcome.failure) is None:
-        return result_record(outcome.path, outcome.pickled or b"", *facts)
-    texts = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
-    return _line("failure", outcome.path, json.dumps(texts).encode("ascii"), *facts)
-
-
-def result_record(path: str, content: Bytes, *facts: Any) -> Sequence[Bytes]:
-    """The line of a result, in parts; `facts` as `Encoder.record` has them."""
-    return _line("value", path, content, *facts)
-
-
-def _line(
-    kind: str,
-    path: str,
-    content: Bytes,
-    seconds: float,
-    attempts: int,
-    found: Fingerprint,
-    finished_at: float,
-) -> Sequence[Bytes]:
-    start = f'{{"path": {json.dumps(path)}, "{kind}": '.encode("ascii")
+    """The line of an outcome, in parts."""
+    kind, content = "value", outcome.pickled or b""
+    if outcome.failure is not None:
+        kind, content = "failure", texts_of(outcome.failure)
+    found = outcome.fingerprint
+    start = f'{{"path": {json.dumps(outcome.path)}, "{kind}": '.encode("ascii")
     end = (
-        f', "seconds": {round(seconds, 6)}, "attempts": {attempts}, '
-        f'"size": {found.size}, "mtime_ns": {found.mtime_ns}, "finished_at": {finished_at}'
+        f', "seconds": {round(outcome.seconds, 6)}, "attempts": {outcome.attempts}, '
+        f'"size": {found.size}, "mtime_ns": {found.mtime_ns}, '
+        f'"finished_at": {outcome.finished_at}'
     ).encode("ascii")
     checksum = crc32(end, crc32(content, crc32(start)))
     return [start, content, end, b', "crc32": "%08x"}\n' % checksum]

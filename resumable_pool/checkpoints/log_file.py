@@ -46,10 +46,6 @@ class LogFile(LogReader):
     def _new_file(self) -> bytes:
         """What a new file consists of."""
 
-    @abstractmethod
-    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
-        """The record of an outcome, in parts."""
-
     def _convert(self, notes: list[str]) -> bool:
         """Put a file of this format in the place of one that is none yet. Returns whether there was
         one."""
@@ -135,7 +131,8 @@ class LogFile(LogReader):
         self._append([*records])
 
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        self._append([part for outcome in outcomes for part in self._record(outcome)])
+        record = self.encoder().record
+        self._append([part for outcome in outcomes for part in record(outcome)])
 
     def _append(self, parts: list[Bytes]) -> None:
         length = sum(map(len, parts))
@@ -155,9 +152,6 @@ class LogFile(LogReader):
         if self._end - self._forcing > _FORCED_TOGETHER:
             begin_to_force(fd, self._forcing, self._end)
             self._forcing = self._end
-
-    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        self.save(outcomes)
 
     def _keep_whole_records(self, fd: int) -> None:
         """After a write that was cut short. What is whole stays, since a reader may know of it."""

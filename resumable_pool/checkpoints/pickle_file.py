@@ -23,12 +23,12 @@ from __future__ import annotations
 import functools
 import os
 from binascii import crc32
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import CheckpointError
 from ..records import Fingerprint, Outcome, quoted
-from ..values import Bytes, Encoded, Encoder
+from ..values import Encoded, Encoder
 from .base import damaged
 from .copying import rewrite
 from .disk import read_at, write_at
@@ -55,7 +55,6 @@ from .pickle_record import (
     read_header,
     read_payload,
     record_of,
-    result_record,
 )
 from .plain_pickle import PlainPickle, may_be_a_dict
 
@@ -119,13 +118,10 @@ class PickleFile(LogFile):
         return PickleScan(fd, self.path, self._header, start, committed)
 
     def encoder(self) -> Encoder:
-        return Encoder(self.encode, functools.partial(result_record, self._header))
+        return Encoder(self.encode, functools.partial(record_of, self._header))
 
     def outcome_in(self, record: Encoded) -> Outcome[Any]:
         return outcome_in(record)
-
-    def _record(self, outcome: Outcome[Any]) -> Sequence[Bytes]:
-        return record_of(self._header, outcome)
 
     def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
         record = read_record(fd, self._header, start)

@@ -26,7 +26,6 @@ locks, commits or values' classes.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
@@ -37,9 +36,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from ..records import Failure, Fingerprint, Outcome
+from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoded
-from .base import damaged, failure_in, foreign, no_record, of_another_version
+from .base import damaged, failure_in, foreign, no_record, of_another_version, texts_of
 from .disk import read_at, read_into
 
 STOP = b"."
@@ -228,61 +227,27 @@ def _seed_of(checked: bytes, checksum: int) -> int:
     return register ^ ones
 
 
-def result_record(
-    header: Header,
-    path: str,
-    pickled: Encoded,
-    seconds: float,
-    attempts: int,
-    found: Fingerprint,
-    finished_at: float,
-    checksum: int | None = None,
-) -> Sequence[Bytes]:
-    """The record of a result in the file of this header, in parts, once it is committed. A large
-    value is a part that is not copied. The checksum of `pickled`, if it was made earlier, is that
-    of then."""
-    value: Bytes = pickled if len(pickled) <= _COPIED else memoryview(pickled)
-    kind = _NESTED_RESULT
-    if pickled.startswith(_PROTO_3):
-        kind, value = RESULT, value[len(_PROTO_3) : -len(STOP)]
-    facts = (attempts, seconds, *found, finished_at)
-    checksum = crc32(pickled) if checksum is None else checksum
-    return _record(header, path, kind, value, SETITEM, checksum, *facts)
-
-
 def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
-    """The same of any outcome."""
-    found, finished_at = outcome.fingerprint, outcome.finished_at
-    if (failure := outcome.failure) is None:
-        facts = (outcome.seconds, outcome.attempts, found, finished_at, outcome.checksum)
-        return result_record(header, outcome.path, outcome.pickled or b"", *facts)
-    value = _failure_payload(failure)
-    told = (outcome.attempts, outcome.seconds, *found, finished_at)
-    return _record(header, outcome.path, _FAILURE, value, POP, crc32(value), *told)
-
-
-def _record(
-    header: Header,
-    path: str,
-    kind: int,
-    value: Bytes,
-    last: bytes,
-    checksum: int,
-    attempts: int,
-    seconds: float,
-    size: int,
-    mtime_ns: int,
-    finished_at: float,
-) -> Sequence[Bytes]:
+    """The record of an outcome in the file of this header, in parts, once it is committed. A large
+    value is a part that is not copied."""
+    value: Bytes
+    if outcome.failure is not None:
+        kind, value = _FAILURE, texts_of(outcome.failure)
+        checksum = crc32(value)
+    else:
+        pickled, checksum = outcome.pickled or b"", outcome.checksum
+        value = pickled if len(pickled) <= _COPIED else memoryview(pickled)
+        kind = _NESTED_RESULT
+        if pickled.startswith(_PROTO_3):
+            kind, value = RESULT, value[len(_PROTO_3) : -len(STOP)]
     before, after = _around(kind, len(value))
-    key = path.encode("utf-8", "surrogatepass")
-    length = len(value) + _OVERHEAD[kind]
+    key = outcome.path.encode("utf-8", "surrogatepass")
     checked = _FACTS.pack(
-        checksum, kind, min(attempts, 0xFFFF), length, seconds, size, mtime_ns, finished_at,
-        _KEY_OPCODES, len(key),
+        checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
+        outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
     ) + key  # fmt: skip
     start = _START.pack(header.record_start, crc32(checked, header.seed))
-    return [start + checked + before, value, after + last]
+    return [start + checked + before, value, after + (POP if kind & _INVISIBLE else SETITEM)]
 
 
 def outcome_in(record: Encoded) -> Outcome[Any]:
@@ -316,13 +281,6 @@ def _around(kind: int, length: int) -> tuple[bytes, bytes]:
 
 # How many bytes that is.
 _OVERHEAD = {kind: len(b"".join(_around(kind, 0))) for kind in (RESULT, _NESTED_RESULT, _FAILURE)}
-
-
-def _failure_payload(failure: Failure) -> bytes:
-    # JSON, because a failure is shown from files that one would not unpickle; ASCII, because the
-    # texts of exceptions may hold lone surrogates.
-    facts = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
-    return json.dumps(facts).encode("ascii")
 
 
 def outcome_of(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any] | None:

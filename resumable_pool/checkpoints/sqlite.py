@@ -298,12 +298,9 @@ class SqliteFile(Checkpoint):
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
         with self._transaction() as db:
             for outcome in outcomes:
-                db.execute(SAVE["results"], row_of(outcome))
-                db.execute("DELETE FROM failures WHERE path = ?", (stored(outcome.path),))
-
-    def save_failures(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        with self._transaction() as db:
-            db.executemany(SAVE["failures"], map(row_of, outcomes))
+                db.execute(SAVE["results" if outcome.ok else "failures"], row_of(outcome))
+                if outcome.ok:
+                    db.execute("DELETE FROM failures WHERE path = ?", (stored(outcome.path),))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

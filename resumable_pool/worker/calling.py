@@ -6,6 +6,7 @@ Runs in whatever process has the file: a worker of ours, or one of an executor's
 from __future__ import annotations
 
 import time
+from binascii import crc32
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,9 +30,8 @@ def process(
     begun = monotonic()
     try:
         pickled = call(path)
-        seconds = monotonic() - begun
-        record = encoder.record(path, pickled, seconds, attempt, found, time.time())
-        return True, value_frame(record)
+        facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
+        return True, value_frame(encoder.record(Outcome(path, pickled, *facts)))
     except BaseException as error:
         seconds = monotonic() - begun
         failure = Failure(path, "error", *describe(error), attempt, seconds)

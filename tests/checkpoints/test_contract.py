@@ -158,8 +158,7 @@ def test_what_is_saved_is_there_for_readers_at_once(path: Path, result: Result) 
 
 def record_of(checkpoint: Checkpoint, outcome: Outcome) -> bytes:
     """What a worker makes of it."""
-    path, pickled, _, _, *facts = outcome
-    return b"".join(checkpoint.encoder().record(path, pickled, *facts))
+    return b"".join(checkpoint.encoder().record(outcome))
 
 
 def test_records_that_workers_make_are_saved_as_outcomes_are(
@@ -185,8 +184,8 @@ def test_a_worker_is_sent_what_makes_records_of_this_very_file(path: Path, resul
     """It is pickled, and the records that its copy makes are sound there."""
     with writing(path) as checkpoint:
         encoder = pickle.loads(pickle.dumps(checkpoint.encoder()))
-        _, _, _, _, *facts = result("a", None)
-        checkpoint.append([b"".join(encoder.record("a", encoder.encode("value"), *facts))])
+        outcome = conftest.result("a", "value", encoder.encode)
+        checkpoint.append([b"".join(encoder.record(outcome))])
     assert dict(checkpoint_at(path)) == {"a": "value"}
     assert checkpoint_at(path).check() == []
 
