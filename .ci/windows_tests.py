@@ -1,11 +1,11 @@
 """The tests, as they are shipped, on Windows's own CPython: `windows_tests.py PYTHON MINUTES`.
 
-Run it in the folder of the tests. PYTHON is what windows_python has made. Two halves run side by
+Run it in the folder of the tests. PYTHON is what windows_python has made. Four parts run side by
 side, as most tests wait for processes. What fails is repeated once, alone: Wine has faults of its
 own that come and go. A test that hangs is ended, and counts as failed.
 
-Every test writes down when it begins and how it ends (see `Told` below), so that a half that had to
-be ended goes on where it was.
+Every test writes down when it begins and how it ends (see `PLUGIN` below), so that a part that had
+to be ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 SILENT_SECONDS = 150  # so long no test takes
 LEAST_PASSED = 1_000
+PARTS = 4
 
 PLUGIN = """
 import json, os, time
@@ -62,7 +64,7 @@ def pytest_runtest_logfinish(nodeid, location):
 """
 
 
-class Half:
+class Part:
     """Some test files, in one process after the other until all have ended."""
 
     def __init__(self, python: str, name: str, tests: list[str], deadline: float) -> None:
@@ -72,6 +74,7 @@ class Half:
         self.failed: list[str] = []
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
 
     def run(self) -> None:
         """Until all have ended."""
@@ -99,7 +102,7 @@ class Half:
                 pytest.wait()
         return pytest.returncode not in (0, 1, 5) and self._fail_what_had_begun()
 
-    def _lines(self) -> list[dict[str, str]]:
+    def _lines(self) -> list[dict[str, Any]]:
         if not self.told.exists():
             return []
         return [json.loads(line) for line in self.told.read_text(encoding="utf-8").splitlines()]
@@ -118,6 +121,7 @@ class Half:
         for line in self._lines():
             if "ended" in line:
                 self.counts[line["outcome"]] += 1
+                self.seconds[line["ended"].partition("::")[0]] += line.get("seconds", 0)
                 if line["outcome"] == "failed":
                     self.failed.append(line["ended"])
             elif "why" in line:
@@ -129,24 +133,26 @@ def main(python: str, minutes: str) -> None:
     deadline = time.monotonic() + 60 * float(minutes)
     Path("told.py").write_text(PLUGIN)
     # Without those that find processes in /proc, and send them signals.
-    files = [
-        str(path) for path in sorted(Path("tests").rglob("test_*.py")) if "kill" not in path.parts
-    ]
-    halves = [Half(python, str(n), files[n::2], deadline) for n in range(2)]
-    threads = [threading.Thread(target=half.run) for half in halves]
+    files = [path for path in Path("tests").rglob("test_*.py") if "kill" not in path.parts]
+    files.sort(key=lambda path: path.stat().st_size)
+    names = [str(path) for path in files]
+    parts = [Part(python, str(n), names[n::PARTS], deadline) for n in range(PARTS)]
+    threads = [threading.Thread(target=part.run) for part in parts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for half in halves:
-        print(half.output.read_text(encoding="utf-8", errors="replace"))
-    counts = sum((half.counts for half in halves), Counter())
-    failed = [test for half in halves for test in half.failed]
-    again = [Half(python, f"again-{n}", [test], deadline) for n, test in enumerate(failed)]
+    for part in parts:
+        slowest = ", ".join(f"{name} {s:.0f} s" for name, s in part.seconds.most_common(5))
+        print(f"part {part.name}: {sum(part.seconds.values()):.0f} s; {slowest}")
+        print(part.output.read_text(encoding="utf-8", errors="replace"))
+    counts = sum((part.counts for part in parts), Counter())
+    failed = [test for part in parts for test in part.failed]
+    again = [Part(python, f"again-{n}", [test], deadline) for n, test in enumerate(failed)]
     for one in again:
         one.run()
         print(one.output.read_text(encoding="utf-8", errors="replace"))
-    for reason, number in sum((half.reasons for half in halves), Counter()).most_common():
+    for reason, number in sum((part.reasons for part in parts), Counter()).most_common():
         print(f"{number} skipped: {reason}")
     twice = [test for one in again for test in one.failed]
     print(f"Windows: {dict(counts)}; repeated {len(again)} times, failed again {len(twice)} times")

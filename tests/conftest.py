@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ IMPORTING = [method for method in multiprocessing.get_all_start_methods() if met
 
 # Where it does not matter which, the one that takes the least time.
 CHEAPEST = "spawn" if sys.platform == "win32" else "fork"
+
+# As in a terminal, also where a shell has started us in the background: tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where everything is said to be installed, a test that is skipped for want of a package fails.
 NO_SKIPS = "RESUMABLE_POOL_NO_SKIPS" in os.environ
