@@ -100,9 +100,8 @@ def measure(arguments: list[str], folder: Path, files: int, looks: Looks, limit:
             process_tree.kill_all()
     status = process.wait()
     process_tree.wait_for_orphans(PATIENCE)
-    said = log.read_text().split("\n")
-    if not ended or status or said[:1] != [str(files)]:
-        last = next((line for line in reversed(said) if line), f"exit status {status}")
+    last = [f"exit status {status}", *log.read_text().rstrip().split("\n")][-1]
+    if not ended or status or last != str(files):
         raise RunFailed(last if ended else f"not done after {limit:.0f} s")
     return Measured(
         seconds=seconds,

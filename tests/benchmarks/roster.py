@@ -54,6 +54,7 @@ CONTENDERS = [
     Contender("pebble", "Pebble, tuned", "pebble_pool", tuned=True, package="Pebble"),
     Contender("pool", "Pool.imap_unordered", "pool"),
     Contender("executor", "ProcessPoolExecutor.map", "executor"),
+    Contender("pool-log", "Pool, tuned, + append log", "pool_log", "every result", tuned=True),
     Contender("pool-sqlite", "Pool, tuned, + sqlite3", "pool_sqlite", "every result", tuned=True),
     Contender(
         "pool-diskcache",
@@ -68,6 +69,6 @@ CONTENDERS = [
     ),
     Contender("template", "written by hand", "template", "all but the last 9"),
     Contender("parallel", "GNU parallel --resume", "parallel", "every result", program="parallel"),
-    Contender("pickle-load", "pickle.load, nothing else", "pickle_load", "-"),
+    Contender("pickle-load", "glob and pickle.load", "pickle_load", "-"),
 ]
 BY_KEY = {contender.key: contender for contender in CONTENDERS}

@@ -91,6 +91,8 @@ def _verdicts(result: Result) -> list[str]:
 
 def _verdict(result: Result, entry: Entry, target: Target) -> str | None:
     """What was aimed for, what was reached; nothing if there was nobody to compare with."""
+    if target.files not in (None, entry.files):
+        return None
     found = compare(result, entry, target.measure, target.of)
     if found is None:
         return None

@@ -22,6 +22,16 @@ def small_result(path: str) -> dict[str, object]:
     }
 
 
+def text_result(path: str) -> str:
+    """100 characters."""
+    return path[-10:] * 10
+
+
+def counts_words(path: str) -> dict[str, int]:
+    """How many words are in the file."""
+    return {"words": len(_content(path).split())}
+
+
 def medium_result(path: str) -> bytes:
     """50 kB that no two files have in common."""
     return os.path.basename(path).encode().ljust(50, b".") * 1000

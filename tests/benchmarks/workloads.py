@@ -12,7 +12,7 @@ from .inputs import Contents
 
 EVERYBODY = (
     "ours pool-tuned executor-tuned joblib mpire pebble pool executor "
-    "pool-sqlite pool-diskcache joblib-memory template parallel"
+    "pool-log pool-sqlite pool-diskcache joblib-memory template parallel"
 )
 POOLS = "ours pool-tuned executor-tuned joblib mpire pebble pool template"
 IDEAL = "ideal"  # what workers would take that cost nothing and always had something to do
@@ -25,6 +25,7 @@ class Target:
     at_most: float
     measure: str = "seconds"  # a field of a table's row
     of: str | None = "best peer"  # or a contender's key, or IDEAL; None: `at_most` is absolute
+    files: int | None = None  # with so many; None: with any number
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,23 @@ NO_OP = Workload(
         "parallel": 200,
     },
     targets=(
-        Target(0.75),
-        Target(1.0, "cpu", "executor-tuned"),
+        Target(1.3),
+        Target(1.6, "cpu", "pool-tuned"),
+        Target(0.8, of="pool-log"),
         Target(1.1, "written_ratio", None),
     ),
     quick={"sizes": (1_000,)},
+)
+READS = Workload(
+    "reads",
+    "A function that reads its file, 2 kB of words, and counts them: the least that is of use.",
+    function="counts_words",
+    sizes=(50_000,),
+    contenders="ours pool-tuned executor-tuned pool-log pool-sqlite",
+    contents=lambda number, count: f"{number:06} is a word. " * 125,
+    chunk=64,
+    targets=(Target(0.8),),
+    quick={"sizes": (500,)},
 )
 RESULTS_50_KB = Workload(
     "50-kB",
@@ -95,11 +108,11 @@ RESULTS_50_KB = Workload(
     "contenders get fewer files.",
     function="medium_result",
     sizes=(20_000,),
-    contenders="ours pool-tuned executor-tuned joblib mpire pebble pool pool-sqlite pool-diskcache "
-    "joblib-memory template",
+    contenders="ours pool-tuned executor-tuned joblib mpire pebble pool pool-log pool-sqlite "
+    "pool-diskcache joblib-memory template",
     chunk=16,
     caps={"pool-diskcache": 5_000, "joblib-memory": 5_000, "template": 1_000},
-    targets=(Target(0.6), Target(100e6, "memory", None), Target(1.1, "written_ratio", None)),
+    targets=(Target(0.5), Target(100e6, "memory", None), Target(1.1, "written_ratio", None)),
     quick={"sizes": (200,)},
 )
 COMPUTES = Workload(
@@ -112,6 +125,16 @@ COMPUTES = Workload(
     ideal=True,
     targets=(Target(1.01), Target(1.075, of=IDEAL)),
     quick={"sizes": (20,)},
+)
+COMPUTES_BRIEFLY = replace(
+    COMPUTES,
+    key="1-ms",
+    shows="1 ms of CPU for each file: every result is saved as it comes, so the saver wakes often.",
+    sizes=(4_000,),
+    contents=lambda number, count: "0.001",
+    contenders="ours pool-tuned executor-tuned pool pool-log",
+    targets=(Target(1.015),),
+    quick={"sizes": (200,)},
 )
 SKEWED = [
     Workload(
@@ -142,14 +165,28 @@ RESUME = Workload(
     sizes=(100_000,),
     contenders="ours template pickle-load",
     done_before=True,
-    targets=(Target(0.8, of="pickle-load"),),
+    targets=(Target(0.5, of="pickle-load"),),
     quick={"sizes": (1_000,)},
 )
 RESUME_MILLION = replace(
     RESUME,
     key="resume-million",
     sizes=(1_000_000,),
-    targets=(Target(0.9, of="pickle-load"), Target(0.75, "memory", "pickle-load")),
+    targets=(Target(0.5, of="pickle-load"), Target(0.67, "memory", "pickle-load")),
+    optional=True,
+)
+RESUME_TEXTS = replace(
+    RESUME,
+    key="resume-texts",
+    shows="The same with values that are read back as fast as any: texts of 100 characters.",
+    function="text_result",
+    targets=(Target(1.0, of="pickle-load"),),
+)
+RESUME_TEXTS_MILLION = replace(
+    RESUME_TEXTS,
+    key="resume-texts-million",
+    sizes=(1_000_000,),
+    targets=(Target(1.0, of="pickle-load"), Target(0.67, "memory", "pickle-load")),
     optional=True,
 )
 GROWTH = Workload(
@@ -193,7 +230,7 @@ START = [
         sizes=(0, 4),
         contenders="ours pool",
         method=method,
-        targets=(Target(1.2),),
+        targets=(Target(1.6, files=0), Target(1.25, files=4)),
     )
     for method in ("fork", "spawn", "forkserver")
 ]
@@ -213,15 +250,19 @@ WORKLOADS = MappingProxyType(
         workload.key: workload
         for workload in [
             NO_OP,
+            READS,
             RESULTS_50_KB,
+            COMPUTES_BRIEFLY,
             COMPUTES,
             *SKEWED,
             RESUME,
+            RESUME_TEXTS,
             GROWTH,
             IDLE,
             *START,
             HUGE,
             RESUME_MILLION,
+            RESUME_TEXTS_MILLION,
             GROWTH_MILLION,
         ]
     }
