@@ -30,9 +30,7 @@ def check_pattern(pattern: Paths) -> str | list[str]:
     """
     if isinstance(pattern, (str, os.PathLike)):
         return _as_text(pattern)
-    if isinstance(pattern, bytes) or not isinstance(pattern, Iterable):
-        raise TypeError(f"pattern must be a glob or an iterable of paths, not {pattern!r}")
-    return [_as_text(path) for path in pattern]
+    return _as_texts(pattern, "pattern must be a glob or an iterable of paths")
 
 
 def check_paths(paths: object, giver: str) -> list[str]:
@@ -41,9 +39,14 @@ def check_paths(paths: object, giver: str) -> list[str]:
     Raises:
         TypeError: they are none; it names the giver and the value.
     """
+    what = f"each path that {giver} returns"
+    return [*map(as_key, _as_texts(paths, f"{giver} must return an iterable of paths", what))]
+
+
+def _as_texts(paths: object, rule: str, what: str = "a path") -> list[str]:
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
-        raise TypeError(f"{giver} must return an iterable of paths, not {paths!r}")
-    return [as_key(_as_text(path, f"each path that {giver} returns")) for path in paths]
+        raise TypeError(f"{rule}, not {paths!r}")
+    return [_as_text(path, what) for path in paths]
 
 
 def _as_text(path: str | os.PathLike[str], what: str = "a path") -> str:
@@ -64,19 +67,13 @@ def here() -> str:
         return ""
 
 
-if sys.platform == "win32":
-
-    def as_key(path: str) -> str:
-        r"""The path as results are kept and looked up under it, the same on every system: with
-        forward slashes, which every call of Windows takes. Not so \\?\ and \\.\ names, which are
-        taken letter by letter."""
-        return path if path.startswith(("\\\\?\\", "\\\\.\\")) else path.replace("\\", "/")
-
-else:
-
-    def as_key(path: str) -> str:
-        """The path as results are kept and looked up under it: itself. A backslash is a letter."""
+def as_key(path: str) -> str:
+    r"""The path as results are kept and looked up under it: itself, where a backslash is a letter.
+    On Windows with forward slashes, as on every other system, which every call there takes. Not so
+    \\?\ and \\.\ names, which are taken letter by letter."""
+    if sys.platform != "win32" or path.startswith(("\\\\?\\", "\\\\.\\")):
         return path
+    return path.replace("\\", "/")
 
 
 # Is told how many have been found so far: listing may take long.
@@ -105,10 +102,8 @@ def nothing_found(pattern: str | list[str]) -> str:
     """What to say to a person who expects files where there are none: what was looked for, in which
     folder, and what may be wrong with it."""
     if not isinstance(pattern, str):
-        number = len(pattern)
-        return (
-            f"none of the {number:,} paths listed is a file" if number else "no files were listed"
-        )
+        listed = f"none of the {len(pattern):,} paths listed is a file"
+        return listed if pattern else "no files were listed"
     if os.path.isdir(pattern):
         inside = as_key(os.path.join(pattern, "**", "*"))
         what = f"{quoted(pattern)} is a folder, and only files are processed"
@@ -142,14 +137,12 @@ def _hint(pattern: str) -> str:
 
 
 def _of_list(paths: list[str], told: Told) -> Iterable[str]:
-    files = []
+    files: list[str] = []
+    missing: list[str] = []
     for path in paths:
-        if os.path.isfile(path):
-            files.append(path)
+        (files if os.path.isfile(path) else missing).append(path)
         told(len(files))
-    if len(files) < len(paths):
-        there = {*files}
-        missing = [path for path in paths if path not in there]
+    if missing:
         what = "a folder" if os.path.isdir(missing[0]) else "no such file"
         advice = "; a glob in a list is not expanded" if glob.has_magic(missing[0]) else ""
         warnings.warn(
@@ -188,17 +181,15 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         return [normalised(pattern)] if os.path.isfile(pattern) else []
     if tail == "**":
         head, tail = pattern, "*"
-    starts: set[str] = set()
+    seen: set[str] = set()
     paths: list[str] = []
-    several = False
     above = os.path.join(os.curdir, head)
     for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
-        several = several or start in starts
-        starts.add(start)
-        paths.extend(start + name for name in _names(entries, tail))
-    # `*/../x` names one folder in many ways, otherwise they are as different as their paths are.
-    return {*paths} if several else paths
+        if start not in seen:  # `*/../x` names one folder in many ways
+            seen.add(start)
+            paths.extend(start + name for name in _named(entries, tail, os.DirEntry.is_file))
+    return paths
 
 
 _Entries = dict[str, "os.DirEntry[str]"]
@@ -207,40 +198,35 @@ _Entries = dict[str, "os.DirEntry[str]"]
 def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
-    if not glob.has_magic(pattern) or above == pattern:
-        if os.path.isdir(folder := os.path.join(pattern, "")):
-            yield folder, _entries(folder, told)
-        return
-    for folder, entries in _folders(above, told):
+    found: Iterable[tuple[str, _Entries]] = [("", {})]
+    if above == pattern or not glob.has_magic(pattern):
+        last = pattern
+    else:
+        found = _folders(above, told)
+    for folder, entries in found:
         if last == "**":
             yield from _all_below(folder, entries, told)
-        elif not glob.has_magic(last):
-            if os.path.isdir(inside := os.path.join(folder, last, "")):
+            continue
+        for name in _named(entries, last, os.DirEntry.is_dir) if glob.has_magic(last) else [last]:
+            if os.path.isdir(inside := os.path.join(folder, name, "")):
                 yield inside, _entries(inside, told)
-        else:
-            for name in _visible(entries, last):
-                if _is_folder(entries[name]):
-                    inside = os.path.join(folder, name, "")
-                    yield inside, _entries(inside, told)
 
 
 def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folder, and all that are in it."""
     yield folder, entries
-    below = _inside(folder, entries)
-    while below:
+    below: list[str] = []
+    while True:
+        below += [
+            os.path.join(folder, name, "")
+            for name in _named(entries, "*", os.DirEntry.is_dir)
+            if not _leads_up(entries[name])
+        ]
+        if not below:
+            return
         folder = below.pop()
         entries = _entries(folder, told)
         yield folder, entries
-        below += _inside(folder, entries)
-
-
-def _inside(folder: str, entries: _Entries) -> list[str]:
-    return [
-        os.path.join(folder, name, "")
-        for name, entry in entries.items()
-        if not name.startswith(".") and _is_folder(entry) and not _leads_up(entry)
-    ]
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
@@ -269,32 +255,18 @@ def _entries(folder: str, told: Told) -> _Entries:
     return entries
 
 
-def _visible(entries: _Entries, pattern: str) -> list[str]:
-    names = fnmatch.filter(entries, pattern)
-    return names if pattern.startswith(".") else [name for name in names if name[0] != "."]
-
-
-def _names(entries: _Entries, pattern: str) -> list[str]:
-    """The names of the files that match, by the rules of `glob.glob`."""
-    names = _visible(entries, pattern)
+def _named(
+    entries: _Entries, pattern: str, is_kind: Callable[[os.DirEntry[str]], bool]
+) -> list[str]:
+    """The names that match, by the rules of `glob.glob`, of what is of this kind."""
+    names: Iterable[str] = entries if pattern == "*" else fnmatch.filter(entries, pattern)
+    if not pattern.startswith("."):
+        names = [name for name in names if name[0] != "."]
     try:
-        return [name for name in names if entries[name].is_file()]
-    except OSError:  # links in a circle
-        return [name for name in names if _is_file(entries[name])]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # asks the disk only where it is a link
-    except OSError:  # links in a circle
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()  # asks the disk only where it is a link
-    except OSError:  # links in a circle
-        return False
+        return [name for name in names if is_kind(entries[name])]  # asks the disk of links only
+    except OSError:  # some of which go in a circle
+        there = [name for name in names if os.path.exists(entries[name].path)]
+        return [name for name in there if is_kind(entries[name])]
 
 
 def is_in_shard(path: str, shard: tuple[int, int]) -> bool:

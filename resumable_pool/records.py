@@ -299,10 +299,8 @@ def in_words(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
-    if hours == 0:
-        return f"{minutes} min {rest:02} s"
     days, hours = divmod(hours, 24)
-    return f"{hours} h {minutes:02} min" if days == 0 else f"{days} d {hours:02} h"
+    if days or hours:
+        return f"{days} d {hours:02} h" if days else f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -5,6 +5,7 @@ Knows nothing of processes, or of where the bytes go.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -91,10 +92,8 @@ def _dumps(value: Any) -> bytes:
     try:
         return pickle.dumps(value, PROTOCOL)
     except Exception:  # over 4 GiB, or a type that insists on out-of-band buffers
-        try:
+        with contextlib.suppress(Exception):
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-        except Exception:
-            pass
         raise  # what protocol 3 said is the clearer of the two
 
 
