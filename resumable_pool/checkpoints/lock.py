@@ -51,7 +51,7 @@ def open_locked(
         notes: gets a sentence for what a person may want to know.
 
     Raises:
-        CheckpointLocked: another process has the lock.
+        CheckpointLocked: another process has the lock, of this file or of the one whose lock it is.
         OSError: the file cannot be opened or made.
     """
     for _ in range(_ATTEMPTS):
@@ -66,7 +66,7 @@ def open_locked(
             locked = _lock(file, path, notes)
             if not locked and is_locked(path):  # and nobody was only looking whether it is
                 pid = holder(file.fileno())
-                raise CheckpointLocked(path, pid, script_of(pid))
+                raise CheckpointLocked(path.removesuffix(LOCK_FILE), pid, script_of(pid))
             if locked and is_at(os.fstat(file.fileno()), path):
                 if os.fstat(file.fileno()).st_size == 0:
                     write_at(file.fileno(), empty, 0)
@@ -76,7 +76,7 @@ def open_locked(
             pipes.close(file)
             raise
         pipes.close(file)  # somebody put another file in its place between open and lock
-    raise CheckpointLocked(path, None, None)
+    raise CheckpointLocked(path.removesuffix(LOCK_FILE), None, None)
 
 
 def _lock(file: LockableFile, path: str, notes: list[str]) -> bool:

@@ -23,6 +23,10 @@ the file: so the run's own lock is on a file beside the database, and nobody her
 but through SQLite. A connection lives in one process: the writer's is made in `open`. A reader has
 one for each access, which takes a tenth of a millisecond: nothing to close, nothing to inherit.
 
+Of a damaged database all is told, and saved, that can still be read: row by row, since a row that
+cannot be read takes no other one with it, and with a new first page where SQLite does not take the
+file for a database.
+
 Knows nothing of the runner and of workers, and never unpickles a value unless a reader asks for it.
 """
 
@@ -30,54 +34,62 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
+import re
+import shutil
 import sqlite3
+from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Sequence
-from operator import itemgetter
-from typing import Any
+from typing import Any, cast, get_args
+from urllib.parse import quote
 
 from ..between import pipes
-from ..errors import CheckpointError, CheckpointLocked
+from ..errors import CheckpointError
 from ..files import as_key
-from ..records import Entry, Fingerprint, Outcome, quoted
+from ..records import Entry, Failure, FailureKind, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle, read_value
-from .base import Checkpoint, damaged
+from . import lock
+from .base import Checkpoint, damaged, foreign, of_another_version
 from .copying import REWRITTEN, rewrite
 from .disk import force_folder, lock_file, replace
-from .lock import (
-    LOCK_FILE,
-    new_name,
-    open_locked,
-    refuse_if_gone,
-    remove_leftovers,
-    sign,
-    signer,
-    unsign,
-)
 from .moving import Through
-from .sqlite_database import (
-    JOURNALS,
-    SAVE,
-    TABLES,
-    VERSION,
-    is_damage,
-    make,
-    numbers_of,
-    outcome_of,
-    readable,
-    row_of,
-    set_mode,
-    sound_outcomes,
-    stored,
-    text_of,
-    value_of,
-    with_a_new_head,
-    writable,
-)  # fmt: skip
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
 LARGEST_VALUE = 999_000_000
+
+# How long to wait for somebody else's transaction, in a shell say, before it is an error. And for
+# readers to change the journal mode: ours take less than a millisecond, and somebody's who takes
+# longer is not worth waiting for.
+_BUSY_SECONDS, _MODE_SECONDS = 60.0, 0.5
+
+_APPLICATION = b"RPL1"
+_VERSION = 1
+_PAGE_SIZE = 4096
+_FACTS = "seconds REAL, attempts INTEGER, size INTEGER, mtime_ns INTEGER, finished_at REAL"
+_TABLES = {
+    "results": f"path TEXT PRIMARY KEY, value, checksum INTEGER, {_FACTS}",
+    "failures": f"path TEXT PRIMARY KEY, kind TEXT, message TEXT, traceback TEXT, {_FACTS}",
+}
+_SCHEMA = f"""
+BEGIN;
+PRAGMA application_id = {int.from_bytes(_APPLICATION, "big")};
+PRAGMA user_version = {_VERSION};
+CREATE TABLE results ({_TABLES["results"]});
+CREATE TABLE failures ({_TABLES["failures"]});
+COMMIT;
+"""
+_COLUMNS = {table: re.sub(" [A-Z]+", "", columns) for table, columns in _TABLES.items()}
+_SAVE = {
+    table: f"INSERT OR REPLACE INTO {table} ({columns}) VALUES (?{', ?' * columns.count(',')})"
+    for table, columns in _COLUMNS.items()
+}
+
+# What SQLite has beside a database, with what is not in it yet.
+_JOURNALS = ("-journal", "-wal")
+
+# What says that the file is not as it was written: SQLite does, or it is no text what it says,
+# since names of the file are in there.
+_ERRORS = sqlite3.DatabaseError, UnicodeDecodeError
 
 
 class SqliteFile(Checkpoint):
@@ -86,7 +98,7 @@ class SqliteFile(Checkpoint):
     One object serves a reader in any process, or, after `open`, the saver as the only writer.
     """
 
-    side_files = (*Checkpoint.side_files, *JOURNALS, "-shm")
+    side_files = (*Checkpoint.side_files, *_JOURNALS, "-shm")
 
     _db: sqlite3.Connection | None = None  # the writer's
 
@@ -106,54 +118,50 @@ class SqliteFile(Checkpoint):
         """SQLite's errors as those of the contract."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
+        except _ERRORS as error:
+            if _is_damage(error):
                 raise damaged(self.path, error) from error
             raise OSError(errno.EIO, f"SQLite says: {error}") from error
 
     # Reading.
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection for some accesses; `None` if there is nothing to read."""
-        with contextlib.ExitStack() as stack:
-            try:
-                is_empty = os.path.getsize(self.path) == 0
-            except FileNotFoundError:
-                is_empty = True
-            with self._errors():
-                db = (
-                    None
-                    if is_empty
-                    else stack.enter_context(contextlib.closing(readable(self.path)))
-                )
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The database, as it is at this moment; where there is none, an empty one."""
+        with self._errors(), contextlib.closing(_readable(self.path)) as db:
+            db.execute("BEGIN")  # so that all queries see the same
             yield db
 
-    def _select(self, query: str, *arguments: object) -> list[Any]:
-        # SQLite has locks between threads. One that is held when the saver is forked is held there
-        # for ever.
-        with pipes.undivided(), self._reading() as db, self._errors():
-            return [] if db is None else db.execute(query, arguments).fetchall()
+    @contextlib.contextmanager
+    def _looking_up(self) -> Iterator[sqlite3.Connection]:
+        """The same for one short query. SQLite has locks between threads, and one that is held when
+        the saver is forked is held there for ever."""
+        with pipes.undivided(), self._reading() as db:
+            yield db
 
-    def _row(
-        self, table: str, columns: str, path: str, db: sqlite3.Connection | None = None
-    ) -> Any:
+    def _row(self, db: sqlite3.Connection, table: str, columns: str, path: str) -> Any:
         """What the table has of a path: that the index leads there proves nothing."""
         number = f"(SELECT rowid AS number FROM {table} WHERE path = ?)"
         row = f"{table} NOT INDEXED ON {table}.rowid = number"
         query = f"SELECT path, {columns} FROM {number} LEFT JOIN {row}"
-        key = (stored(path),)
-        rows = db.execute(query, key).fetchall() if db is not None else self._select(query, *key)
-        for found, *row in rows:
+        for found, *row_of_it in db.execute(query, (_stored(path),)):
             if found != path.encode("utf-8", "surrogatepass"):
                 raise damaged(self.path, f"what it has under {quoted(path)} is for another file")
-            return row
+            return row_of_it
         raise KeyError(path)
 
+    def _data(self, db: sqlite3.Connection, path: str) -> bytes:
+        """The bytes of a value."""
+        data = _value_of(*self._row(db, "results", "value, checksum", path))
+        if data is None:
+            raise KeyError(path)
+        return data
+
     def _paths(self, table: str) -> Collection[str]:
-        rows = self._select(f"SELECT rowid, path FROM {table}")  # of the index, as those of `_row`
-        with self._errors():
-            return dict.fromkeys(text_of(path) for _, path in sorted(rows, key=itemgetter(0)))
+        with self._looking_up() as db:
+            # Of the index, as those of `_row`; it has the rows' numbers as well.
+            rows = db.execute(f"SELECT path FROM {table} ORDER BY +rowid")
+            return dict.fromkeys(_text_of(path) for (path,) in rows)
 
     def completed(self) -> Collection[str]:
         return self._paths("results")
@@ -166,68 +174,58 @@ class SqliteFile(Checkpoint):
             with contextlib.suppress(KeyError):
                 return self._find(path, True)
         table = "failures" if failed else "results"
-        with self._errors():
-            row = self._row(table, TABLES[table], path)
-            if not failed and value_of(*row[1:3]) is None:
-                raise KeyError(path)
-            return outcome_of(table, row)
+        with self._looking_up() as db:
+            if not failed:
+                self._data(db, path)
+            return _outcome_of(table, self._row(db, table, _COLUMNS[table], path))
 
-    def read(self, path: str, db: sqlite3.Connection | None = None) -> Any:
-        with self._errors():
-            data = value_of(*self._row("results", "value, checksum", path, db))
-        if data is None:
-            raise KeyError(path)
+    def read(self, path: str) -> Any:
+        with self._looking_up() as db:
+            data = self._data(db, path)
         return read_value(data)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[str], Any]]:
         with self._reading() as db:
-            yield functools.partial(self.read, db=db)
+            yield lambda path: read_value(self._data(db, path))
 
     def fingerprint(self, path: str) -> Fingerprint:
-        with self._errors():
-            return Fingerprint(*numbers_of(self._row("results", "size, mtime_ns", path)))
+        with self._looking_up() as db:
+            return Fingerprint(*_numbers_of(self._row(db, "results", "size, mtime_ns", path)))
 
     def entries(self) -> Iterator[Entry]:
-        with self._reading() as db, self._errors():
-            if db is None:
-                return
-            db.execute("BEGIN")  # both queries see the same moment
+        with self._reading() as db:
             query = "SELECT path, seconds, attempts, length(value) FROM results WHERE path NOT IN"
             for path, *facts in db.execute(f"{query} (SELECT path FROM failures)"):
-                yield Entry(text_of(path), None, *numbers_of(facts))
-            for row in db.execute(f"SELECT {TABLES['failures']} FROM failures"):
-                path, _, _, failure, seconds, attempts, *_ = outcome_of("failures", row)
+                yield Entry(_text_of(path), None, *_numbers_of(facts))
+            for row in db.execute(f"SELECT {_COLUMNS['failures']} FROM failures"):
+                path, _, _, failure, seconds, attempts, *_ = _outcome_of("failures", row)
                 yield Entry(path, failure, seconds, attempts, sum(map(len, row[1:4])))
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         findings: list[str] = []
-        with self._reading() as db, self._errors():
-            if db is not None:
-                db.execute("BEGIN")
-                yield from sound_outcomes(db, findings)
+        with self._reading() as db:
+            yield from sound_outcomes(db, findings)
         if findings:
             raise damaged(self.path, findings[0])
 
     def __contains__(self, path: object) -> bool:
         query = "SELECT 1 FROM results WHERE path = ?"
-        return isinstance(path, str) and self._select(query, stored(as_key(path))) != []
+        with self._looking_up() as db:
+            return isinstance(path, str) and any(db.execute(query, (_stored(as_key(path)),)))
 
     def __len__(self) -> int:
-        return sum(count for (count,) in self._select("SELECT count(*) FROM results"))
-
-    # Checking.
+        with self._looking_up() as db:
+            return sum(number for (number,) in db.execute("SELECT count(*) FROM results"))
 
     def check(self) -> list[str]:
         findings: list[str] = []
         try:
-            with self._reading() as db, self._errors():
-                if db is not None:
-                    db.execute("BEGIN")  # while a run goes on, too, all is of one moment
-                    for _ in sound_outcomes(db, findings):
-                        pass
-                    db.text_factory = str
-                    findings += [text for (text,) in db.execute("PRAGMA integrity_check")]
+            with self._reading() as db:
+                for _ in sound_outcomes(db, findings):
+                    pass
+                db.text_factory = str
+                findings += [text for (text,) in db.execute("PRAGMA integrity_check")]
         except CheckpointError as error:
             findings.append(f"{quoted(self.path)} {error.reason}")
         return [finding for finding in findings if finding != "ok"]
@@ -237,16 +235,12 @@ class SqliteFile(Checkpoint):
     def open(self) -> list[str]:
         notes: list[str] = []
         self._take(notes)
-        try:
-            with self._errors():
-                self._db = db = writable(self.path)
-                self._status = os.stat(self.path)
-                self._wal = set_mode(db, "wal")  # or this run does without
-                db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
-                self._relax(db)
-        except BaseException:
-            self._release()
-            raise
+        with self._or_release(), self._errors():
+            self._db = db = _writable(self.path)
+            self._status = os.stat(self.path)
+            self._wal = _set_mode(db, "wal")  # or this run does without
+            db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
+            db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return notes
 
     def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
@@ -255,75 +249,68 @@ class SqliteFile(Checkpoint):
         self._db = None
         self._wal = self._unsynced = False
         path = lock_file(self.file)
-        try:
-            self._lock = open_locked(path, b" ", lambda fd: signer(path), notes)
-        except CheckpointLocked as error:
-            raise CheckpointLocked(self.path, error.pid, error.script) from None
-        try:
-            sign(path)
-            remove_leftovers(self.file)
-            if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
+        self._lock = lock.open_locked(path, b" ", lambda fd: lock.signer(path), notes)
+        with self._or_release():
+            lock.sign(self.file)
+            lock.remove_leftovers(self.file)
+            if _is_new(self.path):
                 self._set_journals_aside()
-                new = new_name(self.file)
-                make(new)  # in one step: whoever finds it finds it whole, and ours
+                new = lock.new_name(self.file)
+                _make(new).close()  # in one step: whoever finds it finds it whole, and ours
                 replace(new, self.file)
                 force_folder(self.file)
+
+    @contextlib.contextmanager
+    def _or_release(self) -> Iterator[None]:
+        """Give up the lock if this fails."""
+        try:
+            yield
         except BaseException:
             self._release()
             raise
 
     def _release(self) -> None:
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                set_mode(self._db, "delete")
-            self._db.close()
-            self._db = None
-        path = lock_file(self.file)
-        unsign(path)
+        with contextlib.suppress(sqlite3.Error):
+            self._leave()
+        lock.unsign(self.file)
         pipes.close(self._lock)
+
+    def _leave(self) -> bool:
+        """Close the database. Returns whether it is one file, without a log beside it."""
+        db, self._db = self._db, None
+        if db is None:
+            return True
+        with contextlib.closing(db):
+            return _set_mode(db, "delete")
 
     def _set_journals_aside(self) -> None:
         """They belong to a database that is here no more, and SQLite would write what they say into
         the new one."""
-        for side in (self.file + end for end in JOURNALS):
+        for side in (self.file + end for end in _JOURNALS):
             if os.path.exists(side):
-                aside = new_name(side)
+                aside = lock.new_name(side)
                 replace(side, aside)
                 kept = f"kept as {quoted(aside)}"
                 self._notes.append(f"{quoted(side)} belongs to a database that is gone: {kept}")
 
-    def _relax(self, db: sqlite3.Connection) -> None:
-        db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
-
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        with self._transaction() as db:
-            for outcome in outcomes:
-                db.execute(SAVE["results" if outcome.ok else "failures"], row_of(outcome))
-                if outcome.ok:
-                    db.execute("DELETE FROM failures WHERE path = ?", (stored(outcome.path),))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
         assert self._db is not None
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite has done so already
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors(), self._db as db:  # commits, or rolls back
+            db.execute("BEGIN IMMEDIATE")
+            for outcome in outcomes:
+                db.execute(_SAVE["results" if outcome.ok else "failures"], _row_of(outcome))
+                if outcome.ok:
+                    db.execute("DELETE FROM failures WHERE path = ?", (_stored(outcome.path),))
         self._unsynced = True
 
     def sync(self) -> None:
-        refuse_if_gone(self._status, self.path)
+        lock.refuse_if_gone(self._status, self.path)
         if self._unsynced and self._wal:
             assert self._db is not None
             with self._errors():
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute(f"PRAGMA user_version={VERSION}")  # any write will do
-                self._relax(self._db)
+                self._db.execute(f"PRAGMA user_version={_VERSION}")  # any write will do
+                self._db.execute("PRAGMA synchronous=NORMAL")
         self._unsynced = False
 
     def close(self) -> None:
@@ -333,27 +320,261 @@ class SqliteFile(Checkpoint):
             self._release()
 
     def _is_settled(self) -> bool:
-        return not any(os.path.exists(self.file + end) for end in (LOCK_FILE, *JOURNALS))
+        return not any(os.path.exists(self.file + end) for end in (lock.LOCK_FILE, *_JOURNALS))
 
     def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
         with contextlib.ExitStack() as stack, self._errors():
             try:
-                self._db = db = writable(self.path)
-                for table, columns in TABLES.items():
+                self._db = db = _writable(self.path)
+                for table, columns in _COLUMNS.items():
                     db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
+            except _ERRORS as error:
+                if not _is_damage(error):
                     raise
                 notes.append(f"{quoted(self.path)} is damaged: {error}")
-                db = stack.enter_context(with_a_new_head(self.file))
+                db = stack.enter_context(_with_a_new_head(self.file))
             outcomes = sound_outcomes(db, notes)
             rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
 
     def make_way(self) -> None:
         # One file, without anything beside it that the new one would get.
-        if self._db is not None:
-            if not set_mode(self._db, "delete"):
-                raise sqlite3.OperationalError("another program is reading the database")
-            self._db.close()
-            self._db = None
+        if not self._leave():
+            raise sqlite3.OperationalError("another program is reading the database")
         self._set_journals_aside()
+
+
+# Rows: outcomes into them, and back. All text is read as bytes, since damaged text is none. What
+# reads it raises one of `_ERRORS` for what was never saved.
+
+
+def _stored(text: str) -> str | bytes:
+    """`text` for the database: a blob if it is no Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _text_of(stored: object) -> str:
+    if not isinstance(stored, bytes):
+        raise sqlite3.DatabaseError(f"{stored!r} stands where text must be")
+    return stored.decode("utf-8", "surrogatepass")
+
+
+def _numbers_of(row: Sequence[Any]) -> Sequence[Any]:
+    if not all(isinstance(number, (int, float)) for number in row):
+        raise sqlite3.DatabaseError(f"{row!r} stand where numbers must be")
+    return row
+
+
+def _value_of(value: object, checksum: object) -> bytes | None:
+    """The worker's bytes; `None` if they are not what was saved."""
+    return value if isinstance(value, bytes) and crc32(value) == checksum else None
+
+
+def _row_of(outcome: Outcome[Any]) -> tuple[object, ...]:
+    """An outcome as a row of its table."""
+    facts = outcome.seconds, outcome.attempts, *outcome.fingerprint, outcome.finished_at
+    if outcome.failure is not None:
+        _, kind, message, traceback, *_ = outcome.failure
+        return (*map(_stored, (outcome.path, kind, message, traceback)), *facts)
+    data = outcome.pickled or b""
+    value = data if data.startswith(b"\x80") else data.decode("ascii")  # a pickle, or JSON
+    return (_stored(outcome.path), value, outcome.checksum, *facts)
+
+
+def _outcome_of(table: str, row: Sequence[Any]) -> Outcome[Any]:
+    """The outcome of a row of this table."""
+    seconds, attempts, *found, at = _numbers_of(row[-5:])
+    path, failure, data, checksum = _text_of(row[0]), None, None, 0
+    if table == "results":
+        data, checksum = _value_of(*row[1:3]), row[2]
+        if data is None:
+            raise sqlite3.DatabaseError("the value is not the one that was saved")
+    else:
+        kind, message, traceback = map(_text_of, row[1:4])
+        if kind not in get_args(FailureKind):
+            raise sqlite3.DatabaseError(f"there is no failure of the kind {kind!r}")
+        failure = Failure(path, cast(FailureKind, kind), message, traceback, attempts, seconds)
+    return Outcome(path, data, checksum, failure, seconds, attempts, Fingerprint(*found), at)
+
+
+# Connections.
+
+
+def _is_new(path: str) -> bool:
+    """Whether there is nothing, or an empty file."""
+    try:
+        return os.path.getsize(path) == 0
+    except FileNotFoundError:
+        return True
+
+
+def _make(path: str, page_size: int = _PAGE_SIZE) -> sqlite3.Connection:
+    """Make a new one, without results."""
+    db = sqlite3.connect(path)
+    db.executescript(f"PRAGMA page_size={page_size}; PRAGMA journal_mode=memory; {_SCHEMA}")
+    return db
+
+
+def _connect(path: str, how: str) -> sqlite3.Connection:
+    # Three slashes, whatever comes then: behind two, SQLite expects a machine's name, and knows
+    # no other one than its own. (That of a shared folder, on Windows, begins with two more.)
+    name = quote(os.fsencode(as_key(path)))
+    uri = f"file://{name if name.startswith('/') else '/' + name}?{how}"
+    db = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+    db.text_factory = bytes
+    return db
+
+
+def _recognised(path: str, how: str) -> sqlite3.Connection:
+    """A connection to a database of ours; raises `CheckpointError` if it is somebody else's."""
+    db = _connect(path, how)
+    try:
+        query = "SELECT * FROM pragma_application_id, pragma_user_version"  # reads the tables, too
+        application, version = db.execute(query).fetchone()
+        if application != int.from_bytes(_APPLICATION, "big"):
+            raise foreign(path)
+        if version != _VERSION:
+            raise of_another_version(path, version, _VERSION)
+    except BaseException as error:
+        db.close()
+        if isinstance(error, _ERRORS) and _is_damage(error) and not _looks_like_ours(path):
+            raise foreign(path) from error  # it is not even a database
+        raise
+    return db
+
+
+def _readable(path: str) -> sqlite3.Connection:
+    """A connection for reading. It changes nothing, unless a writer was killed and has left a
+    journal, without which nobody can read: to apply that one has to write, as SQLite does for
+    whoever may, under its own locks."""
+    if _is_new(path):
+        return _make(":memory:")
+    for how in ("mode=ro", "mode=rw"):
+        try:
+            return _recognised(path, how)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            why = error
+        _recognised(path, "immutable=1").close()  # is it ours? This looks at no journal
+    raise CheckpointError(
+        path,
+        f"was left half written by a killed writer, and cannot be repaired: {why}",
+        "Open it once where you may write to it and to its folder. Or copy it to such a "
+        "place, together with the files beside it whose names start with its name.",
+    ) from why
+
+
+def _writable(path: str) -> sqlite3.Connection:
+    """A connection for writing."""
+    _readable(path).close()  # refuses what is not ours, without changing it
+    return _recognised(path, "mode=rw")
+
+
+def _set_mode(db: sqlite3.Connection, mode: str) -> bool:
+    """Change the journal mode. Returns whether it is changed: not while somebody is reading.
+
+    The mode is two bytes of the first page, and to change them SQLite writes that page through a
+    journal. Whoever was killed there would leave the journal, and to undo the change would be left
+    to the next one. With the journal in memory there is nothing to undo: it is one write, and all
+    that differs is in the page's first hundred bytes, which no disk tears.
+    """
+    db.execute(f"PRAGMA busy_timeout={round(_MODE_SECONDS * 1000)}")
+    with contextlib.suppress(sqlite3.OperationalError):
+        if _mode(db) != mode:
+            _mode(db, "=memory")
+            _mode(db, f"={mode}")
+    db.execute(f"PRAGMA busy_timeout={round(_BUSY_SECONDS * 1000)}")
+    if _mode(db) == "memory":  # which is not for saving in
+        _mode(db, "=delete")
+    return _mode(db) == mode
+
+
+def _mode(db: sqlite3.Connection, to: str = "") -> str:
+    (mode,) = db.execute(f"PRAGMA journal_mode{to}").fetchone()
+    return str(mode, "ascii")
+
+
+# What is damaged.
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file is to blame, and not a full disk, say, or somebody who is writing."""
+    its = any(words in str(error) for words in ("no such", "no column"))
+    return type(error) is not sqlite3.OperationalError or its
+
+
+def _looks_like_ours(path: str) -> bool:
+    """Whether a file that is no database has been one of ours: by our mark or, where the first page
+    is lost, by the kinds of the next ones, in which results and their index begin."""
+    with open(path, "rb") as file:
+        start = file.read(2 * _PAGE_SIZE + 1)
+    kinds = start[_PAGE_SIZE : _PAGE_SIZE + 1], start[2 * _PAGE_SIZE :]
+    in_pages = os.path.getsize(path) % _PAGE_SIZE == 0
+    behind_it = in_pages and kinds[0] in (b"\x05", b"\x0d") and kinds[1] in (b"\x02", b"\x0a")
+    return start[68:72] == _APPLICATION or behind_it
+
+
+def sound_outcomes(db: sqlite3.Connection, findings: list[str]) -> Iterator[Outcome[Any]]:
+    """All results and failures; notes which of them are damaged."""
+    for table, columns in _COLUMNS.items():
+        for number, path in sorted(_rows(db, table, findings).items()):
+            name = path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
+            damage = f"what is saved of {quoted(name)} in {table} is damaged"
+            try:
+                query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?"
+                row = db.execute(query, (number,)).fetchone()
+                if row is None or row[0] != path:
+                    raise sqlite3.DatabaseError
+                with contextlib.suppress(*_ERRORS):
+                    yield _outcome_of(table, row)
+                    continue
+                # A value is worth more than what stands beside it.
+                yield _outcome_of(table, (*row[:-5], 0.0, 1, *Fingerprint(), 0.0))
+                findings.append(f"{damage}, but for the {table.removesuffix('s')} itself")
+            except _ERRORS:
+                findings.append(damage)
+
+
+def _rows(db: sqlite3.Connection, table: str, findings: list[str]) -> dict[int, Any]:
+    """The rows' numbers and paths: of the index, so that damaged rows have a name, and of the table
+    itself, where rows may be that the index has not; each as far as it can be read."""
+    rows: dict[int, Any] = {}
+    for where, column in (("index", ""), ("table", "NOT INDEXED")):
+        try:
+            for rowid, path in db.execute(f"SELECT rowid, path FROM {table} {column}"):
+                rows.setdefault(rowid, path)
+        except _ERRORS as error:
+            findings.append(f"the {where} of {table} cannot be read: {error}")
+    return rows
+
+
+@contextlib.contextmanager
+def _with_a_new_head(path: str) -> Iterator[sqlite3.Connection]:
+    """A copy of a database that SQLite does not take for one, with the first page of an empty
+    one, in which its length and its tables stand. In all of ours they begin at the same pages;
+    what else there may be is told by checksums."""
+    copy = lock.new_name(path)
+    try:
+        with open(path, "rb") as old:
+            _make(copy, int.from_bytes(old.read(18)[16:], "big")).close()
+            with open(copy, "r+b") as new:
+                size = int.from_bytes(new.read(18)[16:], "big")  # of a page
+                new.seek(old.seek(size))
+                shutil.copyfileobj(old, new)
+                pages = new.seek(0, os.SEEK_END) // size
+                new.truncate(pages * size)
+                new.seek(28)
+                new.write(pages.to_bytes(4, "big"))
+        for end in _JOURNALS:
+            if os.path.exists(path + end):
+                shutil.copyfile(path + end, copy + end)
+        with contextlib.closing(_connect(copy, "mode=rw")) as db:
+            yield db
+    finally:
+        for end in ("", *SqliteFile.side_files):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(copy + end)

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -675,23 +675,20 @@ def test_very_many_values_are_read_through_one_connection(
     assert len(opened) == 1
 
 
-def test_check_finds_nothing_in_what_is_being_written(path: Path) -> None:
+def test_check_finds_nothing_in_what_is_being_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Results that are replaced meanwhile are no damage: all that it sees is of one moment."""
+    look = sqlite_module.sound_outcomes
     with writing(path) as checkpoint:
         checkpoint.save([result(f"{number}", number) for number in range(300)])
-        findings = iter(_CheckedWhileWritten(path, checkpoint).check())
-        assert list(findings) == []
 
+        def look_while_all_is_written_anew(db: Any, findings: list[str]) -> Iterator[Outcome]:
+            for number, outcome in enumerate(look(db, findings)):
+                if number == 0:
+                    checkpoint.save([result(f"{each}", "new") for each in range(300)])
+                yield outcome
 
-class _CheckedWhileWritten(SqliteFile):
-    """The results are all written anew once the first of them has been looked at."""
-
-    def __init__(self, path: Path, writer: SqliteFile) -> None:
-        super().__init__(path)
-        self._writer = writer
-
-    def _sound(self, db: Any, findings: list[str]) -> Any:
-        for number, outcome in enumerate(super()._sound(db, findings)):
-            if number == 0:
-                self._writer.save([result(f"{each}", "new") for each in range(300)])
-            yield outcome
+        monkeypatch.setattr(sqlite_module, "sound_outcomes", look_while_all_is_written_anew)
+        assert SqliteFile(path).check() == []
+        assert checkpoint["0"] == "new"
