@@ -175,13 +175,14 @@ class ProgressLine:
         """
         if seconds >= self._draw_at:
             self._draw_at = seconds + self._pause
-            self._show(counts, seconds, longest())
+            named = longest()
+            self._show(lambda width: render(counts, seconds, named, width), counts)
 
     def draw_text(self, text: str, seconds: float) -> None:
         """The same before there is anything to count: show this in its place."""
         if seconds >= self._draw_at:
             self._draw_at = seconds + self._pause
-            self._show_text(lambda width: text[:width])
+            self._show(lambda width: text[:width])
 
     def start_over(self) -> None:
         """The clock starts anew."""
@@ -219,11 +220,8 @@ class ProgressLine:
         """The run is over, and this is where it stands: the report says so."""
         self.clear()
 
-    def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
-        self._show_text(lambda width: render(counts, seconds, longest, width))
-
-    def _show_text(self, text: Callable[[int], str]) -> None:
-        """What `text` makes for the columns that there are."""
+    def _show(self, text: Callable[[int], str], counts: Counts | None = None) -> None:
+        """What `text` makes for the columns that there are, of the `counts` if there are any."""
         if self._stream is None or self._pause == NEVER:
             return
         if not self._redrawn:
@@ -266,34 +264,30 @@ class ProgressBar(ProgressLine):
 
     def end(self, counts: Counts) -> None:
         """Bring the bar to where the run stands, and close it."""
-        self._bring_to(counts)
-        with self._trying():
-            if self._bar is not None:
-                self._bar.close()
-        self._bar = None
-
-    def _show_text(self, text: Callable[[int], str]) -> None:
-        """A bar has nothing but counts."""
-
-    def _show(self, counts: Counts, seconds: float, longest: Longest) -> None:
-        if self._bar is None and self.error is None:
-            self._shown = counts.finished
+        if (bar := self._bar) is not None:
             with self._trying():
+                self._bring_to(counts)
+                bar.close()
+            self._bar = None
+
+    def _show(self, text: Callable[[int], str], counts: Counts | None = None) -> None:
+        if counts is None or self.error is not None:
+            return
+        with self._trying():
+            if self._bar is None:
+                self._shown = counts.finished
                 self._bar = self._make(
                     total=counts.total, initial=self._shown, desc=self._name, unit="file"
                 )
-        self._bring_to(counts)
+            self._bring_to(counts)
 
     def _bring_to(self, counts: Counts) -> None:
-        if self._bar is None:
-            return
-        news, self._shown = counts.finished - self._shown, max(counts.finished, self._shown)
-        with self._trying():
-            if counts.failed > self._failed and hasattr(self._bar, "set_postfix"):
-                self._failed = counts.failed
-                self._bar.set_postfix(failed=counts.failed, refresh=False)
-            if news > 0:
-                self._bar.update(news)
+        if counts.failed > self._failed and hasattr(self._bar, "set_postfix"):
+            self._failed = counts.failed
+            self._bar.set_postfix(failed=counts.failed, refresh=False)
+        if (news := counts.finished - self._shown) > 0:
+            self._shown += news
+            self._bar.update(news)
 
     def _write(self, text: str) -> None:
         with self._trying():
