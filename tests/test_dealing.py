@@ -154,15 +154,17 @@ def test_a_slow_file_makes_the_next_batch_short() -> None:
     assert len(_deal(dealer, 0)) == 5
 
 
-def test_several_outcomes_share_the_time_since_the_last() -> None:
-    """The pace is that of one file, however many are reported together."""
+def test_outcomes_share_the_time_of_their_batch() -> None:
+    """The pace is that of one file, however many are reported together: also in two reports that
+    come at the same moment, between which there was no time at all."""
     dealer = _with_quick_files(Dealer(1))
     dealer.add(map(str, range(10_000)))
     _deal(dealer, 0)
     dealer.finish(0, 10, NOW + 0.5)
-    dealer.finish(0, 40, NOW + 0.75)
+    dealer.finish(0, 20, NOW + 0.5)
+    dealer.finish(0, 20, NOW + 0.5)
     dealer.give_back(0)
-    assert len(_deal(dealer, 0)) == 8
+    assert len(_deal(dealer, 0)) == 5
 
 
 @pytest.mark.parametrize(("to_do", "workers", "length"), [

@@ -62,11 +62,12 @@ class Again(enum.Enum):
 
 
 class _Batch:
-    """What a worker has not done of what it was dealt, since when it is at the first of it, and the
+    """What a worker has not done of what it was dealt, how much it has, and since when; and the
     queue that it is from."""
 
     def __init__(self, paths: Iterable[str], since: float, source: deque[str]) -> None:
         self.paths = deque(paths)
+        self.done = 0
         self.since = since
         self.source = source
 
@@ -302,8 +303,9 @@ class Dealer:
         if batch is None or number > len(batch.paths):
             has = len(batch.paths) if batch is not None else "no"
             raise ValueError(f"worker {worker} sent {number} outcomes, but has {has} paths")
-        self._seconds = max(0.0, now - batch.since) / number
-        batch.since = now
+        # Of the whole batch: several reports come at once, and between them is no time at all.
+        batch.done += number
+        self._seconds = max(0.0, now - batch.since) / batch.done
         return [batch.paths.popleft() for _ in range(number)]
 
     def give_back(self, worker: int) -> None:
