@@ -35,6 +35,7 @@ class Machine(NamedTuple):
 MACHINES = {
     "simulation": Machine(["-m", "tests.prove.simulation", "--seeds", "{1500}"]),
     "sweep": Machine(["-m", "tests.kill.sweep"], needs="strace"),
+    "power cuts": Machine(["-m", "tests.prove.power_cuts", "--states", "{30}"]),
     "fuzzing": Machine(["-m", "tests.prove.fuzzing", "--seconds", "{20}"]),
     "contract": Machine(
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/checkpoints/test_machine.py"],
