@@ -247,7 +247,7 @@ def test_a_worker_that_nobody_needs_any_more_leaves_in_peace() -> None:
     """Others were quicker while it was starting. That is no loss, and nobody is told of one."""
     context = multiprocessing.get_context("spawn")
     (tasks, our_tasks), (our_results, results), (_, words) = (context.Pipe(False) for _ in "abc")
-    arguments = (tasks, results, words, None, 0, os.getcwd())
+    arguments = (tasks, words, results, None, 0, os.getcwd())
     worker = context.Process(target=run_worker, args=arguments)
     worker.start()
     for end in (our_tasks, results):

@@ -9,13 +9,14 @@ from multiprocessing.connection import wait
 import pytest
 
 from resumable_pool.between import children as processes
+from resumable_pool.between.waiting import Waiter
 
 from .stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def leave(status: int) -> None:
+def leave(told: object, said: object, status: int) -> None:
     os._exit(status)
 
 
@@ -23,16 +24,18 @@ def leave(status: int) -> None:
 def test_how_a_child_ended_is_told(method: str, status: int) -> None:
     """Whoever started it."""
     context = multiprocessing.get_context(method)
-    child = processes.Child(context, "test", leave, (status,), ())
+    child = processes.Child(context, "test", leave, (status,), Waiter())
     assert wait([child.sentinel], PATIENCE)  # to start one may take longer than to leave may
-    assert child.reap(in_peace=True) == status
+    assert child.reap(in_peace=True) == (status, b"")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork server here")
 def test_an_end_that_the_fork_server_did_not_tell_is_unknown() -> None:
     """It was killed, or the start of a process in another thread has been told; that is no status
     of the child's."""
-    child = processes.Child(multiprocessing.get_context("forkserver"), "test", leave, (0,), ())
+    child = processes.Child(
+        multiprocessing.get_context("forkserver"), "test", leave, (0,), Waiter()
+    )
     wait([child.sentinel])
     os.read(child.sentinel, 100)
-    assert child.reap(in_peace=True) is None
+    assert child.reap(in_peace=True) == (None, b"")

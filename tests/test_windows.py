@@ -20,6 +20,7 @@ from resumable_pool import ResumableRunner
 from resumable_pool.between import children, frames, system
 from resumable_pool.between import pipes as forks
 from resumable_pool.between.messages import Values
+from resumable_pool.between.waiting import Waiter
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="Windows")
 
@@ -71,7 +72,7 @@ def test_a_wait_survives_a_handler(pipe: tuple[forks.Connection, forks.Connectio
         signal.signal(signal.SIGINT, before)
 
 
-def write_half(writer: Any, address: str) -> None:
+def write_half(told: Any, said: Any, writer: Any, address: str) -> None:
     """A large frame's beginning, and more of it than the pipe takes."""
     with Client(address) as stage:
         stage.send(os.getpid())
@@ -86,7 +87,7 @@ def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
     reader, writer = pipe
     frames.FrameWriter(writer).send([frames._FRAME.pack(frames._VALUE, 4), b"rest"])
     with Listener(family="AF_PIPE") as stage:
-        child = children.Child(CONTEXT, "test", write_half, (writer, stage.address), (writer,))
+        child = children.Child(CONTEXT, "test", write_half, (stage.address,), Waiter(), writer)
         forks.close(writer)
         with stage.accept() as told:
             told.recv()
@@ -100,7 +101,7 @@ def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
         forks.wait([reader], None)
         received += taken.messages()
     assert received == [Values([b"rest"])]
-    assert system.was_killed(child.reap(in_peace=False))
+    assert system.was_killed(child.reap(in_peace=False)[0])
 
 
 def test_a_large_value_arrives_whole(pipe: tuple[forks.Connection, forks.Connection]) -> None:

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from ..errors import WorkerStartError
 from ..values import keep_script_known
 from . import pipes, system
+from .waiting import PipeWriter, Waiter
 
 # How long a process that has nothing more to do may take to leave, and one that has lost its pipes
 # to be dead, before it is killed. Both are much longer than any needs: they bound waits for events.
@@ -56,16 +57,20 @@ _POOLS = {
     "concurrent.futures.process": "_threads_wakeups",
 }
 
+# What a pipe holds at most, unless somebody has enlarged it.
+_MOST_HEARD = 1 << 16
+
 # What multiprocessing makes of an exit status that the fork server did not tell.
 FORGOTTEN = 255
 
 
 class Child:
-    """A child process, as its parent sees it.
+    """A child process, as its parent sees it, with a pipe to it and one from it.
 
     Attributes:
         pid: its process id.
         sentinel: ready for `multiprocessing.connection.wait` when the process has ended.
+        heard: our end of the pipe from it.
     """
 
     def __init__(
@@ -74,17 +79,45 @@ class Child:
         name: str,
         target: Callable[..., None],
         arguments: tuple[Any, ...],
-        ends: tuple[pipes.Closable, ...],
+        waiter: Waiter,
+        *ends: Connection,
+        duplex: bool = False,
     ) -> None:
-        """Start a child that runs `target(*arguments)` and keeps these `ends` of pipes.
+        """Start a child that runs `target(told, said, *ends, *arguments)` and keeps these `ends` of
+        pipes. The `waiter` writes what it cannot be told at once; `duplex`: ends of pipes are
+        handed over with that, whose receipt is acknowledged there if the system (macOS) needs it.
 
         Raises:
             WorkerStartError: the system would not start one.
         """
+        made: list[Connection] = []
+        try:
+            theirs, ours = pipes.pipe(context, duplex)
+            made += theirs, ours
+            self.heard, said = pipes.pipe(context, duplex=False)
+            made += self.heard, said
+            self._start(context, name, target, (theirs, said, *ends), arguments)
+        except BaseException as error:
+            pipes.close(*made)
+            if isinstance(error, (OSError, EOFError)):
+                raise cannot_start(name, error) from None
+            raise
+        pipes.close(theirs, said)
+        pipes.never_wait(self.heard)
+        self._told = PipeWriter(ours, waiter)
+
+    def _start(
+        self,
+        context: BaseContext,
+        name: str,
+        target: Callable[..., None],
+        ends: tuple[Connection, ...],
+        arguments: tuple[Any, ...],
+    ) -> None:
         # Every concrete context has a Process, though not its base. Never daemonic, because a
         # function may want children of its own.
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=target, args=arguments, name=_NAME + name, daemon=False
+            target=target, args=(*ends, *arguments), name=_NAME + name, daemon=False
         )
         if _is_frozen_again():
             sys.exit(1)  # as below
@@ -99,8 +132,6 @@ class Child:
                 # word; the runner sees it die and says what is missing.
                 sys.exit(1)
             raise
-        except (OSError, EOFError) as error:
-            raise cannot_start(name, error) from None
         assert self._process.pid is not None
         self.pid = self._process.pid
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
@@ -112,6 +143,26 @@ class Child:
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
 
+    def tell(self, message: bytes, handed_over: Connection | None = None) -> None:
+        """Never blocks. If it is dead nothing happens."""
+        self._told.send(message, handed_over)
+
+    def tell_no_more(self) -> None:
+        """The pipe to it is closed as soon as all is written."""
+        self._told.finish()
+
+    def has_unread(self, length: int) -> bool:
+        """Whether it has not read the last message, of this length, as far as one can tell."""
+        return self._told.has_unread(length)
+
+    def hear(self) -> bytes:
+        """What there is in the pipe from it, unless that is read otherwise."""
+        said = bytearray(_MOST_HEARD)
+        try:
+            return bytes(said[: pipes.read_into(self.heard, memoryview(said))])
+        except (OSError, EOFError):
+            return b""
+
     def has_ended(self) -> bool:
         """Whether the process is dead; its exit code may be unknown (SIGCHLD is ignored, say)."""
         return self._process.exitcode is not None or bool(pipes.wait([self.sentinel], 0))
@@ -122,14 +173,16 @@ class Child:
             with contextlib.suppress(OSError):  # it has not come to make a session yet
                 os.kill(self.pid, getattr(signal, name, signal.SIGTERM))
 
-    def reap(self, in_peace: bool) -> int | None:
+    def reap(self, in_peace: bool) -> tuple[int | None, bytes]:
         """Wait for a process that is leaving, kill it if it does not leave, and forget it.
 
         What it has started and left in its session is killed as well, unless it leaves `in_peace`.
 
         Returns:
             Its exit code, negative for a signal; `None` if it had to be killed, or nobody can tell.
+            And what was left in the pipe from it.
         """
+        self._told.close()
         if not self.has_ended():
             pipes.wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
         exitcode = self._process.exitcode
@@ -139,6 +192,13 @@ class Child:
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
             pipes.wait([self.sentinel], DYING_SECONDS)
+        self._forget()
+        left = self.hear()
+        pipes.close(self.heard)
+        # The fork server is no more, or the start of a process in another thread has been told.
+        return None if self._by_server and exitcode == FORGOTTEN else exitcode, left
+
+    def _forget(self) -> None:
         ended = self._pidfd >= 0 and self.has_ended()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -150,8 +210,6 @@ class Child:
         # Not closed: another thread may have it from multiprocessing's list, to join it when the
         # program ends, for instance. What nobody has is closed.
         del self._process
-        # The fork server is no more, or the start of a process in another thread has been told.
-        return None if self._by_server and exitcode == FORGOTTEN else exitcode
 
 
 def _is_frozen_again() -> bool:
@@ -318,21 +376,11 @@ if hasattr(os, "register_at_fork"):
 def _open_standard_streams() -> None:
     """Nothing to read; and if the program runs with its output closed, what is printed must not go
     into the next file that is opened, which might be the checkpoint."""
-    missing = [0, *(fd for fd in (1, 2) if not _is_open(fd))]
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in missing:
-        os.dup2(null, fd)
-        os.set_inheritable(fd, True)  # where they are the same, dup2 does nothing
-    if null not in missing:
-        os.close(null)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):  # it is closed already
+        os.close(0)
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        os.set_inheritable(null, True)
+    os.close(null)
 
 
 def _reset_signals(ignored: frozenset[str]) -> None:

@@ -49,7 +49,7 @@ class Setup(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """The process runs and waits for its `Setup`."""
+    """This process writes here. (For the saver alone, which may outlive the runner.)"""
 
     pid: int
 
@@ -134,7 +134,7 @@ class Ended(NamedTuple):
 # says whether to save it.
 FromSaver = (
     Opened | Unable | Saved | FailureSaved
-    | Hello | Ready | StartFailed | Received | Outcome[Any] | BatchOver | Ended
+    | Ready | StartFailed | Received | Outcome[Any] | BatchOver | Ended
 )  # fmt: skip
 
 # With the worker that it is about, or `OF_NONE`.

@@ -247,44 +247,6 @@ else:
         return multiprocessing.connection.wait(ends, seconds)
 
 
-class PipesForChild:
-    """Pipes to and from a child that is started in the block of a `with`. When the block is left,
-    the child's ends are closed here; if it was left by an error, ours are as well."""
-
-    def __init__(self, context: BaseContext) -> None:
-        self._context = context
-        self._ours: list[Connection] = []
-        self._theirs: list[Connection] = []
-
-    def to_child(self) -> tuple[Connection, Connection]:
-        """A pipe to write to: our end and the child's."""
-        theirs, ours = pipe(self._context, duplex=False)
-        return self._add(ours, theirs)
-
-    def from_child(self) -> tuple[Connection, Connection]:
-        """A pipe to read from: our end and the child's."""
-        ours, theirs = pipe(self._context, duplex=False)
-        return self._add(ours, theirs)
-
-    def both_ways(self) -> tuple[Connection, Connection]:
-        """A pipe for both: our end and the child's."""
-        ours, theirs = pipe(self._context, duplex=True)
-        return self._add(ours, theirs)
-
-    def _add(self, ours: Connection, theirs: Connection) -> tuple[Connection, Connection]:
-        self._ours.append(ours)
-        self._theirs.append(theirs)
-        return ours, theirs
-
-    def __enter__(self) -> PipesForChild:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        close(*self._theirs)
-        if error is not None:
-            close(*self._ours)
-
-
 @contextlib.contextmanager
 def handing_over(*ends: Closable) -> Iterator[None]:
     """A child that this thread forks meanwhile keeps `ends`."""

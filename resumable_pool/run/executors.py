@@ -4,9 +4,10 @@
    slot  ──────────▶  executor  ──────────▶  its slot  ──────────▶  saver
          (submit)                (a future)            (own pipe)
 
-No process is started, and none ended: the executor is its owner's. The runner's own process writes
-what came of a batch into the pipe that a worker of ours would write to, so all that comes after is
-the same: counting, saving, dealing, retries, verdicts.
+No process is started, and none ended: the executor is its owner's. A slot stands where a worker's
+process would: it is told the same, writes what came of a batch into its own pipe to the saver, and
+leaves or dies as workers do. So all the rest is the same: counting, saving, dealing, retries,
+verdicts. (It is no thread: engines are given batches in the thread of the run, and programs fork.)
 
 Whatever a future raises is the engine's own trouble (see worker/far_process.py), and its type does
 not tell what has happened. Three rules decide whether a file is to blame:
@@ -25,12 +26,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
-from ..between import pipes
-from ..between.children import cannot_start
+from ..between.children import Child
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, BatchOver, Done, Task
@@ -41,9 +42,9 @@ from ..records import WorkerStatus
 from ..values import Encoder
 from ..worker.far_process import Answer, process_far
 from .books import Dealer
-from .crew import Crew, State
 from .saver_handle import Saver
 from .stop_requests import Inbox
+from .workers import Crew, State, Worker
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3
@@ -52,7 +53,7 @@ LOST_ATTEMPTS = 3
 _LOST = -1
 
 
-class FarCrew(Crew["Slot"]):
+class FarCrew(Crew):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
     def __init__(
@@ -73,18 +74,15 @@ class FarCrew(Crew["Slot"]):
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         return FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
 
-    def start(self) -> None:
-        serial = self._started
-        self._started += 1
-        try:
-            if self._inbox is None:
-                self._inbox = Inbox(self._context)
-            results, writer = pipes.pipe(self._context, duplex=False)
-        except OSError as error:
-            raise cannot_start("worker", error) from None
-        self._saver.watch(serial, results)
-        results_to_saver = PipeWriter(writer, self._waiter)
-        self._workers[serial] = Slot(serial, results_to_saver, self._submit, self._inbox)
+    def _start(self, serial: int, place: int) -> Worker:
+        if self._inbox is None:
+            self._inbox = Inbox(self._context)
+        results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
+        slot = Slot(serial, results, self._submit, self._inbox.put)
+        worker = Worker(serial, place, f"slot {serial}", slot, self._setup)
+        worker.note_ready()  # it needs no initializer
+        worker.to_blame, worker.how = False, "was abandoned"  # unless it is lost
+        return worker
 
     def begin(self, encoder: Encoder) -> None:
         self._setup = self._setup._replace(encoder=encoder)
@@ -118,31 +116,28 @@ class FarCrew(Crew["Slot"]):
 
     def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
         """Decide who is to blame. Returns why the run has to end, if it has to."""
-        in_flight = [path for slot in self for path, _ in slot.batch]
+        slots = [worker.process for worker in self]
+        in_flight = [path for one in slots if isinstance(one, Slot) for path, _ in one.batch]
+        worker = self[slot.serial]
         ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
         if broken:
             just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self._broken)
-            slot.to_blame = just_now and len(in_flight) == 1
+            worker.to_blame = just_now and len(in_flight) == 1
             self._broken = True
         elif self._answered:
-            slot.to_blame = len(slot.batch) == 1
+            worker.to_blame = len(slot.batch) == 1
         else:
             self._lost += 1
             ends = self._lost >= LOST_ATTEMPTS
         text, traceback = describe(error)
-        slot.give_up(f"was lost: {text}")
-        if not ends:
-            return None
-        return ExecutorError(type(self._executor).__name__, text, in_flight, broken, traceback)
-
-    def terminate(self, now: float, *states: State) -> None:
-        for slot in self.are(*states):
-            slot.abandon()
+        worker.how, worker.state = f"was lost: {text}", State.CONDEMNED
+        slot.die()
+        return ExecutorError(self.engine, text, in_flight, broken, traceback) if ends else None
 
     def kill(self) -> None:
-        for slot in self:
-            slot.abandon()
-            del self._workers[slot.serial]
+        for worker in self:
+            worker.kill()
+            self.remove(worker.serial)
         if self._inbox is not None:
             self._inbox.close()
 
@@ -152,101 +147,102 @@ class FarCrew(Crew["Slot"]):
             "its dashboard or logs"
         )
 
+    def longest(self, now: float) -> tuple[str, float] | None:
+        return None
 
-class Slot:
-    """Room for one batch in flight. Lives in the runner's process.
+
+class Slot(Child):
+    """Room for one batch in flight, in the place of a process. Lives in the runner's process.
 
     Attributes:
         batch: what is in flight, with `future`; empty while nothing is.
         future: what the executor has promised, or `None`.
         refused: whether it has not even taken the batch.
-        And those of every `Worker` (crew.py).
     """
-
-    timed_out = was_killed = unread = lost = False  # nobody can, nor know
-    finished = 0  # of its processes nothing is known, so a file may as well be given to any of them
 
     def __init__(
         self,
         serial: int,
         results: PipeWriter,
         submit: Callable[[Sequence[Task]], Future[Answer]],
-        inbox: Inbox[tuple[Slot, Future[Answer]]],
+        note_done: Callable[[tuple[Slot, Future[Answer]]], None],
     ) -> None:
-        """`results` is the write end of its pipe to the saver."""
+        """`results` is the write end of its pipe to the saver; `note_done` is told, in any thread,
+        when a future has come true."""
         self.serial = serial
-        self.name = f"slot {serial}"
-        self.state = State.READY  # it needs no initializer, and has nothing to be told
-        self.busy_since = 0.0
-        self.to_blame = self.refused = False
         self.batch: Sequence[Task] = ()
         self.future: Future[Answer] | None = None
+        self.refused = self._leaves = False
         self._results = results
         self._submit = submit
-        self._inbox = inbox
+        self._note_done = note_done
         self._outcomes = 0
-        self._how = "was abandoned"
 
-    def note_ready(self) -> None: ...
-
-    def note_outcomes(self, number: int, now: float) -> None: ...
-
-    def deal(self, batch: Sequence[Task], now: float) -> None:
-        self.busy_since = now
+    def tell(self, message: bytes, handed_over: object = None) -> None:
+        """Its next batch, or the empty one that recalls, which no executor can."""
+        if not (batch := pickle.loads(message)):
+            return
         self.batch = batch
         try:
             self.future = self._submit(batch)
-            self.future.add_done_callback(self._note_done)
+            self.future.add_done_callback(self._tell)
         except BaseException as error:  # an engine may raise anything; it is told like all the rest
             self.refused = True
             self.future = Future()
             self.future.set_exception(error)
-            self._note_done(self.future)
+            self._tell(self.future)
 
-    def _note_done(self, future: Future[Answer]) -> None:
-        """In any thread."""
-        self._inbox.put((self, future))
+    def _tell(self, future: Future[Answer]) -> None:
+        self._note_done((self, future))
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
         self.batch, self.future = (), None
         self._outcomes += number
         self._results.write(frames + plain_frame(BatchOver()))
-        if self.state is State.LEAVING:
-            self._leave()
+        if self._leaves:
+            self.tell_no_more()
 
-    def dismiss(self) -> None:
-        if self.state is State.READY:
-            self.state = State.LEAVING
-            if self.future is None:
-                self._leave()
-
-    def _leave(self) -> None:
-        self._end_stream(self._outcomes)
+    def tell_no_more(self) -> None:
+        """It may leave as soon as nothing is in flight."""
+        self._leaves = True
+        if self.future is None:
+            self._end_stream(self._outcomes)
 
     def _end_stream(self, outcomes: int) -> None:
         self._results.write(plain_frame(Done(outcomes)))
         self._results.finish()
 
-    def give_up(self, how: str) -> None:
+    def die(self) -> None:
         """Nothing will come of its batch. Its stream ends as a dead worker's: with what came of
         earlier ones, and without a `Done` that is right."""
-        self._how = how
-        self.state = State.CONDEMNED
         self.batch, self.future = (), None
         self._end_stream(_LOST)
 
-    def abandon(self) -> None:
+    def signal_group(self, name: str) -> None:
         """Do not wait for its batch, and ignore what still comes of it."""
         future = self.future
-        self.give_up("was abandoned")
+        self.die()
         if future is not None:
             with contextlib.suppress(BaseException):  # some engines cannot, and raise something
                 future.cancel()
 
-    def bury(self, in_peace: bool) -> tuple[str, str]:
+    def has_unread(self, length: int) -> bool:
+        """It takes all that it is told."""
+        return False
+
+    def has_ended(self) -> bool:
+        """There is nothing to wait for after its stream."""
+        return True
+
+    def reap(self, in_peace: bool) -> tuple[int | None, bytes]:
+        """Its stream has ended. It has no exit code."""
         self._results.close()
-        return self._how, ""
+        return None, b""
+
+    def hear(self) -> bytes:
+        """It leaves no words."""
+        return b""
 
 
 def _read(future: Future[Answer], most: int) -> Answer | BaseException:

@@ -19,7 +19,6 @@ from ..records import Outcome, WorkerStatus, in_words
 from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Dealer
-from .crew import Crew, State
 from .ledger import Finished, Ledger
 from .plan import Plan
 from .saver_handle import Saver
@@ -28,7 +27,7 @@ from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Stopping
 from .story import Story
 from .verdicts import Verdicts
-from .worker_crew import WorkerCrew
+from .workers import Crew, State
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.
@@ -168,8 +167,6 @@ class Run:
         match report:
             case messages.Opened(notes, encoder):
                 self._note_opened(notes, encoder)
-            case messages.Hello():
-                self._crew.note_hello(serial)
             case messages.Ready():
                 self._crew[serial].note_ready()
                 self._starts.note_ready()
@@ -392,9 +389,9 @@ class Run:
         self.stopping.end()
 
 
-def _crew_for(options: Options) -> type[Crew[Any]]:
+def _crew_for(options: Options) -> type[Crew]:
     if options.executor is None:
-        return WorkerCrew
+        return Crew
     from .executors import FarCrew  # for the few who have one; spawned processes import all of this
 
     return FarCrew

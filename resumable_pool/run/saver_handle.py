@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from ..between import children, pipes, system
+from ..between import children, system
 from ..between.messages import Report, ToSaver, Watch
-from ..between.waiting import PipeReader, PipeWriter, Waiter, to_hand_over
+from ..between.waiting import PipeReader, Waiter, to_hand_over
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..saver.process import run_saver
 from ..saver.saving import Saving
@@ -45,30 +45,22 @@ class Saver:
         Raises:
             WorkerStartError: the system would not start it.
         """
-        # A pipe of its own for the reports: the other one also carries descriptors, whose receipt
-        # is acknowledged on it where the system (macOS) needs that.
-        try:
-            with pipes.PipesForChild(self._context) as made:
-                reports_end, reports = made.from_child()
-                ours, orders = made.both_ways()
-                ends = (orders, reports)
-                arguments = (*ends, self._saving, self._timeout)
-                self.process = children.Child(self._context, "saver", run_saver, arguments, ends)
-        except OSError as error:
-            raise children.cannot_start("saver", error) from None
-        self._orders = PipeWriter(ours, self._waiter)
-        self._reports = PipeReader(reports_end)
-        self._waiter.add(reports_end)
+        arguments = (self._saving, self._timeout)
+        self.process = children.Child(
+            self._context, "saver", run_saver, arguments, self._waiter, duplex=True
+        )
+        self._reports = PipeReader(self.process.heard)
+        self._waiter.add(self.process.heard)
 
     def tell(self, message: ToSaver) -> None:
         """Give an order. If the saver is dead nothing happens: its reports end, and tell so."""
-        self._orders.send(pickle.dumps(message))
+        self.process.tell(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
         """Hand over the read end of a worker's pipe, and close it here: only if nobody else holds
         it does a worker notice that the saver is dead."""
         sent = to_hand_over(results, self.process.pid)
-        self._orders.send(pickle.dumps(Watch(worker, sent)), results)
+        self.process.tell(pickle.dumps(Watch(worker, sent)), results)
 
     def read_reports(self) -> Iterator[Report]:
         """The reports that have come since; sets `gone` when there will be no more."""
@@ -80,14 +72,10 @@ class Saver:
             yield from pickle.loads(message)
         self.gone = self.gone or self._reports.at_end
 
-    def no_more_workers(self) -> None:
-        """Let it leave once the streams it knows have ended."""
-        self._orders.finish()
-
     def last_reports(self, look: Callable[[], None]) -> Iterator[Report]:
         """Let it leave, and read its reports until it has. Each time that something has come, or
         nothing for a while, `look` is called."""
-        self.no_more_workers()
+        self.process.tell_no_more()
         while not self.gone:
             self._waiter.wait(ASK_SECONDS, [self.process.sentinel])
             look()
@@ -107,9 +95,7 @@ class Saver:
 
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
-        self._orders.close()
-        self._waiter.remove(self._reports.end)
-        pipes.close(self._reports.end)
-        exitcode = self.process.reap(in_peace=True)
+        self._waiter.remove(self.process.heard)
+        exitcode, _ = self.process.reap(in_peace=True)
         in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)

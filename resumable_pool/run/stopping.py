@@ -6,18 +6,16 @@ Knows no signal handler, and nothing of what becomes of a file.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..between.clock import NEVER
 from ..errors import STOPS
 from ..options import Options
 from ..records import count_files, in_words
 from .books import Dealer
-from .crew import Crew, State
 from .ledger import Ledger
 from .screen import describe_end
 from .stop_requests import BY_CALL, CONSOLE_CLOSED, TIME_OVER, StopRequests
 from .story import Story
+from .workers import Crew, State
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
@@ -46,7 +44,7 @@ class Stopping:
         options: Options,
         requests: StopRequests,
         dealer: Dealer,
-        crew: Crew[Any],
+        crew: Crew,
         ledger: Ledger,
         story: Story,
     ) -> None:

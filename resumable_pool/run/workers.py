@@ -1,23 +1,47 @@
-"""The runner's handle on a worker process: started, given its files, and ended.
+"""The workers of a run, as its runner sees them: started, given their files, looked after, ended.
 
-Knows nothing of the checkpoint, of other workers, or of what becomes of a file; what runs in the
-process is in worker/process.py.
+    Crew     all of them
+    Worker   the handle on one: what is wanted of it, what is known of it, and when it is overdue
+
+Behind a handle is a process of ours (worker/process.py), or what behaves like one: executors.py
+puts somebody else's `Executor` there, and nothing else differs.
+
+Knows no outcome: whom to deal what is books.py's, what an end means the loop's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from typing import Any
 
 from ..between import children, pipes, system
 from ..between.clock import NEVER
-from ..between.messages import Setup, Task
-from ..between.waiting import PipeWriter, Waiter
-from ..worker.process import BROKEN, CALL_OVER, LOST_PIPE, OWN_FILE, run_worker
-from .crew import State
+from ..between.frames import PIPE_SIZE
+from ..between.messages import BATCH_SECONDS, Died, Setup, Task
+from ..between.waiting import Waiter
+from ..errors import WorkerStartError
+from ..options import Options
+from ..records import WorkerStatus
+from ..values import Encoder
+from ..worker import process as in_worker
+from .books import Dealer
+from .saver_handle import Saver
+
+if sys.platform == "linux":
+    import fcntl
+
+# What the workers' pipes hold together. Linux lets a user have 64 MiB in all pipes; who has used
+# that up gets tiny ones, in every program. And what one holds without being asked.
+_ALL_PIPES = 16 << 20
+_USUAL_PIPE_SIZE = 1 << 16
+
+# How often to ask the processes themselves whether they live.
+ASK_SECONDS = 1.0
 
 # A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
 # moment to write that down. If for so long there is no word, it is stopped, say. And when the call
@@ -25,79 +49,84 @@ from .crew import State
 WRITING_SECONDS = 0.1
 WORDLESS_SECONDS = 3.0
 
-# What a pipe holds at most, unless somebody has enlarged it.
-_MOST_WORDS = 1 << 16
-
 # Between asking a process group to end (SIGTERM) and making it (SIGKILL).
 POLITE_SECONDS = 2.0
 
 _STATUS_IN_WORDS = {
     0: "exited with status 0 in the middle of it (os._exit, or exit in a library?)",
-    LOST_PIPE: "lost its pipes: the function closed descriptors that are not its own",
-    BROKEN: "was broken by an exception between two files (from a signal handler?)",
+    in_worker.LOST_PIPE: "lost its pipes: the function closed descriptors that are not its own",
+    in_worker.BROKEN: "was broken by an exception between two files (from a signal handler?)",
 }
 
 
-class WorkerProcess:
-    """The runner's handle on one worker process. Lives in the runner's process.
+class State(enum.Enum):
+    """What the runner wants of a worker.
+
+    STARTING ──Ready──▶ READY ──dismiss──▶ LEAVING
+        │                 │                   │
+        └─────────────────┴──terminate────────┴──▶ CONDEMNED
+    """
+
+    STARTING = enum.auto()
+    READY = enum.auto()  # files may be dealt to it
+    LEAVING = enum.auto()  # it is told to go when it has finished what it has
+    CONDEMNED = enum.auto()  # it is told to end at once, and killed if it does not
+
+
+class Worker:
+    """The handle on one worker, who has one batch at a time, and a stream of its own to the saver.
+    Lives in the runner's process.
 
     Attributes:
-        process: the process.
+        serial: its number; no other worker of the run has it.
         slot: its place among the workers; the one that replaces it gets the same place.
-        last_words: where it leaves a traceback if its file takes too long, or crashes it, and word
-            that a call with a time limit is over.
+        name: what a person calls it.
+        process: the process. In the pipe from it, it leaves a traceback if its file takes too long,
+            or crashes it, and word that a call with a time limit is over.
+        state: what is wanted of it.
+        finished: how many outcomes its process is known to have sent.
+        busy_since: when it was given the file that it is at, by the clock of the run.
         late_at: when its file will have taken too long, or has just begun late.
         end_at: when to end it for that, or because it does not leave.
         kill_at: when to kill it, if it has not ended by then.
+        timed_out: whether it is condemned because its file took too long.
         reported_dead: whether the saver has been told of its death.
         was_clean: whether its stream has ended well, and what is left is for it to leave; `None`
             while it has not ended.
-        And those of every `Worker` (crew.py).
+        lost: whether its stream has broken off, and it is only waited for until it is dead.
+        how: how it ended, in words, where its process does not tell.
+        to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
+        was_killed: once it is buried, whether it did not end by itself.
+        unread: once it is buried, whether it has never taken the batch that it was dealt last.
     """
-
-    to_blame = True  # it sends every outcome before it begins the next file
 
     def __init__(
         self,
-        context: BaseContext,
         serial: int,
         slot: int,
-        results: Connection,
-        waiter: Waiter,
+        name: str,
+        process: children.Child,
         setup: Setup,
-        folder: str,
     ) -> None:
-        """Start the process. `results` is the write end of its pipe to the saver, `setup` what it
-        inherits if it is forked, and `folder` where relative paths start.
-
-        Raises:
-            WorkerStartError: the system would not start it.
-        """
-        self.serial = serial
-        self.name = f"worker {slot}"
-        self._setup = setup
+        """The process has, or will be given, this `setup`."""
+        self.serial, self.slot, self.name = serial, slot, name
+        self.process = process
         self.state = State.STARTING
-        self.slot = slot
         self.finished = 0
         self.busy_since = 0.0
-        self.timed_out = self.reported_dead = self.was_killed = self.unread = self.lost = False
-        self.was_clean: bool | None = None
-        self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self.late_at = self.end_at = self.kill_at = NEVER
+        self.timed_out = self.reported_dead = self.lost = self.was_killed = self.unread = False
+        self.was_clean: bool | None = None
+        self.how = ""
+        self.to_blame = True  # it sends every outcome before it begins the next file
+        self._setup = setup
+        self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self._words = b""  # of the file that it is at
-        with pipes.PipesForChild(context) as made:
-            ours, tasks = made.to_child()
-            self.last_words, last_words = made.from_child()
-            pipes.never_wait(self.last_words)
-            ends = (tasks, results, last_words)
-            forked = context.get_start_method() == "fork"
-            arguments = (*ends, setup if forked else None, slot, folder)
-            self.process = children.Child(context, self.name, run_worker, arguments, ends)
-        self._tasks = PipeWriter(ours, waiter)
 
     def set_up(self, pickled: bytes) -> None:
-        """Answer its `Hello`, with its pickled `Setup`; it ignores that if it has inherited one."""
-        self._tasks.send(pickled)
+        """Tell it what it needs before its first file: its pickled `Setup`, unless it has inherited
+        one, and the encoder."""
+        self.process.tell(pickled)
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -105,19 +134,19 @@ class WorkerProcess:
             self.state = State.READY
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
-        """Give it its next batch."""
+        """Give it its next batch. Never blocks."""
         self.busy_since = now
         if self._setup.timeout is not None:
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
         message = pickle.dumps(batch)
         self._sent = len(message)
-        self._tasks.send(message)
+        self.process.tell(message)
 
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
         self._sent = 0
-        self._tasks.send(pickle.dumps([]))
+        self.process.tell(pickle.dumps([]))
 
     def note_outcomes(self, number: int, now: float) -> None:
         """So many more of its files are done, in time."""
@@ -125,28 +154,14 @@ class WorkerProcess:
         self.finished += number
         self.late_at = self.end_at = NEVER
         if self._setup.timeout is not None:  # or they may be those of the next one of its batch
-            self._hear()
+            self.process.hear()
             self._words = b""
-
-    def end_if_overdue(self, now: float) -> None:
-        """Terminate it if its file takes too long, kill it if it has not ended when asked."""
-        if now >= min(self.late_at, self.end_at):
-            self._hear()
-            if self._words.endswith(CALL_OVER):
-                self.late_at = self.end_at = NEVER
-            elif self._words and now >= self.late_at:
-                self.late_at, self.end_at = NEVER, now + WRITING_SECONDS
-        if now >= self.end_at:
-            self.timed_out = True
-            self.terminate(now)
-        if now >= self.kill_at:
-            self.kill()
 
     def dismiss(self) -> None:
         """Tell it to exit when it has finished its batch."""
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
-        self._tasks.finish()
+        self.process.tell_no_more()
 
     def hurry(self, now: float) -> None:
         """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
@@ -160,6 +175,20 @@ class WorkerProcess:
         self.was_clean, self.lost = clean, not clean
         if not clean:
             self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + children.DYING_SECONDS
+
+    def end_if_overdue(self, now: float) -> None:
+        """Terminate it if its file takes too long, kill it if it has not ended when asked."""
+        if now >= min(self.late_at, self.end_at):
+            self._words += self.process.hear()
+            if self._words.endswith(in_worker.CALL_OVER):
+                self.late_at = self.end_at = NEVER
+            elif self._words and now >= self.late_at:
+                self.late_at, self.end_at = NEVER, now + WRITING_SECONDS
+        if now >= self.end_at:
+            self.timed_out = True
+            self.terminate(now)
+        if now >= self.kill_at:
+            self.kill()
 
     def terminate(self, now: float) -> None:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""
@@ -181,27 +210,266 @@ class WorkerProcess:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
-        self.unread = self._sent > 0 and self._tasks.has_unread(self._sent)
-        self._tasks.close()
-        exitcode = self.process.reap(in_peace)
+        self.unread = self._sent > 0 and self.process.has_unread(self._sent)
+        exitcode, left = self.process.reap(in_peace)
+        self._words += left
         if self.lost and self.state is State.CONDEMNED:
             exitcode = None  # by us
         self.was_killed = system.was_killed(exitcode)
-        words = _STATUS_IN_WORDS.get(exitcode) if exitcode is not None else None
-        self._hear()
-        pipes.close(self.last_words)
+        words = self.how or (exitcode is not None and _STATUS_IN_WORDS.get(exitcode))
         return words or system.ending_in_words(exitcode), self._traceback()
-
-    def _hear(self) -> None:
-        """Take what there is of its last words."""
-        with contextlib.suppress(OSError, EOFError):
-            words = bytearray(_MOST_WORDS)
-            count = pipes.read_into(self.last_words, memoryview(words))
-            self._words += words[:count]
 
     def _traceback(self) -> str:
         """What they tell of a crash, or of where a file was that took too long."""
         words = self._words.decode("utf-8", "replace")
         begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
         # Below it is only how the function was called.
-        return words[begin:].split(f'  File "{OWN_FILE}"')[0] if begin >= 0 else ""
+        return words[begin:].split(f'  File "{in_worker.OWN_FILE}"')[0] if begin >= 0 else ""
+
+
+class Crew:
+    """The workers of one run, by their serial numbers: those that live, and those that are just
+    dead. Lives in the runner's process. The `dealer` knows what they have in work; the `waiter`
+    sends them what they cannot take at once; relative paths start in `folder`."""
+
+    engine = ""  # what somebody else's is called, who alone can end what it has
+
+    def __init__(
+        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+    ) -> None:
+        self._context = options.context
+        self._setup = options.setup
+        if self._setup.timeout is not None:
+            self._setup = self._setup._replace(watched=in_worker.watchdog_works(self._context))
+        self._saver = saver
+        self._dealer = dealer
+        self._waiter = waiter
+        self._folder = folder
+        self._workers: dict[int, Worker] = {}
+        self._started = 0
+        # By slots: how many workers there were, and what those before the present one have done.
+        self._starts = [0] * options.max_workers
+        self._finished = [0] * options.max_workers
+        self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)
+        self._most_tasks = options.max_tasks_per_child or sys.maxsize
+        self._ask_at = 0.0
+        self._pickled_setup = b""  # once the checkpoint is locked
+
+    @staticmethod
+    def batch_seconds(options: Options) -> float:
+        """How long a batch of quick files is to take; 0 for one file at a time."""
+        return BATCH_SECONDS
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def __getitem__(self, serial: int) -> Worker:
+        return self._workers[serial]
+
+    def get(self, serial: int) -> Worker | None:
+        """The same, if it is still of the crew."""
+        return self._workers.get(serial)
+
+    def are(self, *states: State) -> list[Worker]:
+        """The workers in one of these states, that are not lost."""
+        return [w for w in self._workers.values() if w.state in states and not w.lost]
+
+    # How they come and go.
+
+    def start(self) -> None:
+        """One more worker, whose outcomes the saver reads.
+
+        Raises:
+            WorkerStartError: the system would not start it.
+        """
+        serial, self._started = self._started, self._started + 1
+        taken = {worker.slot for worker in self}
+        slot = next(slot for slot in range(len(self._starts)) if slot not in taken)
+        if not self.engine:  # of whose processes nobody hears anything
+            self._dealer.enter(serial)
+        try:
+            worker = self._start(serial, slot)
+        except (OSError, WorkerStartError) as error:
+            self._dealer.lose(serial)
+            if isinstance(error, WorkerStartError):
+                raise
+            raise children.cannot_start("worker", error) from None
+        self._workers[serial] = worker
+        self._starts[slot] += 1
+        if self._pickled_setup:
+            worker.set_up(self._pickled_setup)
+
+    def _start(self, serial: int, slot: int) -> Worker:
+        name = f"worker {slot}"
+        results = self._pipe_to_saver(serial)
+        try:
+            _enlarge(results, self._pipe_size)
+            inherited = self._setup if self._forks else None
+            arguments = (inherited, slot, self._folder)
+            process = children.Child(
+                self._context, name, in_worker.run_worker, arguments, self._waiter, results
+            )
+        finally:
+            pipes.close(results)
+        return Worker(serial, slot, name, process, self._setup)
+
+    def _pipe_to_saver(self, serial: int) -> Connection:
+        """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""
+        results, writer = pipes.pipe(self._context, duplex=False)
+        self._saver.watch(serial, results)
+        return writer
+
+    @property
+    def _forks(self) -> bool:
+        return self._context.get_start_method() == "fork"
+
+    def begin(self, encoder: Encoder) -> None:
+        """The checkpoint is locked: the files are ours, and records are made by `encoder`. Until
+        now no initializer was called, since that may be costly."""
+        # A forked worker inherits the rest, so that need not be picklable.
+        self._pickled_setup = pickle.dumps((None if self._forks else self._setup, encoder))
+        for worker in self:
+            worker.set_up(self._pickled_setup)
+
+    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
+        """A worker's stream has ended. Whether it is not gone yet: `attend` tells when it is."""
+        worker = self.get(serial)
+        if worker is None or worker.process.has_ended():
+            return False
+        worker.note_end(clean, now)
+        return True
+
+    def remove(self, serial: int) -> Worker | None:
+        """The worker is gone, and no more of the crew, if it ever was."""
+        worker = self._workers.pop(serial, None)
+        if worker is not None:
+            self._finished[worker.slot] += worker.finished
+        return worker
+
+    def most(self, serial: int) -> int:
+        """How many files the worker may be dealt at a time."""
+        most = self._most_tasks - self._workers[serial].finished
+        # With a time limit it must be known when each file begins.
+        return most if self._setup.timeout is None else min(most, 1)
+
+    # What happens, and what is due.
+
+    def events(self, now: float) -> list[Any]:
+        """What to wait for, to hear of what `attend` and `end_overdue` are for."""
+        living = [worker for worker in self if not worker.reported_dead]
+        words = [worker.process.heard for worker in living if now >= worker.late_at]
+        return [*(worker.process.sentinel for worker in living), *words]
+
+    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
+        """Tell the saver who is dead, so that it does not wait for the end of that stream, which
+        something that the worker has forked may hold open.
+
+        Args:
+            ready: the sentinels that are. Something forked may keep a sentinel quiet, too, so now
+                and then the processes themselves are asked.
+
+        Returns:
+            Who is gone since, of those whose streams had ended before, and whether that was clean.
+
+        Raises:
+            ResumablePoolError: the run cannot go on.
+        """
+        gone: list[tuple[int, bool]] = []
+        ask = now >= self._ask_at
+        if ask:
+            self._ask_at = now + ASK_SECONDS
+        for worker in self:
+            if worker.reported_dead:
+                continue
+            if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
+                worker.reported_dead = True
+                if worker.was_clean is None:
+                    self._saver.tell(Died(worker.serial))
+                else:
+                    gone.append((worker.serial, worker.was_clean))
+        return gone
+
+    def due(self, now: float) -> float:
+        """When `end_overdue` will have something to do, if nothing else happens."""
+        moments = (moment for w in self for moment in (w.late_at, w.end_at, w.kill_at))
+        return min((moment for moment in moments if moment > now), default=NEVER)
+
+    def end_overdue(self, now: float) -> None:
+        """End those whose files take too long, or who do not leave."""
+        for worker in self:
+            if not worker.reported_dead:
+                worker.end_if_overdue(now)
+
+    # How all are stopped.
+
+    def recall(self) -> None:
+        """Tell those who have a batch to begin no further file of it."""
+        for worker in self:
+            if self._dealer.is_busy(worker.serial):
+                worker.recall()
+
+    def dismiss(self) -> None:
+        """Tell all to exit when they have finished what they have."""
+        for worker in self.are(State.STARTING, State.READY):
+            worker.dismiss()
+
+    def hurry(self, now: float) -> None:
+        """Do not wait for ever for those that have nothing more to do, and should leave."""
+        for worker in self.are(State.LEAVING):
+            if not self._dealer.is_busy(worker.serial):
+                worker.hurry(now)
+
+    def terminate(self, now: float, *states: State) -> None:
+        """Ask those in these states to end at once; do not wait for what they have."""
+        for worker in self.are(*states):
+            worker.terminate(now)
+
+    def kill(self) -> None:
+        """Kill all, and what they have started. Nobody is left, and nothing of theirs is open."""
+        for worker in self:
+            worker.kill()
+        for worker in self:
+            self._saver.tell(Died(worker.serial))
+            del self._workers[worker.serial]
+            worker.bury(in_peace=False)
+
+    # What a person sees.
+
+    def statuses(self, now: float) -> list[WorkerStatus]:
+        """What each does now, by slots. From any thread.
+
+        Raises:
+            RuntimeError: nobody can tell.
+        """
+        return sorted(self._status(worker, now) for worker in self)
+
+    def _status(self, worker: Worker, now: float) -> WorkerStatus:
+        slot = worker.slot
+        path = self._dealer.path_of(worker.serial)
+        busy = path is not None
+        return WorkerStatus(
+            slot=slot,
+            pid=worker.process.pid,
+            state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
+            path=path,
+            seconds=max(0.0, now - worker.busy_since) if busy else None,
+            files_done=self._finished[slot] + worker.finished,
+            restarts=self._starts[slot] - 1,
+        )
+
+    def longest(self, now: float) -> tuple[str, float] | None:
+        """The file that has been in progress longest, and for how many seconds; `None` if there is
+        none, or nobody can tell."""
+        files = [(self._dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
+        in_work = [(path, seconds) for path, seconds in files if path is not None]
+        return max(in_work, key=lambda file: file[1], default=None)
+
+
+def _enlarge(pipe: Connection, size: int) -> None:
+    """Let a worker go on with its next file while the saver has not read the last result yet."""
+    if sys.platform == "linux" and size > _USUAL_PIPE_SIZE:
+        with contextlib.suppress(OSError):  # more than this user may have
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, size)

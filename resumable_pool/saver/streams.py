@@ -97,6 +97,7 @@ class Streams:
                     stream.outcomes += 1
                 case Hello(pid):
                     stream.pid = pid
+                    continue
                 case Done(outcomes):
                     self._end(stream, clean=outcomes == stream.outcomes)
                     return

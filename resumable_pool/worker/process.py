@@ -22,20 +22,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn
 
-from ..between import children, pipes, system
+from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import FrameWriter, plain_frame
-from ..between.messages import (
-    BATCH_SECONDS,
-    Done,
-    FromWorker,
-    Hello,
-    Ready,
-    Setup,
-    StartFailed,
-    Task,
-)
+from ..between.messages import BATCH_SECONDS, Setup, Task
+from ..between.waiting import Waiter
 from ..files import fingerprint, not_asked
 from ..values import Bytes, name_script_main
 from .calling import process
@@ -63,8 +55,8 @@ _slot: int | None = None
 
 def run_worker(
     tasks: Connection,
-    results: Connection,
     last_words: Connection,
+    results: Connection,
     inherited: Setup | None,
     slot: int,
     folder: str,
@@ -72,7 +64,7 @@ def run_worker(
     """The whole life of a worker process."""
     global _slot
     _slot = slot
-    tasks, results, last_words = children.do_first_things(tasks, results, last_words)
+    tasks, last_words, results = children.do_first_things(tasks, last_words, results)
     if sys.platform != "win32":  # where it cannot write to a pipe
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
         # What does not fit is dropped.
@@ -125,15 +117,15 @@ class _InWorker:
 
     def run(self, inherited: Setup | None) -> int:
         """Until there is nothing more to do. Returns the exit status."""
-        self._send(Hello(self._pid))
+        self._send(messages.Hello(self._pid))
         setup = self._set_up(inherited)
         if setup is None:
             return NOT_STARTED
         self._check(*self._identities)
-        self._send(Ready())
+        self._send(messages.Ready())
         while (message := self._receive()) is not None:
             self._process_batch(setup, pickle.loads(message))
-        self._send(Done(self._outcomes))
+        self._send(messages.Done(self._outcomes))
         self._go_back()
         return 0
 
@@ -174,7 +166,7 @@ class _InWorker:
     def _set_up(self, inherited: Setup | None) -> Setup | None:
         message = self._receive()
         if message is None:  # nobody needs it any more: it leaves in peace
-            self._send(Done(self._outcomes))
+            self._send(messages.Done(self._outcomes))
             return None
         what = "the function cannot be loaded in a new process; it must be importable there"
         try:
@@ -185,7 +177,7 @@ class _InWorker:
                 setup.initializer(*setup.initargs)
         except BaseException as error:
             text, where = describe(error)
-            self._send(StartFailed(f"{what}: {text}", where))
+            self._send(messages.StartFailed(f"{what}: {text}", where))
             return None
         return setup
 
@@ -225,7 +217,7 @@ class _InWorker:
         except OSError:
             os._exit(LOST_PIPE)
 
-    def _send(self, message: FromWorker) -> None:
+    def _send(self, message: messages.FromWorker) -> None:
         self._write([plain_frame(message)])
 
     def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
@@ -255,10 +247,11 @@ def watchdog_works(context: BaseContext) -> bool:
         return False
     if context.get_start_method() != "fork":
         return True
-    return children.Child(context, "probe", _try_watchdog, (), ()).reap(in_peace=False) == 0
+    status, _ = children.Child(context, "probe", _try_watchdog, (), Waiter()).reap(in_peace=False)
+    return status == 0
 
 
-def _try_watchdog() -> NoReturn:
-    children.do_first_things()
+def _try_watchdog(*ends: Connection) -> NoReturn:
+    children.do_first_things(*ends)
     faulthandler.cancel_dump_traceback_later()
     os._exit(0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import pickle
 import random
 import sys
 import time
@@ -26,18 +27,19 @@ from unittest import mock
 
 from resumable_pool import Failure, Outcome, ResumablePoolError, ResumableRunner, WorkerStartError
 from resumable_pool.between import messages
+from resumable_pool.between.children import Child
 from resumable_pool.between.clock import NEVER
 from resumable_pool.errors import SaverError
 from resumable_pool.options import Options
-from resumable_pool.records import WorkerStatus
 from resumable_pool.run import loop
-from resumable_pool.run.crew import Crew, State
 from resumable_pool.run.ledger import Ledger
 from resumable_pool.run.plan import Plan
 from resumable_pool.run.screen import progress_line
 from resumable_pool.run.stop_requests import BY_CALL
 from resumable_pool.run.story import Story
 from resumable_pool.run.suspicion import HARDER, STREAK
+from resumable_pool.run.workers import Crew, Worker
+from resumable_pool.worker import process
 
 # More turns than any run needs: it does not end.
 MOST_TURNS = 30_000
@@ -60,7 +62,8 @@ class Universe:
             max_workers=chance.choice([1, 2, 5]),
             retries=chance.choice([0, 0, 1, 3]),
             retry_delay=chance.choice([0.0, 0.0, 2.0]),
-            timeout=chance.choice([None, None, 5.0]),
+            timeout=(timeout := chance.choice([None, None, 5.0])),
+            setup=options.setup._replace(timeout=timeout),
             max_failures=chance.choice([None, None, None, 0, 3]),
             grace_period=chance.choice([0.0, 1.0, 10.0]),
             max_tasks_per_child=chance.choice([None, None, None, 7]),
@@ -78,7 +81,7 @@ class Universe:
         self.lost_with: set[str] = set()  # the paths whose worker died of nothing while it had them
         self.requests: list[str] = []
         self.asked = False
-        self.workers: list[SimulatedWorker] = []
+        self.workers: list[SimulatedProcess] = []
         self.saver: SimulatedSaver
 
     def _natures(self) -> dict[str, str]:
@@ -259,7 +262,9 @@ class SimulatedSaver:
 
     def _read(self, worker: int) -> None:
         match self.streams[worker].popleft():
-            case messages.Hello() | messages.Ready() | messages.BatchOver() | Outcome() as said:
+            case messages.Hello():
+                pass
+            case messages.Ready() | messages.BatchOver() | Outcome() as said:
                 self._tell(said, worker)
             case messages.Values(records):
                 paths = [bytes(record).decode() for record in records]
@@ -282,41 +287,37 @@ class SimulatedSaver:
         self._tell(messages.Saved(number))
 
 
-class SimulatedWorker:
-    """The handle of a worker and its process in one."""
-
-    to_blame = True
+class SimulatedProcess(Child):
+    """The process behind a worker's handle, which is the real one, and its pipes."""
 
     def __init__(self, serial: int, universe: Universe) -> None:
         self.serial = serial
-        self.name = f"worker {serial}"
-        self.state = State.STARTING
-        self.finished = 0
-        self.busy_since = 0.0
-        self.timed_out = self.was_killed = self.unread = self.lost = False
+        self.pid, self.sentinel = serial, cast(Any, self)
         self._universe = universe
         self._stream: deque[Any] = deque()
         universe.saver.streams[serial] = self._stream
         self._lives = True
+        self._gone = False  # some time after its stream has ended
         self._said: type | None = None
-        self._may_begin = False
+        self._set_up = self._unread = False
         self._batch: deque[tuple[str, int]] | None = None
         self._at: tuple[str, int] | None = None
         self._begun = False  # any file of the batch
         self._ruined = self._hangs = self._told_to_go = self._recalled = self._condemned = False
         self._outcomes = 0
 
-    # The handle.
+    # As its handle sees it.
 
-    def note_ready(self) -> None:
-        if self.state is State.STARTING:
-            self.state = State.READY
+    def tell(self, message: bytes, handed_over: object = None) -> None:
+        told = pickle.loads(message)
+        if not self._set_up:
+            self._set_up = True
+        elif told:
+            self._take(told)
+        else:
+            self._recalled = True
 
-    def begin(self) -> None:
-        """It may be set up."""
-        self._may_begin = True
-
-    def deal(self, batch: Collection[tuple[str, int]], now: float) -> None:
+    def _take(self, batch: list[tuple[str, int]]) -> None:
         universe = self._universe
         assert not self._batch, "dealt while it has a batch"
         for path, _ in batch:
@@ -325,30 +326,29 @@ class SimulatedWorker:
             assert path not in universe.hands, f"{path} is in two hands"
             if self._lives:
                 universe.hands[path] = self.serial
-        self.busy_since = now
         self._batch, self._begun, self._recalled = deque(batch), False, False
-        self.unread = not self._lives
+        self._unread = not self._lives
 
-    def note_outcomes(self, number: int, now: float) -> None:
-        self.finished += number
-        self.busy_since = now
-
-    def dismiss(self) -> None:
-        if self.state is not State.CONDEMNED:
-            self.state = State.LEAVING
+    def tell_no_more(self) -> None:
         self._told_to_go = True
 
-    def bury(self, in_peace: bool) -> tuple[str, str]:
-        self._lives = False
-        return "died", ""
+    def has_unread(self, length: int) -> bool:
+        return self._unread
 
-    def recall(self) -> None:
-        """It begins no further file of its batch."""
-        self._recalled = True
+    def has_ended(self) -> bool:
+        return self._gone
 
-    def terminate(self) -> None:
-        """It is told to end at once."""
-        self.state, self._condemned = State.CONDEMNED, True
+    def signal_group(self, name: str) -> None:
+        self._condemned = True
+        if name == "SIGKILL":
+            self.die("killed")
+
+    def hear(self) -> bytes:
+        return b""
+
+    def reap(self, in_peace: bool) -> tuple[int | None, bytes]:
+        self._lives, self._gone = False, True
+        return None, b""
 
     # The process, a step at a time.
 
@@ -357,8 +357,7 @@ class SimulatedWorker:
         universe = self._universe
         if self._lives:
             self._lives = False
-            self.was_killed = True
-            self.unread = bool(self._batch) and not self._begun
+            self._unread = bool(self._batch) and not self._begun
             self._release()
             self._stream.append(how)
             if how is None and self._begun and self._batch is not None:
@@ -374,7 +373,7 @@ class SimulatedWorker:
     def steps(self) -> list[Callable[[], None]]:
         universe = self._universe
         if not self._lives:
-            return []
+            return [] if self._gone else [self._go]
         starting = self._said is not messages.Ready
         if self._condemned:
             return [self.die]
@@ -383,7 +382,7 @@ class SimulatedWorker:
         if self._said is None:
             return [lambda: self._say(messages.Hello(1))]
         if starting:
-            return [lambda: self._say(messages.Ready())] if self._may_begin else []
+            return [lambda: self._say(messages.Ready())] if self._set_up else []
         if self._hangs:
             return []
         if self._batch is not None:
@@ -393,6 +392,9 @@ class SimulatedWorker:
     def _say(self, message: messages.FromWorker) -> None:
         self._said = type(message)
         self._stream.append(message)
+
+    def _go(self) -> None:
+        self._gone = True
 
     def _leave(self) -> None:
         self._lives = False
@@ -435,87 +437,25 @@ class SimulatedWorker:
         self._stream.append(messages.BatchOver())
 
 
-class SimulatedCrew(Crew[SimulatedWorker]):
-    """Workers of this universe."""
+class SimulatedCrew(Crew):
+    """Workers of this universe: their handles are the real ones."""
 
     universe: Universe
-    _begun = False
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._late: dict[int, bool] = {}  # whose streams have ended, and whether well
 
     @staticmethod
     def batch_seconds(options: Options) -> float:
         return 0.05 if options.timeout is None else 0.0
 
-    def start(self) -> None:
-        serial = self._started
-        self._started += 1
-        self._dealer.enter(serial)
-        worker = SimulatedWorker(serial, self.universe)
-        self._workers[serial] = worker
-        self.universe.workers.append(worker)
-        if self._begun:
-            worker.begin()
-
-    def begin(self, encoder: object) -> None:
-        self._begun = True
-        for worker in self:
-            worker.begin()
-
-    def most(self, serial: int) -> int:
-        options = self.universe.options
-        most = (options.max_tasks_per_child or sys.maxsize) - self._workers[serial].finished
-        return most if options.timeout is None else min(most, 1)
-
-    def events(self, now: float) -> list[Any]:
-        return []
-
-    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
-        """For a while, now and then."""
-        worker = self.get(serial)
-        if worker is None or self.universe.chance.random() < 0.5:
-            return False
-        worker.lost = not clean
-        self._late[serial] = clean
-        return True
+    def _start(self, serial: int, slot: int) -> Worker:
+        process = SimulatedProcess(serial, self.universe)
+        self.universe.workers.append(process)
+        return Worker(serial, slot, f"worker {slot}", process, self._setup)
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
-        """Streams of the dead end by themselves; some are dead later."""
+        """Now and then a sentinel is seen late."""
         chance = self.universe.chance
-        gone = [serial for serial in self._late if chance.random() < 0.3]
-        return [(serial, self._late.pop(serial)) for serial in gone if serial in self._workers]
-
-    def recall(self) -> None:
-        for worker in self:
-            worker.recall()
-
-    def terminate(self, now: float, *states: State) -> None:
-        for worker in self.are(*states):
-            worker.terminate()
-
-    def _due(self, worker: SimulatedWorker) -> float:
-        timeout = self.universe.options.timeout
-        waits = timeout is None or worker.timed_out or not self._dealer.is_busy(worker.serial)
-        return NEVER if waits or timeout is None else worker.busy_since + timeout
-
-    def due(self, now: float) -> float:
-        return min(map(self._due, self), default=NEVER)
-
-    def end_overdue(self, now: float) -> None:
-        for worker in self:
-            if now >= self._due(worker):
-                worker.timed_out = True
-                worker.terminate()
-
-    def kill(self) -> None:
-        for worker in self:
-            worker.die("killed")
-            del self._workers[worker.serial]
-
-    def statuses(self, now: float) -> list[WorkerStatus]:
-        return []
+        gone = [w.process for w in self if w.process.has_ended() and chance.random() < 0.5]
+        return super().attend(gone, now)
 
 
 def _options() -> Options:
@@ -532,12 +472,15 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
     ledger = Ledger(plan)
     told: list[tuple[str, bool]] = []
     error: ResumablePoolError | None = None
-    with mock.patch.multiple(
-        loop,
-        Clock=SimulatedClock,
-        Waiter=SimulatedWaiter,
-        Saver=SimulatedSaver,
-        _crew_for=lambda options: SimulatedCrew,
+    with (
+        mock.patch.object(process, "watchdog_works", return_value=False),
+        mock.patch.multiple(
+            loop,
+            Clock=SimulatedClock,
+            Waiter=SimulatedWaiter,
+            Saver=SimulatedSaver,
+            _crew_for=lambda options: SimulatedCrew,
+        ),
     ):
         story = Story(progress_line(False, None))
         stands_for: Any = requests
