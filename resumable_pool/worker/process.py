@@ -218,11 +218,13 @@ class _InWorker:
             os._exit(LOST_PIPE)
 
     def _send(self, message: messages.FromWorker) -> None:
+        self._check(self._results.fileno())
         self._write([plain_frame(message)])
 
     def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
+        # Not looked at each time: its number is so high that what is closed stays closed, and to
+        # write there fails.
         self._end_if_copy()
-        self._check(self._results.fileno())
         try:
             self._writer.send(parts, batch_over)
         except OSError:
