@@ -198,16 +198,16 @@ _Entries = dict[str, "os.DirEntry[str]"]
 def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
-    found: Iterable[tuple[str, _Entries]] = [("", {})]
-    if above == pattern or not glob.has_magic(pattern):
-        last = pattern
-    else:
-        found = _folders(above, told)
-    for folder, entries in found:
+    # There is no more above a drive, and what looks like a glob in its name (`\\?\C:\`) is none.
+    whole = above == pattern or not glob.has_magic(pattern)
+    for folder, entries in [("", {})] if whole else _folders(above, told):
         if last == "**":
             yield from _all_below(folder, entries, told)
             continue
-        for name in _named(entries, last, os.DirEntry.is_dir) if glob.has_magic(last) else [last]:
+        names = [pattern] if whole else [last]
+        if not whole and glob.has_magic(last):
+            names = _named(entries, last, os.DirEntry.is_dir)
+        for name in names:
             if os.path.isdir(inside := os.path.join(folder, name, "")):
                 yield inside, _entries(inside, told)
 
