@@ -108,7 +108,7 @@ def nothing_found(pattern: str | list[str]) -> str:
         inside = as_key(os.path.join(pattern, "**", "*"))
         what = f"{quoted(pattern)} is a folder, and only files are processed"
         return f"{what}: {quoted(inside)} is all in it"
-    start = "" if os.path.isabs(pattern) else f" in the folder {quoted(here())}"
+    start = "" if is_rooted(pattern) else f" in the folder {quoted(here())}"
     hint = _hint(pattern)
     return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
 
@@ -294,3 +294,9 @@ def not_asked() -> Fingerprint:
     size, and when they were processed at the earliest. If such a file has changed since is told by
     its time of change, as `make` does."""
     return Fingerprint(-1, time.time_ns())
+
+
+def is_rooted(path: str) -> bool:
+    """Whether it does not start in the current folder. (From Python 3.13 on, `/name` is not absolute
+    on Windows, since it is on the current drive.)"""
+    return path.startswith("/") or os.path.isabs(path)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from ..files import as_key
+from ..files import as_key, is_rooted
 from ..records import Outcome, quoted
 
 # What outcomes may pass through while a checkpoint is rewritten.
@@ -38,7 +38,7 @@ class Moving:
         """Its new name, if it gets one."""
         if self._new and f"{path}/" == self._old:
             return self._new[:-1]
-        there = path.startswith(self._old) and (self._old or not os.path.isabs(path))
+        there = path.startswith(self._old) and (self._old or not is_rooted(path))
         return self._new + path[len(self._old) :] if there else None
 
     def __call__(self, outcomes: Iterable[Outcome[Any]]) -> Iterator[Outcome[Any]]:
