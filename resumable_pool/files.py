@@ -297,6 +297,6 @@ def not_asked() -> Fingerprint:
 
 
 def is_rooted(path: str) -> bool:
-    """Whether it does not start in the current folder. (From Python 3.13 on, `/name` is not absolute
-    on Windows, since it is on the current drive.)"""
+    """Whether it does not start in the current folder. (To Python 3.13 and later, `/name` is not
+    absolute on Windows, since it is on the current drive.)"""
     return path.startswith("/") or os.path.isabs(path)
