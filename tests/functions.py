@@ -165,7 +165,8 @@ def sabotage(path: str) -> Any:
     if not text.startswith("!"):
         return int(text)
     table, _, name = text[1:].partition(":")
-    return {"raise": RAISING, "return": RETURNING, "die": DYING}[table][name]()
+    tables: dict[str, Any] = {"raise": RAISING, "return": RETURNING, "die": DYING}
+    return tables[table][name]()
 
 
 def die(path: str) -> None:
