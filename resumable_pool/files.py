@@ -6,10 +6,12 @@ Knows no process and no checkpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import glob
 import itertools
 import os
+import stat
 import sys
 import time
 import warnings
@@ -82,6 +84,12 @@ Told = Callable[[int], None]
 # So many entries of a folder are read between two times.
 _TELL_EVERY = 5_000
 
+# What says that nothing is there, or that nobody may look. Any other error (a disk that fails, a
+# server that is away, no descriptor left) is raised: half a list would look like a whole one, and a
+# run over nothing like one that has done everything.
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
+_NOT_THERE |= {errno.ENAMETOOLONG, errno.EINVAL}
+
 
 def list_files(
     pattern: str | list[str], excluded: Callable[[str], bool], told: Told = lambda number: None
@@ -93,6 +101,9 @@ def list_files(
     Windows so is `a\\b`.
     Listed paths that are no files are left out with a warning, since somebody meant them. `told`
     hears now and then how many there are so far.
+
+    Raises:
+        OSError: the system cannot say what is there.
     """
     paths = sorted(_matches(pattern, told)) if isinstance(pattern, str) else _of_list(pattern, told)
     return [path for path in paths if not excluded(path)]
@@ -140,7 +151,7 @@ def _of_list(paths: list[str], told: Told) -> Iterable[str]:
     files: list[str] = []
     missing: list[str] = []
     for path in paths:
-        (files if os.path.isfile(path) else missing).append(path)
+        (files if _is_file(path) else missing).append(path)
         told(len(files))
     if missing:
         what = "a folder" if os.path.isdir(missing[0]) else "no such file"
@@ -178,7 +189,7 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
     """
     head, tail = os.path.split(pattern)
     if not glob.has_magic(pattern):
-        return [normalised(pattern)] if os.path.isfile(pattern) else []
+        return [normalised(pattern)] if _is_file(pattern) else []
     if tail == "**":
         head, tail = pattern, "*"
     seen: set[str] = set()
@@ -208,7 +219,7 @@ def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
         if not whole and glob.has_magic(last):
             names = _named(entries, last, os.DirEntry.is_dir)
         for name in names:
-            if os.path.isdir(inside := os.path.join(folder, name, "")):
+            if stat.S_ISDIR(_mode(inside := os.path.join(folder, name, ""))):
                 yield inside, _entries(inside, told)
 
 
@@ -248,11 +259,31 @@ def _entries(folder: str, told: Told) -> _Entries:
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
     entries: _Entries = {}
-    with contextlib.suppress(OSError), os.scandir(inside) as found:
+    with _nothing_where_nobody_may_look(), os.scandir(inside) as found:
         while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
             entries |= some
             told(len(entries))
     return entries
+
+
+@contextlib.contextmanager
+def _nothing_where_nobody_may_look() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+
+
+def _mode(path: str) -> int:
+    """What kind of file it is; 0 where there is none, or a name that no file can have."""
+    with contextlib.suppress(ValueError), _nothing_where_nobody_may_look():
+        return os.stat(path).st_mode
+    return 0
+
+
+def _is_file(path: str) -> bool:
+    return stat.S_ISREG(_mode(path))
 
 
 def _named(
@@ -265,7 +296,7 @@ def _named(
     try:
         return [name for name in names if is_kind(entries[name])]  # asks the disk of links only
     except OSError:  # some of which go in a circle
-        there = [name for name in names if os.path.exists(entries[name].path)]
+        there = [name for name in names if _mode(entries[name].path)]
         return [name for name in there if is_kind(entries[name])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import socket
@@ -9,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -193,6 +194,31 @@ def test_only_files_count(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as unix_socket:
         unix_socket.bind("socket.x")  # relative: an absolute path may be too long for one
         assert _files("*.x") == ["link.x"]
+
+
+@pytest.mark.parametrize(
+    ("call", "pattern"),
+    [
+        ("scandir", "s*/*.txt"),
+        ("scandir", "**/*.txt"),
+        ("stat", "sub/*.txt"),
+        ("stat", "sub/c.txt"),
+        ("stat", ["sub/c.txt"]),
+    ],
+)
+def test_what_cannot_be_read_now_is_not_left_out(
+    monkeypatch: pytest.MonkeyPatch, call: str, pattern: str | list[str]
+) -> None:
+    """Where a disk or a server fails, or no descriptor is left, a run over some of the files would
+    look like one over all of them."""
+
+    def fail(path: str) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            _files(pattern)
 
 
 @posix
