@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.between.frames import FrameWriter, plain_frame, value_frame
+from resumable_pool.between.frames import plain_frame, value_frame, write_frames
 from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
 from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
@@ -34,16 +34,14 @@ class Worker:
         self.read_end, self.end = Pipe(duplex=False)
         forks.enter(self.read_end)
         streams.add(serial, self.read_end)
-        self._writer = FrameWriter(self.end)
 
     def send(self, *messages: FromWorker) -> None:
         for message in messages:
             if isinstance(message, Outcome):
-                self._writer.send(
-                    value_frame([b"a record"]) if message.ok else [plain_frame(message)]
-                )
+                record = value_frame([b"a record"])
+                write_frames(self.end, record if message.ok else [plain_frame(message)])
             else:
-                self._writer.send([plain_frame(message)])
+                write_frames(self.end, [plain_frame(message)])
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from ..errors import WorkerStartError
 from ..values import keep_script_known
 from . import pipes, system
+from .frames import frame
 from .waiting import PipeWriter, Waiter
 
 # How long a process that has nothing more to do may take to leave, and one that has lost its pipes
@@ -84,8 +85,8 @@ class Child:
         duplex: bool = False,
     ) -> None:
         """Start a child that runs `target(told, said, *ends, *arguments)` and keeps these `ends` of
-        pipes. The `waiter` writes what it cannot be told at once; `duplex`: ends of pipes are
-        handed over with that, whose receipt is acknowledged there if the system (macOS) needs it.
+        pipes. The `waiter` writes what it cannot be told at once; `duplex`: ends of pipes may
+        be handed over with that.
 
         Raises:
             WorkerStartError: the system would not start one.
@@ -145,7 +146,7 @@ class Child:
 
     def tell(self, message: bytes, handed_over: Connection | None = None) -> None:
         """Never blocks. If it is dead nothing happens."""
-        self._told.send(message, handed_over)
+        self._told.write(frame(message), handed_over)
 
     def tell_no_more(self) -> None:
         """The pipe to it is closed as soon as all is written."""

@@ -7,17 +7,22 @@ that the child was started for. A list of ends per run is not enough: two runs i
 fork by the user's code, defeat it (the cure is that of python/cpython#146313). Where there is no
 fork (Windows) there is no hook, and no need.
 
+What each system does in its own way about pipes is here, too: one function, two bodies.
+
 Knows nothing of runs, workers or messages.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing.connection
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
@@ -25,9 +30,15 @@ from typing import Any, Protocol, TypeVar
 from ..values import Bytes
 from . import system
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import _winapi
+else:
+    import array
     import fcntl
     import resource
+    import select
+    import socket
+    import termios
 
 # Where a child has its own ends: the last so many numbers that it may use, or that few use.
 _HIGH, _HIGHEST = 64, 4096
@@ -49,12 +60,10 @@ _kept = threading.local()
 _guard = threading.RLock()
 
 
-@contextlib.contextmanager
-def undivided() -> Iterator[None]:
-    """No other thread is in here meanwhile, and none forks: what is half done would stay so in the
-    child."""
-    with _guard:
-        yield
+def undivided() -> threading.RLock:
+    """In a `with`: no other thread is in here meanwhile, and none forks. What is half done would
+    stay so in the child."""
+    return _guard
 
 
 def pipe(context: BaseContext, duplex: bool) -> tuple[Connection, Connection]:
@@ -83,16 +92,20 @@ def close(*ends: Closable) -> None:
 
 
 if sys.platform == "win32":
-    import _winapi
-
     # At a time, so that the system need not hold the whole of a large value.
     _CHUNK = 1 << 20
 
-    def never_wait(*ends: Connection) -> None:
-        """Reading and writing takes what is there, and what there is room for: see `read_into`, and
-        waiting.py; here nothing needs to be said."""
+    # The system call that waits takes so many.
+    _MOST_HANDLES = 63
 
-    def read_into(end: Connection, view: memoryview) -> int:
+    POLLIN, POLLOUT = 0, 1
+
+    def never_wait(*ends: Any) -> None:
+        """Reading takes what is there, and raises `BlockingIOError` if that is nothing."""
+        for end in ends:
+            end.never_waits = True
+
+    def read_into(end: Any, view: memoryview, handed_over: deque[int] | None = None) -> int:
         """Read what there is, as far as there is room. Returns how many bytes.
 
         Pipes carry messages here, of which a reader may take a part; so they are as good as bytes.
@@ -102,9 +115,10 @@ if sys.platform == "win32":
             EOFError: nor will there be.
         """
         try:
-            there: Any = _winapi.PeekNamedPipe(end.fileno())[0]
-            if not there:
-                raise BlockingIOError
+            while not (there := int(_winapi.PeekNamedPipe(end.fileno())[0])):
+                if hasattr(end, "never_waits"):
+                    raise BlockingIOError
+                wait([end], None)
             reading, _ = _winapi.ReadFile(end.fileno(), min(len(view), there, _CHUNK), True)
             count: int = reading.GetOverlappedResult(True)[0]
         except BrokenPipeError:
@@ -117,6 +131,81 @@ if sys.platform == "win32":
         view = memoryview(data)
         for begin in range(0, len(view), _CHUNK):
             end.send_bytes(view[begin : begin + _CHUNK])
+
+    class Outlet:
+        """Writes to an end what there is room for: here the system takes one piece at a time, in
+        its own time."""
+
+        def __init__(self, end: Connection) -> None:
+            self._end = end
+            self._writing: _winapi.Overlapped | None = None
+
+        @property
+        def number(self) -> int:
+            """What to wait for, by `POLLOUT`, when not all could be written: an event."""
+            assert self._writing is not None
+            return self._writing.event
+
+        def write(self, data: Bytes, with_end: Connection | None) -> int:
+            """Returns how many bytes were taken. When that raises `BlockingIOError`, the next to
+            be written are the same."""
+            if self._writing is None:
+                self._writing, _ = _winapi.WriteFile(self._end.fileno(), data, overlapped=True)
+            if not wait([self._writing.event], 0):
+                raise BlockingIOError
+            writing, self._writing = self._writing, None
+            return writing.GetOverlappedResult(True)[0]
+
+        def unread(self) -> int:
+            """How many bytes that were written nobody has read, as far as one can tell."""
+            return 0
+
+        def cancel(self) -> None:
+            """Let go of what is being written."""
+            if self._writing is not None:
+                self._writing.cancel()
+                with contextlib.suppress(OSError):  # the system still had it
+                    self._writing.GetOverlappedResult(True)
+                self._writing = None
+
+    class Poll:
+        """What `select.poll` is elsewhere."""
+
+        def __init__(self) -> None:
+            self._things: dict[int, tuple[int, Any]] = {}
+
+        def register(self, thing: Any, mask: int) -> None:
+            """Wait for this end or handle, too."""
+            self._things[number_of(thing)] = mask, thing
+
+        def unregister(self, number: int) -> None:
+            """Not any more."""
+            del self._things[number]
+
+        def poll(self, milliseconds: int | None) -> list[tuple[int, int]]:
+            """The numbers of those that are ready, and what for. What could not all be waited for
+            are writers, which take their turns."""
+            things = sorted(self._things.values(), key=lambda entry: entry[0])[:_MOST_HANDLES]
+            seconds = None if milliseconds is None else milliseconds / 1000
+            ready = wait([thing for _, thing in things], seconds)
+            return [(number_of(thing), mask) for mask, thing in things if thing in ready]
+
+    def to_hand_over(end: Connection, pid: int) -> object:
+        """What goes into the message with which the process `pid` is handed over `end`, which is
+        for reading: there, and not in the end itself, is what it gets."""
+        # Not `reduction.send_handle`, which names DUPLICATE_SAME_ACCESS in the place where the
+        # access belongs: what arrives can only be written to (python/cpython#82369).
+        return reduction.DupHandle(end.fileno(), _winapi.GENERIC_READ, pid)
+
+    def take_end(sent: object, handed_over: deque[int] | None) -> Connection:
+        """The next end that was handed over, entered: `sent` is what `to_hand_over` made of it.
+
+        Raises:
+            OSError: it could not be received.
+        """
+        assert isinstance(sent, reduction.DupHandle)
+        end: Any = multiprocessing.connection.PipeConnection(sent.detach(), writable=False)
+        return enter(end)
 
     def identity(number: int) -> object:
         """What this end is. Nobody guesses the number of a handle, and closes it by mistake."""
@@ -135,53 +224,57 @@ if sys.platform == "win32":
         """
 
         def __init__(self, context: BaseContext) -> None:
-            self._event = system.new_event()
-            self.handle: Any = self._event
+            self.handle: Any = system.new_event()
 
         def ring(self) -> None:
             """From any thread and any signal handler."""
-            system.set_event(self._event)
+            system.set_event(self.handle)
 
         def hush(self) -> None:
             """It has been heard."""
-            system.reset_event(self._event)
+            system.reset_event(self.handle)
 
         def close(self) -> None:
             """Nobody waits any more, and nobody rings."""
-            _winapi.CloseHandle(self._event)
+            _winapi.CloseHandle(self.handle)
 
-    def poll(end: Connection) -> bool:
-        """Whether `end` can be read without waiting: there is a message, or no more can come."""
-        try:
-            return end.poll()
-        except BrokenPipeError:  # as poll() of POSIX says it by True
-            return True
-
-    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
-        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds,
-        or after a signal's handler has returned, which ends the wait of the main thread."""
-        try:
-            return multiprocessing.connection.wait(ends, seconds)
-        except InterruptedError:
-            return []
+    def _made_own(end: Connection) -> Connection:
+        os.set_handle_inheritable(end.fileno(), False)
+        return end
 
 else:
-    # At a time, of what is only to be forgotten.
-    _READ_SIZE = 1 << 12
+    # The system has no room just now, for this or because it has too much in hand.
+    _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
+
+    # So much is read at a time where ends may come with it, and so many of them; and so much of
+    # what is only to be forgotten.
+    _READ_BYTES, _READ_ENDS, _READ_RINGS = 1 << 16, 16, 1 << 12
+
+    Poll, POLLIN, POLLOUT = select.poll, select.POLLIN, select.POLLOUT
 
     def never_wait(*ends: Connection) -> None:
         """Reading and writing takes what is there, and what there is room for."""
         for end in ends:
             os.set_blocking(end.fileno(), False)
 
-    def read_into(end: Connection, view: memoryview) -> int:
-        """Read what there is, as far as there is room. Returns how many bytes.
+    def read_into(end: Connection, view: memoryview, handed_over: deque[int] | None = None) -> int:
+        """Read what there is, as far as there is room. Returns how many bytes. If ends may have
+        been `handed_over` with them, these go there.
 
         Raises:
             BlockingIOError: there is nothing.
             EOFError: nor will there be.
         """
-        count = os.readv(end.fileno(), [view])
+        if handed_over is None:
+            count = os.readv(end.fileno(), [view])
+        else:
+            with _as_socket(end) as it:
+                data, numbers, _, _ = socket.recv_fds(it, min(len(view), _READ_BYTES), _READ_ENDS)
+            for number in numbers:
+                os.set_inheritable(number, False)
+            handed_over.extend(numbers)
+            count = len(data)
+            view[:count] = data
         if not count:
             raise EOFError
         return count
@@ -192,6 +285,63 @@ else:
         written = os.write(fd, data)
         while written < len(data):
             written += os.write(fd, memoryview(data)[written:])
+
+    class Outlet:
+        """Writes to an end what there is room for.
+
+        Attributes:
+            number: what to wait for, by `POLLOUT`, when not all could be written.
+        """
+
+        def __init__(self, end: Connection) -> None:
+            never_wait(end)
+            self._end = end
+            self.number = end.fileno()
+
+        def write(self, data: Bytes, with_end: Connection | None) -> int:
+            """Returns how many bytes were written; `with_end` goes with the first of them. Raises
+            `BlockingIOError` if there is no room."""
+            try:
+                if with_end is None:
+                    return os.write(self.number, data)
+                with _as_socket(self._end) as it:
+                    return socket.send_fds(it, [data], [with_end.fileno()])
+            except OSError as error:
+                raise BlockingIOError if error.errno in _FULL else error from None
+
+        def unread(self) -> int:
+            """How many bytes that were written nobody has read."""
+            unread = array.array("i", [0])
+            fcntl.ioctl(self.number, termios.FIONREAD, unread)
+            return unread[0]
+
+        def cancel(self) -> None:
+            """Nothing is being written meanwhile."""
+
+    def to_hand_over(end: Connection, pid: int) -> object:
+        """What goes into the message with which the process `pid` is handed over `end`: nothing,
+        since that goes beside it."""
+        return None
+
+    def take_end(sent: object, handed_over: deque[int] | None) -> Connection:
+        """The next end that was handed over, entered: `sent` is what `to_hand_over` made of it.
+
+        Raises:
+            OSError: it could not be received.
+        """
+        if not handed_over:
+            raise OSError(errno.EMFILE, "too many open files (ulimit -n)")
+        return enter(Connection(handed_over.popleft(), writable=False))
+
+    @contextlib.contextmanager
+    def _as_socket(end: Connection) -> Iterator[socket.socket]:
+        """The same descriptor, as what can send and receive others."""
+        result = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=end.fileno())
+        try:
+            result.setblocking(False)  # whatever socket.setdefaulttimeout has been told
+            yield result
+        finally:
+            result.detach()
 
     def identity(number: int) -> object:
         """What this end or folder is, by its descriptor, which may be other than it was: a number
@@ -231,20 +381,45 @@ else:
         def hush(self) -> None:
             """It has been heard."""
             with contextlib.suppress(BlockingIOError):
-                while len(os.read(self.handle.fileno(), _READ_SIZE)) == _READ_SIZE:
+                while len(os.read(self.handle.fileno(), _READ_RINGS)) == _READ_RINGS:
                     pass
 
         def close(self) -> None:
             """Nobody waits any more, and nobody rings."""
             close(self.handle, self._writer)
 
-    def poll(end: Connection) -> bool:
-        """Whether `end` can be read without waiting: there is a message, or no more can come."""
-        return end.poll()
+    def _made_own(end: Connection) -> Connection:
+        moved = Connection(_to_high_number(end.fileno()), end.readable, end.writable)
+        end.close()
+        return moved
 
-    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
-        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds."""
+    def _to_high_number(descriptor: int) -> int:
+        """A copy of it that nothing inherits, on a high number if there is one."""
+        limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _HIGHEST)
+        try:
+            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(0, limit - _HIGH))
+        except OSError:
+            return os.dup(descriptor)
+
+
+def poll(end: Connection) -> bool:
+    """Whether `end` can be read without waiting: there is a message, or no more can come."""
+    return bool(wait([end], 0))
+
+
+def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
+    """Those of the `ends`, sentinels and handles that are ready; none after so many seconds, or, on
+    Windows, after a signal's handler has returned, which ends the wait of the main thread."""
+    try:
         return multiprocessing.connection.wait(ends, seconds)
+    except InterruptedError:
+        return []
+
+
+def number_of(thing: Any) -> int:
+    """Of an end, or of a handle, which is one."""
+    number: int = thing if isinstance(thing, int) else thing.fileno()
+    return number
 
 
 @contextlib.contextmanager
@@ -269,28 +444,6 @@ def claim(*ends: Connection) -> list[Connection]:
         _ends.clear()
         _ends.update(claimed)
     return claimed
-
-
-if sys.platform == "win32":
-
-    def _made_own(end: Connection) -> Connection:
-        os.set_handle_inheritable(end.fileno(), False)
-        return end
-
-else:
-
-    def _made_own(end: Connection) -> Connection:
-        moved = Connection(_to_high_number(end.fileno()), end.readable, end.writable)
-        end.close()
-        return moved
-
-    def _to_high_number(descriptor: int) -> int:
-        """A copy of it that nothing inherits, on a high number if there is one."""
-        limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _HIGHEST)
-        try:
-            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(0, limit - _HIGH))
-        except OSError:
-            return os.dup(descriptor)
 
 
 class Owned(contextlib.ExitStack):
@@ -319,14 +472,6 @@ class Owned(contextlib.ExitStack):
             )
 
 
-def _before_fork() -> None:
-    _guard.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _guard.release()
-
-
 def _after_fork_in_child() -> None:
     global _guard
     _guard = threading.RLock()
@@ -340,7 +485,7 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        before=lambda: _guard.acquire(),
+        after_in_parent=lambda: _guard.release(),
         after_in_child=_after_fork_in_child,
     )

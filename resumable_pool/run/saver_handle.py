@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-from ..between import children, system
+from ..between import children, pipes, system
+from ..between.frames import FrameReader
 from ..between.messages import Report, ToSaver, Watch
-from ..between.waiting import PipeReader, Waiter, to_hand_over
+from ..between.waiting import Waiter
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..saver.process import run_saver
 from ..saver.saving import Saving
@@ -34,6 +36,7 @@ class Saver:
     ) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = False
+        self._handed_over: dict[int, Connection] = {}  # the ends, by worker
         self._waiter = waiter
         self._timeout = timeout
         self._context = context
@@ -49,7 +52,7 @@ class Saver:
         self.process = children.Child(
             self._context, "saver", run_saver, arguments, self._waiter, duplex=True
         )
-        self._reports = PipeReader(self.process.heard)
+        self._reports = FrameReader(self.process.heard, pickle.loads)
         self._waiter.add(self.process.heard)
 
     def tell(self, message: ToSaver) -> None:
@@ -57,19 +60,23 @@ class Saver:
         self.process.tell(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
-        """Hand over the read end of a worker's pipe, and close it here: only if nobody else holds
-        it does a worker notice that the saver is dead."""
-        sent = to_hand_over(results, self.process.pid)
+        """Hand over the read end of a worker's pipe, and close it here, at the latest when
+        something has come through it: only if nobody else holds it does a worker notice that the
+        saver is dead."""
+        sent = pipes.to_hand_over(results, self.process.pid)
+        self._handed_over[worker] = results
         self.process.tell(pickle.dumps(Watch(worker, sent)), results)
 
     def read_reports(self) -> Iterator[Report]:
         """The reports that have come since; sets `gone` when there will be no more."""
         messages = self._reports.messages()
         if not messages and not self._reports.at_end and self.process.has_ended():
-            messages = self._reports.messages()  # a dead saver's last words
+            messages = self._reports.remaining_messages()  # a dead saver's last words
             self.gone = not messages
-        for message in messages:
-            yield from pickle.loads(message)
+        for worker, message in chain.from_iterable(messages):
+            if worker in self._handed_over:
+                pipes.close(self._handed_over.pop(worker))
+            yield worker, message
         self.gone = self.gone or self._reports.at_end
 
     def last_reports(self, look: Callable[[], None]) -> Iterator[Report]:
@@ -96,6 +103,7 @@ class Saver:
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
         self._waiter.remove(self.process.heard)
+        pipes.close(*self._handed_over.values())
         exitcode, _ = self.process.reap(in_peace=True)
         in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)

@@ -21,9 +21,10 @@ import time
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from ..between import children
+from ..between import children, pipes
 from ..between.clock import NEVER, monotonic
 from ..between.describing import describe
+from ..between.frames import FrameReader, frame
 from ..between.messages import (
     OF_NONE,
     Died,
@@ -38,7 +39,7 @@ from ..between.messages import (
     Values,
     Watch,
 )
-from ..between.waiting import PipeReader, PipeWriter, Waiter
+from ..between.waiting import PipeWriter, Waiter
 from ..errors import CheckpointError, ResumablePoolError, SaverError
 from ..values import name_script_main
 from .saving import Saving
@@ -72,7 +73,7 @@ class _InSaver:
         self._timeout = timeout
         self._waiter = Waiter()
         self._waiter.add(orders)
-        self._orders = PipeReader(orders, with_ends=True)
+        self._orders = FrameReader(orders, pickle.loads, with_ends=True)
         self._reports = PipeWriter(reports, self._waiter)
         self._streams = Streams(self._waiter)
         self._untold: list[Report] = []
@@ -135,7 +136,7 @@ class _InSaver:
 
     def _follow_orders(self) -> None:
         for order in self._orders.messages():
-            self._follow(pickle.loads(order))
+            self._follow(order)
         if self._orders.at_end:  # closed, or the runner is dead
             self._waiter.remove(self._orders.end)
             self._alone_since = monotonic()
@@ -143,7 +144,7 @@ class _InSaver:
     def _follow(self, order: ToSaver) -> None:
         match order:
             case Watch(worker, sent):
-                self._streams.add(worker, self._orders.take_end(sent))
+                self._streams.add(worker, pipes.take_end(sent, self._orders.handed_over))
             case Died(worker):
                 self._streams.end_dead(worker)
             case SaveFailure(outcome):
@@ -194,7 +195,7 @@ class _InSaver:
             if self._saved:
                 self._untold.append((OF_NONE, Saved(self._saved)))
             if self._untold:
-                self._reports.send(pickle.dumps(self._untold))
+                self._reports.write(frame(pickle.dumps(self._untold)))
             self._untold, self._saved, self._tell_at = [], 0, NEVER
 
 

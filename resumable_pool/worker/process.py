@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
 from ..between.describing import describe
-from ..between.frames import FrameWriter, plain_frame
+from ..between.frames import FrameReader, plain_frame, write_frames
 from ..between.messages import BATCH_SECONDS, Setup, Task
 from ..between.waiting import Waiter
 from ..files import fingerprint, not_asked
@@ -102,10 +102,10 @@ class _InWorker:
     def __init__(
         self, tasks: Connection, results: Connection, last_words: Connection, folder: str
     ) -> None:
-        self._tasks = tasks
+        self._tasks = FrameReader(tasks, bytes, waits=True)
+        self._received: list[bytes] = []
         self._last_words = last_words
         self._results = results
-        self._writer = FrameWriter(results)
         self._here = pipes.open_folder(folder)
         ours = [end.fileno() for end in (tasks, results, last_words)]
         if isinstance(self._here, int):
@@ -161,7 +161,8 @@ class _InWorker:
         self._check(*self._identities)
         self._go_back()
         system.stop_timers()
-        return pipes.poll(self._tasks) and self._receive() is not None
+        told = self._received or pipes.poll(self._tasks.end)
+        return bool(told) and self._receive() is not None
 
     def _set_up(self, inherited: Setup | None) -> Setup | None:
         message = self._receive()
@@ -210,12 +211,10 @@ class _InWorker:
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
-        try:
-            return self._tasks.recv_bytes()
-        except EOFError:
-            return None
-        except OSError:
-            os._exit(LOST_PIPE)
+        while not (self._received or self._tasks.at_end):
+            self._received += self._tasks.messages()
+        self._check(self._tasks.end.fileno())
+        return self._received.pop(0) if self._received else None
 
     def _send(self, message: messages.FromWorker) -> None:
         self._check(self._results.fileno())
@@ -226,7 +225,7 @@ class _InWorker:
         # write there fails.
         self._end_if_copy()
         try:
-            self._writer.send(parts, batch_over)
+            write_frames(self._results, parts, batch_over)
         except OSError:
             os._exit(LOST_SAVER)
 
