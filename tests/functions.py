@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def raise_(error: BaseException) -> None:
     raise error
 
 
-RAISING = {
+RAISING: dict[str, Callable[[], Any]] = {
     "ValueError": lambda: raise_(ValueError("seven is bad")),
     "StopIteration": lambda: raise_(StopIteration(7)),
     "GeneratorExit": lambda: raise_(GeneratorExit()),
@@ -124,7 +125,7 @@ RAISING = {
     "RecursionError": lambda: repr(deep_list()),
 }
 
-RETURNING = {
+RETURNING: dict[str, Callable[[], Any]] = {
     "a lambda": lambda: lambda: None,
     "what fails to pickle": FailsToPickle,
     "what fails to unpickle": FailsToUnpickle,
@@ -134,7 +135,7 @@ RETURNING = {
     "a lock": threading.Lock,
 }
 
-DYING = {
+DYING: dict[str, Callable[[], Any]] = {
     "SIGKILL": lambda: os.kill(os.getpid(), KILL),
     "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "SIGINT": lambda: os.kill(os.getpid(), signal.SIGINT),
