@@ -48,9 +48,8 @@ from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .run.ledger import Ledger
 from .run.loop import Run
 from .run.plan import Plan, make_plan
-from .run.screen import progress_line
+from .run.screen import Story, progress_line
 from .run.stop_requests import SHORT, Loop, StopRequests, shortened
-from .run.story import Story
 from .saver.saving import Saving
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 
 from resumable_pool import Report, ResumableRunner
 from resumable_pool.records import quoted
-from resumable_pool.run.story import FIRST_FILES, SHOWN_KINDS
+from resumable_pool.run.screen import FIRST_FILES, SHOWN_KINDS
 
 from . import functions
 from .conftest import not_on_windows
@@ -181,7 +181,7 @@ def test_slow_listing_is_shown(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what has been found so far."""
-    monkeypatch.setattr("resumable_pool.run.story.SLOW_LISTING", 0.0)
+    monkeypatch.setattr("resumable_pool.run.screen.SLOW_LISTING", 0.0)
     ResumableRunner(functions.number_in, "in/*.txt", "r.pkl", progress=True).run()
     said, progress = capsys.readouterr().err.splitlines()
     assert said == "looking for files: 10"

@@ -22,10 +22,10 @@ from .books import Dealer
 from .ledger import Finished, Ledger
 from .plan import Plan
 from .saver_handle import Saver
+from .screen import Story
 from .starts import Starts, start_error
 from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Stopping
-from .story import Story
 from .verdicts import Verdicts
 from .workers import Crew, State
 

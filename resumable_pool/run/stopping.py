@@ -12,9 +12,8 @@ from ..options import Options
 from ..records import count_files, in_words
 from .books import Dealer
 from .ledger import Ledger
-from .screen import describe_end
+from .screen import Story, describe_end
 from .stop_requests import BY_CALL, CONSOLE_CLOSED, TIME_OVER, StopRequests
-from .story import Story
 from .workers import Crew, State
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or

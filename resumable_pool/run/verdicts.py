@@ -18,7 +18,7 @@ from ..records import Failure, Outcome, count_files, in_words
 from .books import Again, Dealer
 from .ledger import Ledger
 from .saver_handle import Saver
-from .story import Story
+from .screen import Story
 
 # So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
 # processes, in any order: what that did to a function, or to its worker, is not the file's fault.

@@ -34,9 +34,8 @@ from resumable_pool.options import Options
 from resumable_pool.run import loop
 from resumable_pool.run.ledger import Ledger
 from resumable_pool.run.plan import Plan
-from resumable_pool.run.screen import progress_line
+from resumable_pool.run.screen import Story, progress_line
 from resumable_pool.run.stop_requests import BY_CALL
-from resumable_pool.run.story import Story
 from resumable_pool.run.suspicion import HARDER, STREAK
 from resumable_pool.run.workers import Crew, Worker
 from resumable_pool.worker import process
