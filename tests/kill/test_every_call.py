@@ -1,4 +1,5 @@
-"""A kill at every system call that changes a file, and an error at some: see sweep.py."""
+"""A kill at every system call that changes a file, and an error at some: see sweep.py. And calls of
+all kinds that fail, wherever they are made: see tests/prove/failing_calls.py."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import METHODS
+from tests.prove.failing_calls import CannotAttach, Point, Trial, try_all
 
 from .sweep import ACTS, KILL, Sweep
 
@@ -48,3 +50,35 @@ def test_nothing_is_lost_wherever_it_is_struck(
         except AssertionError as error:
             raise AssertionError(f"{what} at {point}: {error}") from error
     assert struck
+
+
+FAILING = {
+    (".pkl", "fork", "runner"): [
+        Point("getdents64", 1, "error=EIO"),
+        Point("pipe2", 3, "error=EMFILE"),
+        Point("clone", 2, "error=EAGAIN"),
+    ],
+    (".jsonl", "spawn", "saver"): [
+        Point("pwrite64", 2, "error=ENOSPC"),
+        Point("fdatasync", 1, "error=EIO"),
+    ],
+    (".sqlite", "fork", "worker"): [
+        Point("write", 2, "error=EIO"),
+        Point("close", 3, KILL),
+    ],
+}
+
+
+@pytest.mark.parametrize(("suffix", "method", "role"), FAILING)
+def test_the_run_tells_the_truth_wherever_a_call_fails(
+    tmp_path: Path, suffix: str, method: str, role: str
+) -> None:
+    """It ends, nothing that it called saved is lost, and the next run completes it: a sample of
+    `python -m tests.prove.failing_calls`."""
+    points = FAILING[suffix, method, role]
+    try:
+        struck, faults = try_all(Trial(suffix, method, role, tmp_path), points)
+    except CannotAttach as error:
+        pytest.skip(str(error))
+    assert faults == []
+    assert struck > 0

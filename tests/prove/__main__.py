@@ -35,6 +35,9 @@ class Machine(NamedTuple):
 MACHINES = {
     "simulation": Machine(["-m", "tests.prove.simulation", "--seeds", "{1500}"]),
     "sweep": Machine(["-m", "tests.kill.sweep"], needs="strace"),
+    "calls": Machine(
+        ["-m", "tests.prove.failing_calls", "--most", "0", "--sample", "{90}"], needs="strace"
+    ),
     "power cuts": Machine(["-m", "tests.prove.power_cuts", "--states", "{30}"]),
     "fuzzing": Machine(["-m", "tests.prove.fuzzing", "--seconds", "{20}"]),
     "contract": Machine(

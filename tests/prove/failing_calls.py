@@ -1,7 +1,7 @@
 """A system call that fails, and a kill, at every call that the runner, the saver or a worker makes.
 
     python -m tests.prove.failing_calls [--format SUFFIX...] [--method NAME...] [--role NAME...]
-        [--calls NAME...] [--most N]
+        [--calls NAME...] [--most N] [--sample N]
 
 A script processes a few files. In one of its processes, `strace` makes the n-th call of a kind fail
 with an error that this kind may have, or sends SIGKILL there. The process waits for `strace` before
@@ -10,14 +10,16 @@ it does the first thing that is ours, so that Python's own start is not in it.
 However it comes, the script ends, and all its processes. What it was told is saved is there, in the
 words of its status and stderr it has told the truth, and the next run completes everything, without
 a word from `check`. Needs `strace`. `--most` bounds how many calls of each kind are tried in each
-process (0: all).
+process (3; 0: all), and `--sample` how many calls altogether, by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
+import random
 import re
 import select
 import shutil
@@ -76,7 +78,7 @@ ERRORS: dict[str, Sequence[str]] = {
 NOT_KILLED_AT = {"mmap", "munmap", "brk", "mremap", "madvise", "rt_sigaction", "rt_sigprocmask"}
 
 SCRIPT = """
-import multiprocessing.process, multiprocessing.util, os, sys
+import ctypes, multiprocessing.process, multiprocessing.util, os, sys
 from resumable_pool import ResumableRunner
 
 role, checkpoint, method = sys.argv[1:]
@@ -86,6 +88,8 @@ def hold(me):
         os.close(os.open("taken", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    # PR_SET_PTRACER, PR_SET_PTRACER_ANY: else strace may only attach to what it has started.
+    ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
     with open("held", "w") as held:
         held.write(f"{os.getpid()}\\n")
     with open("go") as go:
@@ -137,6 +141,10 @@ class Fault(AssertionError):
     """Something that was promised is not so."""
 
 
+class CannotAttach(Exception):
+    """The system does not let strace look at a process here."""
+
+
 class Script:
     """The script, once: about to run, in a fresh folder, one of its processes waiting for us."""
 
@@ -154,7 +162,7 @@ class Script:
         (folder / "script.py").write_text(SCRIPT)
         self._out = open(folder / "out", "w+b")  # noqa: SIM115
         self._process = self._start(role, checkpoint, method, self._out)
-        self._again = checkpoint, method
+        self._checkpoint = checkpoint
 
     def _start(
         self, role: str, checkpoint: str, method: str, out: IO[bytes]
@@ -186,8 +194,10 @@ class Script:
             stderr=subprocess.PIPE,
         )
         assert strace.stderr is not None
-        attached = strace.stderr.readline()
-        assert b"attached" in attached, attached
+        words = strace.stderr.readline()
+        if b"attached" not in words:
+            self._kill_all()
+            raise CannotAttach(words.decode())
         os.write(self._go, b"\n")
         try:
             self._process.wait(max(0.0, deadline - time.monotonic()))
@@ -204,7 +214,7 @@ class Script:
         """The next run, which nobody disturbs."""
         (self._folder / "taken").touch()
         with open(self._folder / "again", "w+b") as out:
-            process = self._start("nobody", *self._again, out)
+            process = self._start("nobody", self._checkpoint, "fork", out)
             return process.wait(DEADLINE_SECONDS)
 
     @property
@@ -351,6 +361,8 @@ def _spread(count: int, most: int) -> list[int]:
 def _struck(trial: Trial, point: Point) -> tuple[bool, str]:
     try:
         return trial.strike(point), ""
+    except CannotAttach:
+        raise
     except Exception as error:
         words = str(error).replace("\n", " / ")
         return True, f"{trial.name}, {point}: {type(error).__name__}: {words[:600]}"
@@ -375,22 +387,27 @@ def main() -> int:
     parser.add_argument("--role", nargs="+", choices=ROLES, default=ROLES)
     parser.add_argument("--calls", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--most", type=int, default=3, metavar="N")
+    parser.add_argument("--sample", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     if not shutil.which("strace"):
         print("strace is not installed")
         return 0
+    trials = [*itertools.product(options.format, options.method, options.role)]
+    chance = random.Random(options.seed)
     total, faults = 0, 0
-    for suffix in options.format:
-        for method in options.method:
-            for role in options.role:
-                with tempfile.TemporaryDirectory(prefix="calls-") as home:
-                    trial = Trial(suffix, method, role, Path(home))
-                    struck, found = try_all(trial, trial.points(options.calls, options.most))
-                ends = ", ".join(f"{end} {count}" for end, count in sorted(trial.ends.items()))
-                print(f"{trial.name}: {struck} struck ({ends}), {len(found)} faults", flush=True)
-                print(*(f"  {words}\n" for words in found), sep="", end="", flush=True)
-                total += struck
-                faults += len(found)
+    for suffix, method, role in trials:
+        with tempfile.TemporaryDirectory(prefix="calls-") as home:
+            trial = Trial(suffix, method, role, Path(home))
+            points = trial.points(options.calls, options.most)
+            if options.sample is not None:
+                points = chance.sample(points, min(len(points), options.sample // len(trials)))
+            struck, found = try_all(trial, points)
+        ends = ", ".join(f"{end} {count}" for end, count in sorted(trial.ends.items()))
+        print(f"{trial.name}: {struck} struck ({ends}), {len(found)} faults", flush=True)
+        print(*(f"  {words}\n" for words in found), sep="", end="", flush=True)
+        total += struck
+        faults += len(found)
     print(f"{total:,} calls struck, {faults} faults")
     return 1 if faults else 0
 
