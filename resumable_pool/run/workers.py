@@ -28,6 +28,7 @@ from ..errors import WorkerStartError
 from ..options import Options
 from ..records import WorkerStatus
 from ..values import Encoder
+from ..worker import calling
 from ..worker import process as in_worker
 from .books import Dealer
 from .saver_handle import Saver
@@ -224,7 +225,7 @@ class Worker:
         words = self._words.decode("utf-8", "replace")
         begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
         # Below it is only how the function was called.
-        return words[begin:].split(f'  File "{in_worker.OWN_FILE}"')[0] if begin >= 0 else ""
+        return words[begin:].split(f'  File "{calling.OWN_FILE}"')[0] if begin >= 0 else ""
 
 
 class Crew:

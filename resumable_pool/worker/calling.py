@@ -1,39 +1,86 @@
-"""One call of the user's function, and what came of it: whatever it does, an outcome, as bytes.
+"""The user's code, called: the initializer once, and the function for each path of a batch.
+Whatever it does, what comes of it is an outcome, as bytes.
 
-Runs in whatever process has the file: a worker of ours, or one of an executor's. Knows neither.
+Runs in whatever process has the files: a worker of ours, or one of an executor's. Knows neither.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from binascii import crc32
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame, value_frame
-from ..records import Failure, Fingerprint, Outcome
-from ..values import Bytes, Encoder
+from ..between.messages import Setup, StartFailed, Task
+from ..files import fingerprint, not_asked
+from ..records import Failure, Outcome
+from ..values import Bytes
+
+OWN_FILE = __file__  # as tracebacks name it
 
 
-def process(
-    call: Callable[[str], bytes], encoder: Encoder, path: str, attempt: int, found: Fingerprint
-) -> tuple[bool, Sequence[Bytes]]:
-    """What comes of `call`, which makes the bytes of a result: whether there is one, and the frame
-    of the outcome, with the record that the checkpoint will hold. What raises on the way becomes a
-    value here, and only here.
+def initialize(setup: Setup) -> StartFailed | None:
+    """Before the first file."""
+    if setup.initializer is not None:
+        try:
+            setup.initializer(*setup.initargs)
+        except BaseException as error:
+            return start_failed("the initializer failed", error)
+    return None
+
+
+def start_failed(what: str, error: BaseException) -> StartFailed:
+    """Why there will be no files here."""
+    text, where = describe(error)
+    return StartFailed(f"{what}: {text}", where)
+
+
+def process_batch(
+    setup: Setup,
+    batch: Sequence[Task],
+    most_seconds: float,
+    before: Callable[[], object],
+    after: Callable[[], object],
+) -> Iterator[tuple[Sequence[Bytes], bool]]:
+    """What comes of one path after the other: the frame of its outcome, with the record that the
+    checkpoint will hold, and whether it is the last. What raises becomes a value here, and only
+    here.
 
     Args:
-        found: the input's fingerprint: see `not_asked` for files that are too quick to ask.
+        most_seconds: the batch ends early if it has taken so long when a call returns. After a
+            failure it does, too: the runner decides how to go on.
+        before: called before each call, and `after` when it has returned or raised.
     """
-    begun = monotonic()
-    try:
-        pickled = call(path)
-        facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
-        return True, value_frame(encoder.record(Outcome(path, pickled, *facts)))
-    except BaseException as error:
-        seconds = monotonic() - begun
-        failure = Failure(path, "error", *describe(error), attempt, seconds)
-    outcome = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
-    return False, [plain_frame(outcome)]
+    assert setup.encoder is not None
+    function, (encode, record) = setup.function, setup.encoder
+    look, found = setup.compared or len(batch) == 1, not_asked()
+    due = monotonic() + most_seconds
+    for number, (path, attempt) in enumerate(batch, 1):
+        before()
+        if look:
+            found = fingerprint(path)
+        begun = monotonic()
+        try:
+            try:
+                pickled = encode(function(path))
+            finally:
+                after()
+            facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
+            frame = value_frame(record(Outcome(path, pickled, *facts)))
+            last = number == len(batch)
+        except BaseException as error:
+            seconds = monotonic() - begun
+            failure = Failure(path, "error", *describe(error), attempt, seconds)
+            failed = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
+            frame, last = [plain_frame(failed)], True
+        yield frame, last or monotonic() >= due
+
+
+def end_if_copy(pid: int) -> None:
+    """The function may have forked, and this be the copy that returned, or raised, as well."""
+    if os.getpid() != pid:
+        os._exit(0)

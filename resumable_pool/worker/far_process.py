@@ -14,16 +14,13 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..between.clock import monotonic
-from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
-from ..files import fingerprint, not_asked
 from ..values import name_script_main
-from .calling import process
+from .calling import end_if_copy, initialize, process_batch
 
 # How many outcomes, how many seconds the batch took here, and the outcomes as bytes (frames.py).
 # A tuple, which every engine can carry.
@@ -50,55 +47,23 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
         batch: the paths, and which attempt at each this is. It makes each call unlike any other, as
             is needed with engines that remember calls.
     """
-    failed = _set_up(run, setup)
-    if failed is not None:
+    with _guard:  # once in each process, while others wait
+        if run not in _set_up_runs:
+            name_script_main()
+            _set_up_runs[run] = initialize(setup)
+    if (failed := _set_up_runs[run]) is not None:
         return 0, 0.0, plain_frame(failed)
     begun = monotonic()
-    assert setup.encoder is not None
-    call = functools.partial(_call, setup.function, setup.encoder.encode, os.getpid())
-    look, began = setup.compared or len(batch) == 1, not_asked()
+    before = functools.partial(_go_to, folder)
+    after = functools.partial(end_if_copy, os.getpid())
     frames: list[bytes] = []
     size = 0
-    for path, attempt in batch:
-        _go_to(folder)
-        ok, frame = process(
-            call, setup.encoder, path, attempt, fingerprint(path) if look else began
-        )
+    for frame, last in process_batch(setup, batch, _LONGEST_BATCH, before, after):
         frames.append(b"".join(frame))
         size += len(frames[-1])
-        late = monotonic() - begun >= _LONGEST_BATCH
-        if late or size >= _MOST_BYTES or not ok:
-            break  # after a failure the runner decides how to go on
+        if last or size >= _MOST_BYTES:
+            break
     return len(frames), monotonic() - begun, b"".join(frames)
-
-
-def _set_up(run: str, setup: Setup) -> StartFailed | None:
-    """Once in each process, while others wait."""
-    with _guard:
-        if run not in _set_up_runs:
-            _set_up_runs[run] = _initialize(setup)
-        return _set_up_runs[run]
-
-
-def _initialize(setup: Setup) -> StartFailed | None:
-    name_script_main()
-    if setup.initializer is not None:
-        try:
-            setup.initializer(*setup.initargs)
-        except BaseException as error:
-            text, where = describe(error)
-            return StartFailed(f"the initializer failed: {text}", where)
-    return None
-
-
-def _call(
-    function: Callable[[str], Any], encode: Callable[[Any], bytes], pid: int, path: str
-) -> bytes:
-    try:
-        return encode(function(path))
-    finally:
-        if os.getpid() != pid:  # it has forked, and this is the copy that returned as well
-            os._exit(0)
 
 
 def _go_to(folder: str) -> None:

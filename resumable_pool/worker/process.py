@@ -17,22 +17,18 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
-from ..between.describing import describe
 from ..between.frames import FrameReader, plain_frame, write_frames
 from ..between.messages import BATCH_SECONDS, Setup, Task
 from ..between.waiting import Waiter
-from ..files import fingerprint, not_asked
 from ..values import Bytes, name_script_main
-from .calling import process
-
-OWN_FILE = __file__  # as tracebacks name it
+from .calling import end_if_copy, initialize, process_batch, start_failed
 
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
@@ -92,10 +88,6 @@ def worker_slot() -> int:
     return _slot
 
 
-def _call(function: Callable[[str], Any], encode: Callable[[Any], bytes], path: str) -> bytes:
-    return encode(function(path))
-
-
 class _InWorker:
     """What runs in a worker process."""
 
@@ -112,40 +104,43 @@ class _InWorker:
             ours.append(self._here)
         self._identities = {number: pipes.identity(number) for number in ours}
         self._pid = os.getpid()
+        self._end_if_copy = functools.partial(end_if_copy, self._pid)
         self._outcomes = 0
         self._look_at = 0.0
 
     def run(self, inherited: Setup | None) -> int:
         """Until there is nothing more to do. Returns the exit status."""
         self._send(messages.Hello(self._pid))
-        setup = self._set_up(inherited)
-        if setup is None:
-            return NOT_STARTED
-        self._check(*self._identities)
-        self._send(messages.Ready())
-        while (message := self._receive()) is not None:
-            self._process_batch(setup, pickle.loads(message))
+        if (message := self._receive()) is not None:  # or nobody needs it any more
+            setup = self._set_up(inherited, message)
+            if isinstance(setup, messages.StartFailed):
+                self._send(setup)
+                return NOT_STARTED
+            self._check(*self._identities)
+            self._send(messages.Ready())
+            while (message := self._receive()) is not None:
+                self._process_batch(setup, pickle.loads(message))
         self._send(messages.Done(self._outcomes))
         self._go_back()
         return 0
 
+    def _set_up(self, inherited: Setup | None, message: bytes) -> Setup | messages.StartFailed:
+        try:
+            sent, encoder = pickle.loads(message)
+        except BaseException as error:
+            what = "the function cannot be loaded in a new process; it must be importable there"
+            return start_failed(what, error)
+        setup: Setup = (inherited or sent)._replace(encoder=encoder)
+        return initialize(setup) or setup
+
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
-        assert setup.encoder is not None
-        call = functools.partial(_call, setup.function, setup.encoder.encode)
+        before, after = system.stop_alarm, self._end_if_copy
+        if setup.timeout is not None or not all(path.startswith("/") for path, _ in batch):
+            before = functools.partial(self._make_ready, setup)
         if setup.timeout is not None:
-            call = functools.partial(self._timed, setup, call)
-        look, began = setup.compared or len(batch) == 1, not_asked()
-        wander = not all(path.startswith("/") for path, _ in batch)
-        due = monotonic() + _LONGEST_BATCH
-        for number, (path, attempt) in enumerate(batch, 1):
-            if wander:
-                self._go_back()
-            system.stop_alarm()
-            found = fingerprint(path) if look else began
-            ok, frame = process(call, setup.encoder, path, attempt, found)
+            after = functools.partial(self._tell_call_over, setup)
+        for frame, last in process_batch(setup, batch, _LONGEST_BATCH, before, after):
             now = monotonic()
-            # After a failure the runner decides how to go on.
-            last = number == len(batch) or now >= due or not ok
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
             self._write(frame, batch_over=last)
@@ -157,57 +152,38 @@ class _InWorker:
         """Make sure that nothing but its outcome is left of the last file. Returns whether the
         runner has told us to begin no further one."""
         self._look_at = now + _LOOK_SECONDS
-        self._end_if_copy()
         self._check(*self._identities)
         self._go_back()
         system.stop_timers()
         told = self._received or pipes.poll(self._tasks.end)
         return bool(told) and self._receive() is not None
 
-    def _set_up(self, inherited: Setup | None) -> Setup | None:
-        message = self._receive()
-        if message is None:  # nobody needs it any more: it leaves in peace
-            self._send(messages.Done(self._outcomes))
-            return None
-        what = "the function cannot be loaded in a new process; it must be importable there"
-        try:
-            sent, encoder = pickle.loads(message)
-            setup: Setup = (inherited or sent)._replace(encoder=encoder)
-            if setup.initializer is not None:
-                what = "the initializer failed"
-                setup.initializer(*setup.initargs)
-        except BaseException as error:
-            text, where = describe(error)
-            self._send(messages.StartFailed(f"{what}: {text}", where))
-            return None
-        return setup
-
     def _go_back(self) -> None:
         """To the folder where relative paths start: a function may have left it."""
         with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
             os.chdir(self._here)
 
-    def _timed(self, setup: Setup, call: Callable[[str], bytes], path: str) -> bytes:
-        """`call`, where there is a time limit: for pickling, too."""
-        assert setup.timeout is not None
-        if setup.watched:
+    # Around each call.
+
+    def _make_ready(self, setup: Setup) -> None:
+        self._go_back()
+        system.stop_alarm()
+        if setup.timeout is not None and setup.watched:
             # If it takes too long it leaves word of where it is, for the runner, which ends it. The
             # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
             # hinder it, and unlike a signal it interrupts nothing that may still succeed.
             with contextlib.suppress(RuntimeError):  # there can be no more threads
                 faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
-        try:
-            return call(path)
-        finally:
-            self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
-            if setup.watched:
-                faulthandler.cancel_dump_traceback_later()
-            self._tell_call_over()
 
-    def _tell_call_over(self) -> None:
+    def _tell_call_over(self, setup: Setup) -> None:
+        self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
+        if setup.watched:
+            faulthandler.cancel_dump_traceback_later()
         self._check(self._last_words.fileno())
         with contextlib.suppress(OSError):  # nobody hears it
             pipes.write(self._last_words, CALL_OVER)
+
+    # What it hears and says.
 
     def _receive(self) -> bytes | None:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
@@ -217,22 +193,17 @@ class _InWorker:
         return self._received.pop(0) if self._received else None
 
     def _send(self, message: messages.FromWorker) -> None:
+        self._end_if_copy()  # the initializer may have forked, too
         self._check(self._results.fileno())
         self._write([plain_frame(message)])
 
     def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
         # Not looked at each time: its number is so high that what is closed stays closed, and to
         # write there fails.
-        self._end_if_copy()
         try:
             write_frames(self._results, parts, batch_over)
         except OSError:
             os._exit(LOST_SAVER)
-
-    def _end_if_copy(self) -> None:
-        """The function may have forked, and this be the copy that returned, or raised, as well."""
-        if os.getpid() != self._pid:
-            os._exit(0)
 
     def _check(self, *ours: int) -> None:
         """The function may have closed these descriptors, and their numbers be files of its own."""
