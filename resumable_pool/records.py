@@ -274,9 +274,9 @@ def from_here(path: str) -> str:
     return quoted(path.removeprefix(os.path.join(os.getcwd(), "")))
 
 
-def explained(error: OSError) -> str:
-    """What the system says, and of which file."""
-    if not isinstance(error.filename, str) or error.strerror is None:
+def explained(error: Exception) -> str:
+    """What an error says, and if it is the system's, of which file."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
         return str(error)
     return f"{error.strerror}: {quoted(error.filename)}"
 

@@ -20,27 +20,30 @@ from ..records import quoted
 _SHOWN_NAMES = 8
 
 
-class CannotLoad(Exception):
+class CannotLoad(ValueError):
     """What is named cannot be had; the text says why, and what to do."""
 
 
-def load(name: str, default_module: str | None = None) -> Callable[..., Any]:
+def load(name: str, beside: str = "") -> Callable[..., Any]:
     """What `name` names.
 
     Args:
         name: `module:function` or `file.py:function`.
-        default_module: for a name without a colon.
+        beside: names something in the module that is meant by a name without a colon.
 
     Raises:
         CannotLoad: there is no such thing, it cannot be imported, or it cannot be called.
     """
     where, colon, attribute = name.rpartition(":")
-    if not colon and default_module is not None:
-        where = default_module
+    if not colon:
+        where = beside.rpartition(":")[0]
     if not (where and attribute):
         how = "write module:function or file.py:function"
         raise CannotLoad(f"{quoted(name)} names no function: {how}")
-    module = _import_file(where) if where.endswith(".py") else _import_module(where)
+    if where.endswith(".py"):
+        module = _import_file(where)
+    else:
+        module = _imported(where, where, "name a module as `import` does, or a file with its .py")
     try:
         function = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
@@ -57,15 +60,6 @@ def look_here() -> None:
     not."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
-
-
-def module_part(name: str) -> str:
-    """What stands before the colon."""
-    return name.rpartition(":")[0]
-
-
-def _import_module(name: str) -> ModuleType:
-    return _imported(name, name, "name a module as `import` does, or a file with its .py")
 
 
 def _import_file(file: str) -> ModuleType:
@@ -114,7 +108,5 @@ def _defined_in(module: ModuleType) -> str:
         for name, thing in vars(module).items()
         if callable(thing) and getattr(thing, "__module__", None) == module.__name__
     ]
-    if not own:
-        return "no function is defined there"
-    more = ", ..." if len(own) > _SHOWN_NAMES else ""
-    return f"defined there: {', '.join(own[:_SHOWN_NAMES])}{more}"
+    shown = ", ".join([*own[:_SHOWN_NAMES], *["..."] * (len(own) > _SHOWN_NAMES)])
+    return f"defined there: {shown}" if own else "no function is defined there"

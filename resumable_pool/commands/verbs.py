@@ -1,8 +1,8 @@
-"""What the commands do, once their arguments are read: run, show, export, check, compact,
-move, merge.
+"""The commands: run, show, export, check, compact, move, merge.
 
-Each returns its exit status. Knows nothing of argparse, and of processes no more than the runner's
-users do.
+Each stands here in one place: its arguments, as the parser takes them; what it is for, its
+docstring, which is also its help; and what it does. It returns its exit status. Of processes
+it knows no more than the runner's users do.
 """
 
 from __future__ import annotations
@@ -10,29 +10,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-import heapq
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, TextIO
 
-from ..checkpoints import Checkpoint, checkpoint_at, merge
+from .. import checkpoints
 from ..errors import CheckpointError
 from ..files import nothing_found
-from ..records import (
-    AlikeFailures,
-    Entry,
-    Failure,
-    count_files,
-    explained,
-    in_words,
-    printable,
-    quoted,
-)
+from ..records import AlikeFailures, Entry, count_files, explained, in_words, printable, quoted
 from ..runner import ResumableRunner
-from .loading import CannotLoad, load, module_part
+from .loading import load
 
 ALL_DONE, SOME_LEFT, USAGE = 0, 1, 2
 
@@ -42,11 +34,109 @@ SHOWN_SLOWEST = 5
 class Refused(Exception):
     """The command cannot be carried out as given; the text says why."""
 
+    status = USAGE
 
-class NotExported(Exception):
+
+class NotExported(Refused):
     """A value has no place in the file that was asked for; nothing was written."""
 
+    status = SOME_LEFT
 
+
+@contextlib.contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+    """What raises one of these was not given as it must be."""
+    try:
+        yield
+    except errors as error:
+        raise Refused(explained(error)) from None
+
+
+Verb = Callable[..., int]
+
+# The names of an argument, and what else `ArgumentParser.add_argument` is told of it.
+Argument = tuple[Sequence[str], dict[str, Any]]
+
+# The commands, each with an example of its arguments, and with these.
+COMMANDS: list[tuple[Verb, str, Sequence[Argument]]] = []
+
+
+def _command(example: str, *arguments: Argument) -> Callable[[Verb], Verb]:
+    def enter(verb: Verb) -> Verb:
+        COMMANDS.append((verb, example, arguments))
+        return verb
+
+    return enter
+
+
+def _seconds(text: str) -> float:
+    """`90`, `1.5h`, `1h30m`."""
+    parts = re.findall(r"([\d.]+)([smhd]?)", text)
+    with contextlib.suppress(ValueError):
+        if parts and "".join(map("".join, parts)) == text:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        return float(text)
+    raise ArgumentTypeError(f"{text!r} is not a time; write 90, 90s, 5m, 3h or 1h30m")
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise ArgumentTypeError(f"{text!r} is not part K of N; write 0/16, for instance")
+    return int(number), int(count)
+
+
+_TYPES = {"N": int, "S": _seconds, "K/N": _shard}
+
+
+def _takes(names: str, shown: str, help: str | None = None, **more: Any) -> Argument:
+    """An argument. `shown` is what stands for it in the help, and says of which type it is; for a
+    switch it is empty."""
+    more = {"help": help, "action": "store_true", **more}
+    if shown:
+        more |= {"metavar": shown, "action": "store", "type": _TYPES.get(shown, str)}
+    return names.split(), more
+
+
+_CHECKPOINT = _takes("checkpoint", "CHECKPOINT")
+
+
+@_command(
+    'work.py:transcribe "audio/**/*.wav" result.pkl -j 4',
+    _takes("function", "FUNCTION",
+           "module:function or file.py:function, called with each path; what it returns is saved"),
+    _takes("patterns", "PATTERN", 'a glob in quotes ("audio/**/*.wav"), or paths; files only',
+           nargs="+"),
+    _takes("checkpoint", "CHECKPOINT", "where results are saved, such as result.pkl"),
+    _takes("-j --max-workers", "N", "worker processes (default: as many as there are processors)"),
+    _takes("--timeout", "S", "seconds for one file, or 5m, 1h30m; after that it has failed"),
+    _takes("--stop-after", "S",
+           "stop after this many seconds, or 90m, 3h: finish files in progress, start no more"),
+    _takes("--retries", "N", "more attempts at a file that fails (default: 0)"),
+    _takes("--retry-delay", "S", "seconds before another attempt, doubled each time (default: 0)"),
+    _takes("--initializer", "NAME",
+           "a function, in the same module unless you name another, called once in each worker"),
+    _takes("--max-failures", "N", "stop when more files than this have failed"),
+    _takes("--max-tasks-per-child", "N", "files that a worker does at most"),
+    _takes("--mp-context", "M", "start processes by fork, spawn or forkserver"),
+    _takes("--largest-first", "", "start with the largest files"),
+    _takes("--rerun-changed", "", "process files again if they have changed"),
+    _takes("--no-retry-failed", "", "do not try again what failed in an earlier run",
+           dest="retry_failed", action="store_false"),
+    _takes("--save-every", "N", "save this many results together (default: 1)"),
+    _takes("--save-interval", "S", "seconds that a result may wait for others (default: 1)"),
+    _takes("--grace-period", "S",
+           "seconds for files in progress after SIGTERM or SIGHUP (default: 10)"),
+    _takes("--shard", "K/N", "only part K of N, from 0: for array jobs, each with its checkpoint"),
+    _takes("--allow-empty", "",
+           "do not treat it as an error if no file matches (with --shard it never is)"),
+    _takes("--progress", "", "write a line to stderr every ten seconds if it is no terminal"),
+    _takes("-q --quiet", "", "no progress line, and no report if every file is done"),
+    _takes("--json", "", "print the report as JSON", dest="as_json"),
+)  # fmt: skip
 def run(
     function: str,
     patterns: list[str],
@@ -56,19 +146,15 @@ def run(
     allow_empty: bool = False,
     **options: Any,
 ) -> int:
-    """Process the files; `options` are the runner's, as far as they are given."""
+    """Process files, and continue where the last run stopped."""
     if quiet:
         options["progress"] = False
-    try:
+    may_be_empty = allow_empty or "shard" in options
+    with _refusing(OSError, TypeError, ValueError):
         if "initializer" in options:
-            options["initializer"] = load(options["initializer"], module_part(function))
-        may_be_empty = allow_empty or "shard" in options
+            options["initializer"] = load(options["initializer"], beside=function)
         files = _files(patterns, may_be_empty)
         runner = ResumableRunner(load(function), files, checkpoint, **options)
-    except OSError as error:
-        raise Refused(explained(error)) from None
-    except (CannotLoad, TypeError, ValueError) as error:
-        raise Refused(str(error)) from None
     report = runner.run()
     if as_json:
         failures = [failure._asdict() for failure in report.failures]
@@ -105,73 +191,73 @@ def _expanded(patterns: list[str]) -> Iterator[str]:
         yield from found or [pattern]
 
 
+@_command(
+    "result.pkl",
+    _CHECKPOINT,
+    _takes("--failures", "", "only the failures, a line each"),
+    _takes("-v --verbose", "", "with --failures, also their tracebacks"),
+    _takes("--json", "", "as JSON; with --failures one object a line, with tracebacks",
+              dest="as_json"),
+)  # fmt: skip
 def show(
     checkpoint: str, failures: bool = False, as_json: bool = False, verbose: bool = False
 ) -> int:
-    """What is in a checkpoint, without its values."""
+    """Show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do not
+    trust."""
     entries = _existing(checkpoint).entries()
     if failures:
-        failed = (entry.failure for entry in entries if entry.failure is not None)
-        _write(line for each in failed for line in _describe(each, as_json, verbose))
+        _write(_failures_in_lines(entries, as_json, verbose))
         return ALL_DONE
-    tally = _Tally()
-    slowest = heapq.nlargest(SHOWN_SLOWEST, tally.count(entries), key=lambda entry: entry.seconds)
+    facts, slowest, alike = _counted(entries)
     if as_json:
-        _write_json(tally.as_facts(checkpoint, slowest))
-    else:
-        _write(tally.as_lines(checkpoint, slowest))
+        listed = [{"path": entry.path, "seconds": entry.seconds} for entry in slowest]
+        _write_json({"checkpoint": checkpoint, **facts, "slowest": listed})
+        return ALL_DONE
+    lines = [f"{checkpoint}: {count_files(facts['done'])} done, {facts['failed']:,} failed"]
+    if slowest:
+        mean, total = facts["seconds"] / (facts["done"] + facts["failed"]), facts["seconds"]
+        lines += [f"time in the function: {in_words(total)}, {in_words(mean)} a file; the slowest:"]
+        lines += [f"  {in_words(entry.seconds)}: {entry.path}" for entry in slowest]
+    if alike:
+        lines += ["failed:", *alike.lines("--failures lists them all")]
+    _write([*lines, f"values: {facts['size']:,} bytes (not unpickled)"])
     return ALL_DONE
 
 
-def _describe(failure: Failure, as_json: bool, verbose: bool) -> Iterator[str]:
-    yield json.dumps(failure._asdict()) if as_json else str(failure)
-    if verbose and not as_json:
-        yield from (f"    {line}" for line in failure.traceback.splitlines())
+def _failures_in_lines(entries: Iterable[Entry], as_json: bool, verbose: bool) -> Iterator[str]:
+    for failure in filter(None, (entry.failure for entry in entries)):
+        yield json.dumps(failure._asdict()) if as_json else str(failure)
+        if verbose and not as_json:
+            yield from (f"    {line}" for line in failure.traceback.splitlines())
 
 
-class _Tally:
-    """Counts entries as they pass by, and groups the failures."""
-
-    def __init__(self) -> None:
-        self._done = self._failed = self._size = 0
-        self._seconds = 0.0
-        self._failures = AlikeFailures()
-
-    def count(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        for entry in entries:
-            self._seconds += entry.seconds
-            if entry.failure is None:
-                self._done += 1
-                self._size += entry.size
-            else:
-                self._failed += 1
-                self._failures.add(entry.failure)
-            yield entry
-
-    def as_facts(self, checkpoint: str, slowest: list[Entry]) -> dict[str, Any]:
-        return {
-            "checkpoint": checkpoint,
-            "done": self._done,
-            "failed": self._failed,
-            "seconds": self._seconds,
-            "size": self._size,
-            "slowest": [{"path": entry.path, "seconds": entry.seconds} for entry in slowest],
-        }
-
-    def as_lines(self, checkpoint: str, slowest: list[Entry]) -> Iterator[str]:
-        yield f"{checkpoint}: {count_files(self._done)} done, {self._failed:,} failed"
-        if slowest:
-            mean = in_words(self._seconds / (self._done + self._failed))
-            yield f"time in the function: {in_words(self._seconds)}, {mean} a file; the slowest:"
-            yield from (f"  {in_words(each.seconds)}: {each.path}" for each in slowest)
-        if self._failed:
-            yield "failed:"
-            yield from self._failures.lines("--failures lists them all")
-        yield f"values: {self._size:,} bytes (not unpickled)"
+def _counted(entries: Iterable[Entry]) -> tuple[dict[str, Any], list[Entry], AlikeFailures]:
+    """Numbers and sizes, the slowest, and the failures."""
+    facts: dict[str, Any] = {"done": 0, "failed": 0, "seconds": 0.0, "size": 0}
+    slowest: list[Entry] = []
+    alike = AlikeFailures()
+    for entry in entries:
+        facts["seconds"] += entry.seconds
+        facts["done" if entry.failure is None else "failed"] += 1
+        if entry.failure is None:
+            facts["size"] += entry.size
+        else:
+            alike.add(entry.failure)
+        if len(slowest) < SHOWN_SLOWEST or entry.seconds > slowest[-1].seconds:
+            slowest = sorted([*slowest, entry], key=lambda each: -each.seconds)[:SHOWN_SLOWEST]
+    return facts, slowest, alike
 
 
+@_command(
+    "result.pkl result.jsonl",
+    _CHECKPOINT,
+    _takes("out", "OUT", "a new file: .jsonl (a line for each path and value) or .csv"),
+    _takes("--force", "", "replace OUT if it exists"),
+    _takes("--repr", "", "write values that are no JSON as text", dest="as_repr"),
+)
 def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int:
-    """Write the values to a file that needs no Python to be read. Unpickles them."""
+    """Write the values to a .jsonl or .csv file; this unpickles them, which can run code in the
+    file, so only use it on a file that you trust."""
     source = _existing(checkpoint)
     write = {".jsonl": _write_json_lines, ".csv": _write_csv}.get(PurePath(out).suffix.lower())
     if write is None:
@@ -183,6 +269,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     if not os.path.isdir(os.path.dirname(out) or os.curdir):
         raise Refused(f"{quoted(out)}: there is no folder {quoted(os.path.dirname(out))}")
     paths = sorted(source)
+    damaged: set[str] = set()
     new = f"{out}.new-{os.getpid()}"
     try:
         # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
@@ -190,19 +277,18 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
             source.reading() as read,
             open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
-            written = write(file, lambda: _values(read, paths, as_repr))
+            write(file, lambda: _values(read, paths, as_repr, damaged))
             file.flush()
             os.fsync(file.fileno())  # before it takes the place of another one
         os.replace(new, out)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
-    _write([f"{count_files(written)}: values written to {out}"])
-    if written == len(paths):
-        return ALL_DONE
-    damaged = len(paths) - written
-    print(f"{damaged:,} values are damaged, and were left out; run again", file=sys.stderr)
-    return SOME_LEFT
+    _write([f"{count_files(len(paths) - len(damaged))}: values written to {out}"])
+    if damaged:
+        what = f"{len(damaged):,} values are damaged, and were left out; run again"
+        print(what, file=sys.stderr)
+    return SOME_LEFT if damaged else ALL_DONE
 
 
 # What to do where the class of a value is not found.
@@ -216,13 +302,14 @@ _OF_THE_SCRIPT = (
 
 
 def _values(
-    read: Callable[[str], Any], paths: list[str], as_repr: bool
-) -> Iterator[tuple[str, object, str]]:
-    """Path, value, and the value as JSON; without those that are damaged."""
+    read: Callable[[str], Any], paths: list[str], as_repr: bool, damaged: set[str]
+) -> Iterator[tuple[str, Any]]:
+    """Paths and values that are JSON; notes those that are damaged."""
     for path in paths:
         try:
             value = read(path)
         except KeyError:
+            damaged.add(path)
             continue
         except CheckpointError:
             raise
@@ -233,64 +320,60 @@ def _values(
                 f"{error}; {remedy}"
             ) from None
         try:
-            yield path, value, _as_json(value)
+            _as_json(value)
         except (TypeError, ValueError, RecursionError) as error:
             if not as_repr:
                 raise NotExported(
                     f"the value of {quoted(path)}, a {type(value).__qualname__}, is not JSON: "
                     f"{error}; --repr writes such values as Python shows them"
                 ) from None
-            yield path, repr(value), _as_json(repr(value))
+            value = repr(value)
+        yield path, value
 
 
 # Reads what `_values` says, anew at each call.
-Values = Callable[[], Iterator[tuple[str, object, str]]]
+Values = Callable[[], Iterator[tuple[str, Any]]]
 
 
 def _as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _write_json_lines(file: TextIO, values: Values) -> int:
-    written = 0
-    for written, (path, _, text) in enumerate(values(), 1):  # noqa: B007
-        file.write(f'{{"path": {_as_json(path)}, "value": {text}}}\n')
-    return written
+def _write_json_lines(file: TextIO, values: Values) -> None:
+    for path, value in values():
+        file.write(f'{{"path": {_as_json(path)}, "value": {_as_json(value)}}}\n')
 
 
-def _write_csv(file: TextIO, values: Values) -> int:
+def _write_csv(file: TextIO, values: Values) -> None:
     """Text stands as it is, everything else as JSON. If all values are dicts, each of their keys
     gets a column."""
-    written = 0
     rows = csv.writer(file)
     columns = _columns(values)
     names = [f"value.{name}" if name == "path" else name for name in columns or ["value"]]
     rows.writerow(["path", *names])
-    for written, (path, value, text) in enumerate(values(), 1):  # noqa: B007
-        if columns and isinstance(value, dict):
-            rows.writerow([path, *(_cell(value[key]) if key in value else "" for key in columns)])
-        else:
-            rows.writerow([path, value if isinstance(value, str) else text])
-    return written
-
-
-def _columns(values: Values) -> list[str]:
-    """The keys of the values, in the order in which they come, if all values are dicts. They are
-    read once more for that, since all of them may be more than memory holds."""
-    columns: dict[str, None] = {}
-    for _, value, _ in values():
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            return []
-        columns.update(dict.fromkeys(value))
-    return [*columns]
+    for path, value in values():
+        cells = [value.get(key, "") for key in columns] if columns else [value]
+        rows.writerow([path, *map(_cell, cells)])
 
 
 def _cell(value: object) -> str:
     return value if isinstance(value, str) else _as_json(value)
 
 
+def _columns(values: Values) -> list[str]:
+    """The keys of the values, in the order in which they come, if all values are dicts. They are
+    read once more for that, since all of them may be more than memory holds."""
+    columns: dict[str, None] = {}
+    for _, value in values():
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            return []
+        columns.update(dict.fromkeys(value))
+    return [*columns]
+
+
+@_command("result.pkl", _CHECKPOINT, _takes("--json", "", "as JSON", dest="as_json"))
 def check(checkpoint: str, as_json: bool = False) -> int:
-    """What is wrong with a checkpoint, a line each."""
+    """Read all of a checkpoint, and say what is wrong with it, one line each; unpickles nothing."""
     findings = _existing(checkpoint).check()
     if as_json:
         _write_json({"checkpoint": checkpoint, "findings": findings})
@@ -299,44 +382,52 @@ def check(checkpoint: str, as_json: bool = False) -> int:
     return SOME_LEFT if findings else ALL_DONE
 
 
+@_command("result.pkl", _CHECKPOINT)
 def compact(checkpoint: str) -> int:
-    """Rewrite a checkpoint with what is sound and counts."""
+    """Rewrite a checkpoint with the last result of each path, if sound, and keep the old file as
+    .bak; unpickles nothing, except a plain pickle that it adopts."""
     _write(_existing(checkpoint).compact())
     return ALL_DONE
 
 
+@_command(
+    "result.pkl old/folder new/folder",
+    _CHECKPOINT,
+    _takes("old_start", "OLD_START", "the folder (or file) that paths in the checkpoint start "
+                                        "with; '' for relative paths"),
+    _takes("new_start", "NEW_START", "where those files are now"),
+)  # fmt: skip
 def move(checkpoint: str, old_start: str, new_start: str) -> int:
-    """Give files that were moved their results back."""
-    try:
+    """Give files their results back after they were moved, or their folder was renamed, and keep
+    the old checkpoint as .bak; unpickles nothing."""
+    with _refusing(ValueError):
         _write(map(printable, _existing(checkpoint).move(old_start, new_start)))
-    except ValueError as error:
-        raise Refused(str(error)) from None
     return ALL_DONE
 
 
-def merge_all(out: str, inputs: list[str]) -> int:
-    """Join checkpoints in one."""
+@_command(
+    "result.pkl shard-*.pkl",
+    _takes("out", "OUT", "the checkpoint to write; if it exists, it comes first"),
+    _takes("inputs", "IN",
+              "checkpoints to join: of several results for one path the newest counts; a result "
+              "beats a failure; one that a run is writing to is taken as it is now", nargs="+"),
+)  # fmt: skip
+def merge(out: str, inputs: list[str]) -> int:
+    """Join checkpoints into one, for instance the shards of a run; unpickles nothing."""
     inputs = [*_expanded(inputs)]
     for path in inputs:
         _existing(path)
-    try:
-        notes = merge(out, inputs)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    _write(notes)
+    with _refusing(ValueError):
+        _write(checkpoints.merge(out, inputs))
     return ALL_DONE
 
 
-def _existing(path: str) -> Checkpoint:
-    try:
-        checkpoint = checkpoint_at(path)
+def _existing(path: str) -> checkpoints.Checkpoint:
+    with _refusing(OSError, ValueError):
+        checkpoint = checkpoints.checkpoint_at(path)
+        if not os.path.lexists(path):
+            raise Refused(f"there is no checkpoint {quoted(path)}")
         open(path, "rb").close()
-    except FileNotFoundError:
-        raise Refused(f"there is no checkpoint {quoted(path)}") from None
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    except OSError as error:
-        raise Refused(explained(error)) from None
     return checkpoint
 
 
