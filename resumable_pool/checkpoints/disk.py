@@ -1,8 +1,8 @@
-"""The few things about files on disk that differ between systems: positioned reads and writes,
-forcing data to the disk, putting a file in the place of another, and a lock that dies with its
-process.
+"""The few things about files on disk that differ between systems: reads and writes at a place,
+forcing data to the disk, putting a file in the place of another.
 
-Knows nothing of records or formats.
+A place is given with each call. Where a descriptor stands afterwards is nobody's business, so it is
+for one thread at a time. Knows nothing of records or formats.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from io import FileIO
 from typing import TypeVar
 
 from ..values import Bytes
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform == "darwin":
     import fcntl
 
 Made = TypeVar("Made")
@@ -29,79 +26,52 @@ Made = TypeVar("Made")
 _JOINED = 1 << 12
 # How many parts every system takes at once (IOV_MAX is 1,024 or more).
 _VECTOR = 1_000
-# What is read at once where it has to be copied.
-_CHUNK = 1 << 20
-
 # How long to wait, on Windows, for who has a file open, or is removing it.
 _ATTEMPTS, _PAUSE_SECONDS = 20, 0.1
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+    os.lseek(fd, offset, os.SEEK_SET)
     chunks: list[bytes] = []
-    while length > 0:
-        if sys.platform == "win32":
-            os.lseek(fd, offset, os.SEEK_SET)
-            chunk = os.read(fd, length)
-        else:
-            chunk = os.pread(fd, length, offset)
-        if not chunk:
-            break
+    while length > 0 and (chunk := os.read(fd, length)):
         chunks.append(chunk)
-        offset += len(chunk)
         length -= len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def read_into(fd: int, view: memoryview, offset: int) -> None:
     """Fill `view` with the bytes from `offset` on, as far as there are any."""
-    while view:
-        if hasattr(os, "preadv"):
-            length = os.preadv(fd, [view], offset)
-        else:
-            chunk = read_at(fd, min(len(view), _CHUNK), offset)
-            length = len(chunk)
-            view[:length] = chunk
-        if length == 0:
-            return
-        view = view[length:]
-        offset += length
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        while view and (length := file.readinto(view)):
+            view = view[length:]
 
 
 def write_at(fd: int, data: Bytes, offset: int) -> None:
     """Write all of `data` at `offset`; raises `OSError` if the system takes only part of it."""
-    view = memoryview(data)
-    while view:
-        if sys.platform == "win32":
-            os.lseek(fd, offset, os.SEEK_SET)
-            written = os.write(fd, view)
-        else:
-            written = os.pwrite(fd, view, offset)
-        view = view[written:]
-        offset += written
+    write_parts(fd, [data], offset)
 
 
 def write_parts(fd: int, parts: Sequence[Bytes], offset: int) -> None:
     """The same for many parts, one behind the other: small ones joined, large ones not copied."""
-    small: list[Bytes] = []
     joined: list[Bytes] = []
-    for part in parts:
-        if len(part) <= _JOINED:
-            small.append(part)
+    start = 0
+    for number in [number for number, part in enumerate(parts) if len(part) > _JOINED]:
+        joined += [b"".join(parts[start:number]), parts[number]]
+        start = number + 1
+    joined.append(b"".join(parts[start:]))
+    while joined:
+        if hasattr(os, "pwritev"):
+            written = os.pwritev(fd, joined[:_VECTOR], offset)
         else:
-            joined += [b"".join(small), part]
-            small = []
-    joined.append(b"".join(small))
-    while len(joined) > 1 and hasattr(os, "pwritev"):
-        written = os.pwritev(fd, joined[:_VECTOR], offset)
+            os.lseek(fd, offset, os.SEEK_SET)
+            written = os.write(fd, joined[0])
         offset += written
         while joined and written >= len(joined[0]):
             written -= len(joined.pop(0))
         if written:
             joined[0] = memoryview(joined[0])[written:]
-    for part in joined:
-        write_at(fd, part, offset)
-        offset += len(part)
 
 
 def begin_to_force(fd: int, start: int, end: int) -> None:
@@ -119,10 +89,7 @@ def force(fd: int) -> None:
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
+    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def force_folder(path: str) -> None:
@@ -139,48 +106,9 @@ def force_folder(path: str) -> None:
 
 if sys.platform == "win32":
 
-    class LockableFile(FileIO):
-        """See below. A lock is mandatory here and would keep plain readers out, so a byte of a side
-        file is locked, which is removed with the lock: the system refuses that as long as somebody
-        else has it open."""
-
-        _side_file = -1
-        _side_path = ""
-
-        def lock(self, path: str) -> bool:
-            """See below."""
-            self._side_path = lock_file(path)
-            side_file = open_file(self._side_path, os.O_RDWR | os.O_CREAT)
-            try:
-                msvcrt.locking(side_file, msvcrt.LK_NBLCK, 1)
-            except OSError as error:
-                os.close(side_file)
-                if _is_held(error):
-                    return False
-                raise
-            self._side_file = side_file
-            return True
-
-        def let_go(self) -> None:
-            """See below: nobody may move or remove here what somebody has open."""
-            super().close()
-
-        def close(self) -> None:
-            """Close the file, and give up the lock."""
-            super().close()
-            side_file, self._side_file = self._side_file, -1
-            if side_file >= 0:
-                os.close(side_file)
-                with contextlib.suppress(OSError):
-                    os.unlink(self._side_path)
-
     def open_file(path: str, flags: int) -> int:
         """See below. What somebody is just removing or replacing cannot be opened for a moment."""
         return _patiently(os.open, path, flags | os.O_BINARY)
-
-    def _is_held(error: OSError) -> bool:
-        # What else the C runtime says where a lock fails is that the file system has none.
-        return error.errno not in (errno.EINVAL, errno.EBADF)
 
     def replace(new: str, path: str) -> None:
         """See below. Who has one of the two open keeps it where it is: the caller has closed them,
@@ -200,65 +128,10 @@ if sys.platform == "win32":
 
 else:
 
-    class LockableFile(FileIO):
-        """A file that can be locked, until it is closed or its process ends.
-
-        flock, not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed
-        in this process, by a user's `pickle.load(open(path))` for instance.
-        """
-
-        def lock(self, path: str) -> bool:
-            """Take the lock, without waiting; the file is the one at `path`.
-
-            Returns:
-                Whether the lock was taken; False: somebody else has it.
-
-            Raises:
-                OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or one is not allowed.
-            """
-            try:
-                fcntl.flock(self.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if _is_held(error):
-                    return False
-                raise
-            return True
-
-        def let_go(self) -> None:
-            """Keep the lock, but not the file, which is to be moved or removed."""
-
     def open_file(path: str, flags: int) -> int:
         """A descriptor of the file, for bytes."""
         return os.open(path, flags, 0o666)
 
-    def _is_held(error: OSError) -> bool:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
-
     def replace(new: str, path: str) -> None:
         """Make `new` the file at `path`, in one step."""
         os.replace(new, path)
-
-
-def is_locked(path: str) -> bool:
-    """Whether a process has the lock of the file at `path`, as far as that can be told. Who would
-    take it at this moment has to ask again, see `open_locked`."""
-    try:
-        fd = open_file(lock_file(path) if sys.platform == "win32" else path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return _is_held(error)
-    finally:
-        os.close(fd)
-    return False
-
-
-def lock_file(path: str) -> str:
-    """The side file that carries the lock on Windows; that of a side file is itself. A file that is
-    named by a link is the same file."""
-    return path if path.endswith(".lock") else os.path.realpath(path) + ".lock"

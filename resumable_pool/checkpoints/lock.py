@@ -1,5 +1,8 @@
 """A file for one writer at a time: made in one step, opened, and locked.
 
+The lock dies with its process. On Windows a lock is mandatory, and would keep plain readers out:
+what is locked there is a byte of a file beside it.
+
 Knows nothing of formats beyond the bytes of an empty file.
 """
 
@@ -9,23 +12,16 @@ import contextlib
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable
+from io import FileIO
 
 from ..between import pipes
 from ..between.children import script_of
 from ..between.system import lives
 from ..errors import CheckpointLocked
 from ..records import quoted
-from .disk import (
-    LockableFile,
-    force,
-    force_folder,
-    is_locked,
-    lock_file,
-    open_file,
-    read_at,
-    write_at,
-)
+from .disk import force, force_folder, open_file, write_at
 
 # Files that a checkpoint may keep beside itself have its name and one of these (of old files there
 # may be several, with a number); what is still being written has NEW_FILE and more behind the name
@@ -37,6 +33,86 @@ _ATTEMPTS = 100
 
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
+
+
+# What a system says of a lock that somebody else has; what else it may say is that there are none.
+_HELD = errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _IS_BESIDE = True
+
+    def _lock(fd: int, alone: bool) -> None:
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    _IS_BESIDE = False
+
+    def _lock(fd: int, alone: bool) -> None:
+        # Not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed in
+        # this process, by a user's `pickle.load(open(path))` for instance.
+        fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+
+
+def _take(fd: int, alone: bool = True) -> bool:
+    """Take the lock, without waiting; returns whether nobody else has it.
+
+    Raises:
+        OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or one is not allowed.
+    """
+    try:
+        _lock(fd, alone)
+    except OSError as error:
+        if error.errno not in _HELD:
+            raise
+        return False
+    return True
+
+
+class LockableFile(FileIO):
+    """A file that can be locked, until it is closed or its process ends."""
+
+    _lock = -1  # what is locked: another descriptor of the file, or that of the file beside it
+    _path = ""
+
+    def lock(self, path: str) -> bool:
+        """Take the lock, without waiting; the file is the one at `path`. Returns, and raises, what
+        `_take` does."""
+        beside = open_file(lock_file(path), os.O_RDWR | os.O_CREAT) if _IS_BESIDE else None
+        self._lock = os.dup(self.fileno()) if beside is None else beside
+        self._path = path
+        return _take(self._lock)
+
+    def let_go(self) -> None:
+        """Keep the lock, but not the file, which is to be moved or removed."""
+        super().close()
+
+    def close(self) -> None:
+        """Close the file, and give up the lock."""
+        super().close()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+            if _IS_BESIDE:  # the system refuses that as long as somebody else has it open
+                unsign(self._path)
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process has the lock of the file at `path`, as far as that can be told. Who would
+    take it at this moment has to ask again, see `open_locked`."""
+    locked = lock_file(path) if _IS_BESIDE else path
+    with contextlib.suppress(OSError), FileIO(open_file(locked, os.O_RDONLY)) as file:
+        return not _take(file.fileno(), alone=False)
+    return False
+
+
+def lock_file(path: str) -> str:
+    """The file beside this one, with its writer's process id, and on Windows with the lock; that of
+    such a file is itself. A file that is named by a link is the same file."""
+    return path if path.endswith(LOCK_FILE) else os.path.realpath(path) + LOCK_FILE
 
 
 def open_locked(
@@ -54,6 +130,7 @@ def open_locked(
         CheckpointLocked: another process has the lock, of this file or of the one whose lock it is.
         OSError: the file cannot be opened or made.
     """
+    named = path.removesuffix(LOCK_FILE)
     for _ in range(_ATTEMPTS):
         if not os.path.exists(path):
             _make(path, empty)
@@ -62,24 +139,22 @@ def open_locked(
         except FileNotFoundError:
             continue  # a lock file that its owner has just removed
         file = pipes.enter(LockableFile(fd, "r+"))
-        try:
-            locked = _lock(file, path, notes)
-            if not locked and is_locked(path):  # and nobody was only looking whether it is
-                pid = holder(file.fileno())
-                raise CheckpointLocked(path.removesuffix(LOCK_FILE), pid, script_of(pid))
-            if locked and is_at(os.fstat(file.fileno()), path):
-                if os.fstat(file.fileno()).st_size == 0:
-                    write_at(file.fileno(), empty, 0)
-                    force(file.fileno())
+        with contextlib.ExitStack() as stack:
+            stack.callback(pipes.close, file)
+            if not _is_taken(file, path, notes):
+                if is_locked(path):  # and nobody was only looking whether it is
+                    pid = holder(fd)
+                    raise CheckpointLocked(named, pid, script_of(pid))
+            elif is_at(os.fstat(fd), path):  # nobody has put another in its place meanwhile
+                if os.fstat(fd).st_size == 0:
+                    write_at(fd, empty, 0)
+                    force(fd)
+                stack.pop_all()
                 return file
-        except BaseException:
-            pipes.close(file)
-            raise
-        pipes.close(file)  # somebody put another file in its place between open and lock
-    raise CheckpointLocked(path.removesuffix(LOCK_FILE), None, None)
+    raise CheckpointLocked(named, None, None)
 
 
-def _lock(file: LockableFile, path: str, notes: list[str]) -> bool:
+def _is_taken(file: LockableFile, path: str, notes: list[str]) -> bool:
     try:
         return file.lock(path)
     except OSError as error:
@@ -129,26 +204,21 @@ def remove_leftovers(path: str) -> None:
 
 def sign(path: str) -> None:
     """Say in the lock file that this process writes to `path`. Without it, nobody will know who."""
-    with contextlib.suppress(OSError):
-        fd = open_file(lock_file(path), os.O_RDWR | os.O_CREAT)
-        try:
-            write_at(fd, str(os.getpid()).encode().ljust(_PID_LENGTH), _PID_OFFSET)
-        finally:
-            os.close(fd)
+    flags = os.O_RDWR | os.O_CREAT
+    with contextlib.suppress(OSError), FileIO(open_file(lock_file(path), flags), "r+") as file:
+        file.seek(_PID_OFFSET)
+        file.write(str(os.getpid()).encode().ljust(_PID_LENGTH))
 
 
 def signer(path: str) -> int | None:
     """The process that has signed last, if the lock file says so."""
-    try:
-        fd = open_file(lock_file(path), os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        return int(read_at(fd, _PID_LENGTH, _PID_OFFSET))
-    except (OSError, ValueError):  # it has not come to sign yet
-        return None
-    finally:
-        os.close(fd)
+    with (
+        contextlib.suppress(OSError, ValueError),
+        FileIO(open_file(lock_file(path), os.O_RDONLY)) as file,
+    ):  # it may not have come to sign yet
+        file.seek(_PID_OFFSET)
+        return int(file.read(_PID_LENGTH))
+    return None
 
 
 def unsign(path: str) -> None:
@@ -165,18 +235,14 @@ def _make(path: str, empty: bytes) -> None:
             file.write(empty)
             file.flush()
             force(file.fileno())
-        _link(new, path)
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            pass  # another run was faster
+        except OSError:  # a file system without links: an empty file is filled under the lock
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
     force_folder(path)
-
-
-def _link(new: str, path: str) -> None:
-    try:
-        os.link(new, path)
-    except FileExistsError:
-        pass  # another run was faster
-    except OSError:  # a file system without links: an empty file is filled under the lock
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))

@@ -24,7 +24,8 @@ from ..between import pipes
 from ..errors import CheckpointError
 from ..records import Entry, Outcome, quoted
 from .base import Checkpoint, damaged
-from .disk import is_locked, open_file, read_at
+from .disk import open_file, read_at
+from .lock import is_locked
 
 # So many bytes on both sides of where the last record starts tell it, and those before it, from
 # others. As long as they are the same, what was scanned is still there.

@@ -51,7 +51,7 @@ from ..values import UnstorableValue, json_or_pickle, read_value
 from . import lock
 from .base import Checkpoint, damaged, foreign, of_another_version
 from .copying import REWRITTEN, rewrite
-from .disk import force_folder, lock_file, replace
+from .disk import force_folder, replace
 from .moving import Through
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
@@ -248,7 +248,7 @@ class SqliteFile(Checkpoint):
         self._notes = notes
         self._db = None
         self._wal = self._unsynced = False
-        path = lock_file(self.file)
+        path = lock.lock_file(self.file)
         self._lock = lock.open_locked(path, b" ", lambda fd: lock.signer(path), notes)
         with self._or_release():
             lock.sign(self.file)

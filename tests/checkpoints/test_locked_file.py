@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.checkpoints.disk import LockableFile, lock_file
-from resumable_pool.checkpoints.lock import is_at, open_locked, sign, signer, unsign
+from resumable_pool.checkpoints.lock import (
+    LockableFile,
+    is_at,
+    lock_file,
+    open_locked,
+    sign,
+    signer,
+    unsign,
+)
 from tests.conftest import not_on_windows
 
 
