@@ -38,9 +38,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1290,  # the modules beside runner.py, and the front doors
+    "": 1160,  # the modules beside runner.py, and the front doors
     "between": 1236,
-    "checkpoints": 2332,
+    "checkpoints": 2140,
     "commands": 407,
     "run": 2265,
     "saver": 386,
