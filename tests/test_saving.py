@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,17 @@ RECORD = b"x" * 150
 
 
 @pytest.fixture
-def saving(tmp_path: Path) -> Saving:
-    return Saving(checkpoint_at(tmp_path / "result.pkl"), None, 1, 1.0)
+def saving(tmp_path: Path) -> Iterator[Saving]:
+    saving = Saving(checkpoint_at(tmp_path / "result.pkl"), None, 1, 1.0)
+    saving.checkpoint.open()
+    yield saving
+    saving.close()
+
+
+def nap(saving: Saving, records: list[bytes], now: float) -> float:
+    """For how long more is waited for when these are saved."""
+    assert saving.save([*records], now) == len(records)
+    return saving.nap
 
 
 @pytest.mark.parametrize(
@@ -26,18 +36,18 @@ def test_more_is_waited_for_where_values_come_fast(
     saving: Saving, number: int, seconds: float, fast: bool
 ) -> None:
     """So many values, so long after the ones before: whether several would come in a nap."""
-    assert saving.nap([RECORD] * 5, NOW) == 0.0
-    assert saving.nap([RECORD] * number, NOW + seconds) == (NAP_SECONDS if fast else 0.0)
+    assert nap(saving, [RECORD] * 5, NOW) == 0.0
+    assert nap(saving, [RECORD] * number, NOW + seconds) == (NAP_SECONDS if fast else 0.0)
 
 
 def test_what_is_no_value_changes_nothing(saving: Saving) -> None:
     """Orders and other messages come in between; nobody waits after them."""
-    saving.nap([RECORD], NOW)
-    assert saving.nap([], NOW + 0.0001) == 0.0
-    assert saving.nap([RECORD], NOW + 0.0001) == NAP_SECONDS
+    nap(saving, [RECORD], NOW)
+    assert nap(saving, [], NOW + 0.0001) == 0.0
+    assert nap(saving, [RECORD], NOW + 0.0001) == NAP_SECONDS
 
 
 def test_much_is_saved_at_once(saving: Saving) -> None:
     """Where large values come fast the saver has no time to lose."""
-    saving.nap([RECORD], NOW)
-    assert saving.nap([RECORD, b"x" * 100_000], NOW + 0.0001) == 0.0
+    nap(saving, [RECORD], NOW)
+    assert nap(saving, [RECORD, b"x" * 100_000], NOW + 0.0001) == 0.0

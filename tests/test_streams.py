@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from .conftest import not_on_windows
 
 pytestmark = not_on_windows("frames of our own, of which one read gets several")
 
-Read = Callable[[], list[tuple[int, FromWorker | Ended]]]
+Read = Callable[[], list[tuple[int, Any]]]
 
 VALUE: Outcome[object] = Outcome("a", b"", 0, None, 0.5)
 OUTCOME: Outcome[object] = Outcome("b", None, 0, Failure("b", "error", "no", "", 1, 0.5), 0.5)
@@ -65,13 +66,18 @@ def worker(streams: Streams) -> Iterator[Worker]:
     worker.end.close()
 
 
+def taken(streams: Streams) -> list[tuple[int, Any]]:
+    received, streams.received = streams.received, []
+    return [*received]
+
+
 @pytest.fixture
 def read(streams: Streams, waiter: Waiter) -> Read:
     """Reads what has come."""
 
-    def read() -> list[tuple[int, FromWorker | Ended]]:
+    def read() -> list[tuple[int, Any]]:
         streams.read(waiter.wait(0))
-        return streams.take_received()
+        return taken(streams)
 
     return read
 
@@ -88,7 +94,7 @@ def test_only_ready_pipes_are_read(streams: Streams, worker: Worker) -> None:
     """A pipe that is not ready is left alone."""
     worker.send(Ready())
     streams.read([])
-    assert streams.take_received() == []
+    assert taken(streams) == []
 
 
 def test_done_with_the_right_count_is_a_clean_end(
@@ -163,7 +169,7 @@ def test_a_death_ends_a_stream_that_somebody_holds_open(streams: Streams, worker
     worker.send(Hello(1), *[OUTCOME] * 50)
     os.write(worker.end.fileno(), b"\xa5rpv\x10\0\0\0\0\0\0\0torn")
     streams.end_dead(3)
-    received = streams.take_received()
+    received = taken(streams)
     assert received == [*[(3, OUTCOME)] * 50, (3, Ended(clean=False))]
     assert len(streams) == 0
 
@@ -173,7 +179,7 @@ def test_a_death_after_the_sentinel_is_a_clean_end(streams: Streams, worker: Wor
     worker.send(OUTCOME, Done(1))
     worker.end.close()
     streams.end_dead(3)
-    assert streams.take_received() == [(3, OUTCOME), (3, Ended(clean=True))]
+    assert taken(streams) == [(3, OUTCOME), (3, Ended(clean=True))]
 
 
 def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker, read: Read) -> None:
@@ -188,7 +194,7 @@ def test_a_death_ends_no_other_stream(streams: Streams, worker: Worker, read: Re
 def test_an_unknown_death_is_no_matter(streams: Streams, worker: Worker) -> None:
     """A death note for a stream that has ended already, or never was, does nothing."""
     streams.end_dead(77)
-    assert streams.take_received() == []
+    assert taken(streams) == []
     assert len(streams) == 1
 
 
@@ -214,7 +220,7 @@ def test_orphaned_streams_end_with_their_processes(
     read()
     worker.send(OUTCOME)
     streams.end_orphaned()
-    assert streams.take_received() == [(3, OUTCOME), (3, Ended(clean=False))]
+    assert taken(streams) == [(3, OUTCOME), (3, Ended(clean=False))]
     assert len(streams) == 2
     living.end.close()
     silent.end.close()

@@ -52,10 +52,11 @@ class Waiter:
         """Those of what was added, and `also` of these ends, sentinels and handles, that something
         has come from, or that have been closed at the other end; nothing after so many seconds
         (`None`: however long it takes)."""
-        numbered = {number_of(end): end for end in also}
-        others = {number: end for number, end in numbered.items() if number not in self._things}
-        for end in others.values():
-            self._poll.register(end, POLLIN)
+        others: dict[int, Any] = {}
+        for end in also:
+            if (number := number_of(end)) not in self._things:
+                others[number] = end
+                self._poll.register(end, POLLIN)
         try:
             polled = self._poll.poll(None if seconds is None else math.ceil(seconds * 1000))
         finally:

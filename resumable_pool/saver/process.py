@@ -15,35 +15,21 @@ it wait for one of them. Knows nothing of the function, of what is still to do, 
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import time
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from ..between import children, pipes
+from ..between import children, messages, pipes
 from ..between.clock import NEVER, monotonic
 from ..between.describing import describe
 from ..between.frames import FrameReader, frame
-from ..between.messages import (
-    OF_NONE,
-    Died,
-    FailureSaved,
-    Opened,
-    Received,
-    Report,
-    Saved,
-    SaveFailure,
-    ToSaver,
-    Unable,
-    Values,
-    Watch,
-)
+from ..between.messages import OF_NONE, Report
 from ..between.waiting import PipeWriter, Waiter
 from ..errors import CheckpointError, ResumablePoolError, SaverError
-from ..values import name_script_main
+from ..values import Encoded, name_script_main
 from .saving import Saving
-from .streams import FromStream, Streams
+from .streams import Streams
 
 # How often to look whether workers still live when the runner is no more there to tell.
 ORPHAN_SECONDS = 1.0
@@ -85,8 +71,8 @@ class _InSaver:
         """From the opening of the checkpoint to the last report. Returns the exit status."""
         error = self._open_and_save()
         if error is not None:
-            self._untold.append((OF_NONE, Unable(error)))
-        self._tell(NEVER)
+            self._untold.append((OF_NONE, messages.Unable(error)))
+        self._tell()
         self._reports.drain()
         return 0 if error is None else 1
 
@@ -100,11 +86,11 @@ class _InSaver:
         failure: BaseException | None = None
         try:
             self._saving.begin()
-            self._untold.append((OF_NONE, Opened(notes, checkpoint.encoder())))
-            self._tell(NEVER)
+            self._untold.append((OF_NONE, messages.Opened(notes, checkpoint.encoder())))
+            self._tell()
             while not self._orders.at_end or self._streams:
                 self._turn()
-            self._save([], NEVER)
+            self._save(NEVER)
         except BaseException as error:
             failure = error
         try:  # also if the disk is full, say: what can be kept is kept
@@ -114,45 +100,40 @@ class _InSaver:
         return None if failure is None else _cannot_save(self._saving, failure)
 
     def _turn(self) -> None:
-        ready = self._waiter.wait(self._patience())
+        due = min(self._saving.due, self._tell_at)
+        if self._orders.at_end:
+            due = min(due, monotonic() + ORPHAN_SECONDS)
+        ready = self._waiter.wait(None if due == NEVER else max(0.0, due - monotonic()))
         self._streams.read(ready)
         if self._orders.end in ready:
             self._follow_orders()
         if self._orders.at_end:
             self._end_orphans()
         now = monotonic()
-        nap = self._save(self._streams.take_received(), now)
-        self._tell(now)
-        if nap:
-            time.sleep(nap)
-
-    def _patience(self) -> float | None:
-        due = min(self._saving.due, self._tell_at)
-        if self._orders.at_end:
-            due = min(due, monotonic() + ORPHAN_SECONDS)
-        return None if due == NEVER else max(0.0, due - monotonic())
+        self._save(now)
+        if now >= self._tell_at:
+            self._tell()
+        if self._saving.nap:
+            time.sleep(self._saving.nap)
 
     # Orders.
 
     def _follow_orders(self) -> None:
         for order in self._orders.messages():
-            self._follow(order)
+            match order:
+                case messages.Watch(worker, sent):
+                    self._streams.add(worker, pipes.take_end(sent, self._orders.handed_over))
+                case messages.Died(worker):
+                    self._streams.end_dead(worker)
+                case messages.SaveFailure(outcome):
+                    self._saving.save_failure(outcome)
+                    self._untold.append((OF_NONE, messages.FailureSaved(outcome.path)))
+                    self._tell_at = 0.0
+                case _:
+                    raise TypeError(f"the runner cannot order {order!r}")
         if self._orders.at_end:  # closed, or the runner is dead
             self._waiter.remove(self._orders.end)
             self._alone_since = monotonic()
-
-    def _follow(self, order: ToSaver) -> None:
-        match order:
-            case Watch(worker, sent):
-                self._streams.add(worker, pipes.take_end(sent, self._orders.handed_over))
-            case Died(worker):
-                self._streams.end_dead(worker)
-            case SaveFailure(outcome):
-                self._saving.save_failure(outcome)
-                self._untold.append((OF_NONE, FailureSaved(outcome.path)))
-                self._tell_at = 0.0
-            case _:
-                raise TypeError(f"the runner cannot order {order!r}")
 
     def _end_orphans(self) -> None:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and
@@ -163,40 +144,30 @@ class _InSaver:
 
     # Saving, and telling of it.
 
-    def _save(self, received: list[tuple[int, FromStream]], now: float) -> float:
-        """Save the values that have come, and pass on, in order, what the runner is to know of all
-        that has. Returns for how long to let more come."""
-        values = [message.records for _, message in received if isinstance(message, Values)]
-        records = [*itertools.chain.from_iterable(values)]
-        saved = self._saving.save(records, now)
+    def _save(self, now: float) -> None:
+        """Save the values that have come, and note, in order, what the runner is to know of all
+        that has."""
+        received, self._streams.received = self._streams.received, []
+        records: list[Encoded] = []
         for worker, message in received:
-            if isinstance(message, Values):
-                self._count(worker, len(message.records))
+            if isinstance(message, messages.Values):
+                records += message.records
+                message = messages.Received(len(message.records))
             else:
-                self._untold.append((worker, message))
                 self._tell_at = 0.0
+            self._untold.append((worker, message))
+        saved = self._saving.save(records, now)
         self._saved += saved
-        if values or saved:
+        if records or saved:
             self._tell_at = min(self._tell_at, now + REPORT_SECONDS)
-        return self._saving.nap(records, now)
 
-    def _count(self, worker: int, number: int) -> None:
-        """So many more values of this worker have come: those in a row are told together."""
+    def _tell(self) -> None:
+        """Tell the runner, if there still is one; saving goes on without."""
+        if self._saved:
+            self._untold.append((OF_NONE, messages.Saved(self._saved)))
         if self._untold:
-            last, message = self._untold[-1]
-            if last == worker and isinstance(message, Received):
-                number += message.number
-                del self._untold[-1]
-        self._untold.append((worker, Received(number)))
-
-    def _tell(self, now: float) -> None:
-        """Tell the runner what is due, if there still is one; saving goes on without."""
-        if now >= self._tell_at or now == NEVER:
-            if self._saved:
-                self._untold.append((OF_NONE, Saved(self._saved)))
-            if self._untold:
-                self._reports.write(frame(pickle.dumps(self._untold)))
-            self._untold, self._saved, self._tell_at = [], 0, NEVER
+            self._reports.write(frame(pickle.dumps(self._untold)))
+        self._untold, self._saved, self._tell_at = [], 0, NEVER
 
 
 def _cannot_open(path: str, error: BaseException) -> ResumablePoolError:

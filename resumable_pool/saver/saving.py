@@ -37,6 +37,10 @@ class Saving:
         every: this many values are saved together,
         interval: unless the oldest has waited for so many seconds. And data are forced to the disk
             at most so often: for every result it would cost a hundred times as much as writing it.
+
+    Attributes:
+        due: when there is something to do, if nothing comes.
+        nap: for how many seconds to let more values come, after those that were saved last.
     """
 
     def __init__(
@@ -50,7 +54,8 @@ class Saving:
         self._given: Sequence[Outcome[Any]] = ()
         self._waiting: list[Encoded] = []  # the records of values
         self._came_at = 0.0
-        self._save_at = self._sync_at = NEVER
+        self._save_at = self._sync_at = self.due = NEVER
+        self.nap = 0.0
         self._synced_at = 0.0
 
     def begin(self) -> None:
@@ -58,11 +63,6 @@ class Saving:
         if self._hooks is not None:
             self._hooks.open_saver()
         self._begun = True
-
-    @property
-    def due(self) -> float:
-        """When there is something to do, if nothing comes."""
-        return min(self._sync_at, self._save_at)
 
     def save(self, records: list[Encoded], now: float) -> int:
         """Save these values after those that wait, as many together as was asked for, or all if
@@ -90,6 +90,8 @@ class Saving:
         if now >= self._sync_at:
             self.checkpoint.sync()
             self._synced_at, self._sync_at = now, NEVER
+        self.due = min(self._save_at, self._sync_at)
+        self.nap = self._nap_after(records, now)
         return number
 
     def save_failure(self, outcome: Outcome[Any]) -> None:
@@ -97,8 +99,7 @@ class Saving:
         self._give((self._hooks or self.checkpoint).save_failures, [outcome])
         self._sync_at = min(self._sync_at, self._synced_at + self._interval)
 
-    def nap(self, records: list[Encoded], now: float) -> float:
-        """For how many seconds to let more values come, when these have just come."""
+    def _nap_after(self, records: list[Encoded], now: float) -> float:
         if not records:
             return 0.0
         elapsed, self._came_at = now - self._came_at, now

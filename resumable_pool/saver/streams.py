@@ -25,12 +25,12 @@ from ..records import Outcome
 FromStream = FromSaver | Values
 
 
-class _Stream:
+class _Stream(FrameReader):
     """One worker's pipe, and how many outcomes came through it."""
 
     def __init__(self, worker: int, end: Connection) -> None:
+        super().__init__(end)
         self.worker = worker
-        self.reader = FrameReader(end)
         self.pid: int | None = None
         self.outcomes = 0
 
@@ -39,12 +39,15 @@ class Streams:
     """All streams that are open, and what has come through them. Lives in the saver process.
 
     Their pipes are among those that `waiter` waits for.
+
+    Attributes:
+        received: what has come and was not taken yet, in order: worker, and message or end.
     """
 
     def __init__(self, waiter: Waiter) -> None:
+        self.received: list[tuple[int, FromStream]] = []
         self._waiter = waiter
         self._streams: dict[Connection, _Stream] = {}
-        self._received: list[tuple[int, FromStream]] = []
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -58,22 +61,16 @@ class Streams:
         """Receive what is there in those of the pipes that are `ready`."""
         for end in ready:
             if (stream := self._streams.get(end)) is not None:
-                self._receive(stream, stream.reader.messages())
-
-    def take_received(self) -> list[tuple[int, FromStream]]:
-        """What has come since the last time, in order: worker, and message or end."""
-        received, self._received = self._received, []
-        return received
+                self._receive(stream, stream.messages())
 
     def end_dead(self, worker: int) -> None:
         """The worker is dead: receive what it has left, and end its stream if it has not."""
-        for stream in list(self._streams.values()):
-            if stream.worker == worker:
-                self._drain(stream)
+        for stream in [each for each in self._streams.values() if each.worker == worker]:
+            self._drain(stream)
 
     def end_orphaned(self) -> None:
         """End the streams of dead workers when nobody is there to tell who is dead."""
-        for stream in list(self._streams.values()):
+        for stream in [*self._streams.values()]:
             if stream.pid is not None and not system.lives(stream.pid):
                 self._drain(stream)
 
@@ -84,8 +81,8 @@ class Streams:
                 system.signal_group(stream.pid, "SIGKILL")
 
     def _drain(self, stream: _Stream) -> None:
-        self._receive(stream, stream.reader.remaining_messages())
-        if stream.reader.end in self._streams:
+        self._receive(stream, stream.remaining_messages())
+        if stream.end in self._streams:
             self._end(stream, clean=False)
 
     def _receive(self, stream: _Stream, messages: list[FromWorker]) -> None:
@@ -101,12 +98,12 @@ class Streams:
                 case Done(outcomes):
                     self._end(stream, clean=outcomes == stream.outcomes)
                     return
-            self._received.append((stream.worker, message))
-        if stream.reader.at_end:
+            self.received.append((stream.worker, message))
+        if stream.at_end:
             self._end(stream, clean=False)
 
     def _end(self, stream: _Stream, clean: bool) -> None:
-        del self._streams[stream.reader.end]
-        self._waiter.remove(stream.reader.end)
-        pipes.close(stream.reader.end)
-        self._received.append((stream.worker, Ended(clean)))
+        del self._streams[stream.end]
+        self._waiter.remove(stream.end)
+        pipes.close(stream.end)
+        self.received.append((stream.worker, Ended(clean)))
