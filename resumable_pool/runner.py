@@ -45,7 +45,7 @@ from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, completed_elsewhere, overrides
 from .options import check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus
-from .run.ledger import Ledger
+from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
 from .run.screen import Story, progress_line
@@ -260,44 +260,50 @@ class ResumableRunner(Hooks[Result]):
         self._check_process()
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
+        begun, options = monotonic(), self._options
         with Owned() as life:
             self._life = life
             life.callback(self._running.release)
-            begun = monotonic()
-            name = getattr(self._options.setup.function, "__name__", "files")
+            name = getattr(options.setup.function, "__name__", "files")
             shared = watched or overrides(self, "on_saved")
-            story = Story(progress_line(self._options.progress, sys.stderr, name, shared))
-            options = self._options
-            self._stop_requests = StopRequests(options.context, options.stop_after)
-            life.push(functools.partial(self._let_go, self._stop_requests, story))
+            story = Story(progress_line(options.progress, sys.stderr, name, shared))
+            requests = self._stop_requests = StopRequests(options.context, options.stop_after)
+            life.push(functools.partial(self._let_go, requests, story))
             story.begins(name, self._checkpoint.path)
             with story.looks_for_files() as told:
                 files, note = self._files(told)
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
                 story.announce(text)
-            plan = self._plan(files)
-            ledger = Ledger(plan, keep_failures=overrides(self, "save_failures"))
-            stopped = False
+            make_plan = functools.partial(self._plan, files)
+            books = Books(options, plan := make_plan(), overrides(self, "save_failures"))
             if plan.to_do:
-                stopped = yield from self._go_round(life, files, ledger, story, watched)
+                life.enter_context(requests)
+                ring = self._ring = self._ring_for(make_plan, books, requests, story)
+                yield from self._go_round(life, ring.go(), requests, story, watched)
             elif plan.total:
                 story.has_nothing_to_do(plan, self._checkpoint.path)
-            saved, kept = self.failures, ledger.kept
-            failures = [kept.get(path) or saved.get(path) for path in sorted(ledger.standing)]
-            known = [failure for failure in failures if failure is not None]  # not damaged
-            report = ledger.report(known, monotonic() - begun, stopped)
-            self._report = report._replace(note=note)
+            self._report = books.report(self.failures, monotonic() - begun, note)
             story.ends(self._report)
 
-    def _go_round(
-        self, life: Owned, files: list[str], ledger: Ledger, story: Story, watched: bool
-    ) -> Generator[Outcome[Result], None, bool]:
-        """Yields as `_outcomes` does, and returns whether the run was stopped."""
+    def _ring_for(
+        self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, story: Story
+    ) -> Run:
         refuse_in_daemonic_process()
-        assert self._stop_requests is not None
-        requests = life.enter_context(self._stop_requests)
-        ring = self._ring = self._ring_for(files, ledger, requests, story)
-        steps = ring.go()
+        options = self._options
+        hooks = self if overrides(self, *SAVER_HOOKS) else None
+        if hooks is not None or (overrides(self, "process_file") and options.executor is None):
+            check_sent(self, options.context)
+        saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
+        return Run(options, saving, make_plan, books, requests, story)
+
+    def _go_round(
+        self,
+        life: Owned,
+        steps: Iterator[list[Finished]],
+        requests: StopRequests,
+        story: Story,
+        watched: bool,
+    ) -> Generator[Outcome[Result], None, None]:
         life.callback(requests.finish, steps)
         # A program may end with a loop that it still holds, and whose processes never do.
         atexit.register(life.close)
@@ -312,30 +318,11 @@ class ResumableRunner(Hooks[Result]):
                     if watched:
                         yield outcome
                     life.check_process()
-        return ring.stopping.stopped
 
-    def _ring_for(
-        self, files: list[str], ledger: Ledger, requests: StopRequests, story: Story
-    ) -> Run:
-        options = self._options
-        hooks = self if overrides(self, *SAVER_HOOKS) else None
-        if hooks is not None or (overrides(self, "process_file") and options.executor is None):
-            check_sent(self, options.context)
-        saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
-        plan = functools.partial(self._plan, files)
-        return Run(options, saving, plan, ledger, requests, story)
-
-    def _let_go(
-        self,
-        requests: StopRequests,
-        story: Story,
-        kind: object,
-        error: BaseException | None,
-        traceback: object,
-    ) -> None:
+    def _let_go(self, requests: StopRequests, story: Story, *raised: Any) -> None:
         """The run is over: the signals that came during it take their effect."""
         self._life = self._stop_requests = self._ring = None
-        if isinstance(error, Exception):
+        if isinstance(error := raised[1], Exception):
             left = isinstance(error.__context__, GeneratorExit)
             story.breaks(error, hidden=requests.signals or left)
         requests.deliver()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import ResumableRunner, open_checkpoint
-from resumable_pool.run.books import Dealer
+from resumable_pool.run.books import Books
 
 from .conftest import not_on_windows
 from .functions import CALLS, KILL, calls, note
@@ -47,13 +47,13 @@ def stage(folder: Path) -> Iterator[Stage]:
 def rests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How long the rests of batches were that came back."""
     lengths: list[int] = []
-    give_back = Dealer.give_back
+    give_back = Books.give_back
 
-    def note_and_give_back(dealer: Dealer, worker: int) -> None:
-        lengths.append(len(dealer._batches[worker].paths))
-        give_back(dealer, worker)
+    def note_and_give_back(books: Books, worker: int) -> None:
+        lengths.append(len(books._batches[worker].paths))
+        give_back(books, worker)
 
-    monkeypatch.setattr(Dealer, "give_back", note_and_give_back)
+    monkeypatch.setattr(Books, "give_back", note_and_give_back)
     return lengths
 
 
@@ -167,7 +167,7 @@ def test_slow_files_come_back_from_a_batch(
 ) -> None:
     """What was taken for quick, and is not, is handed back after a moment."""
     # As where files are quick, however slow this machine is.
-    monkeypatch.setattr(Dealer, "_batch_length", lambda dealer, source: 40)
+    monkeypatch.setattr(Books, "_batch_length", lambda books, source: 40)
     assert runner(slow_from_300_on).run().completed == NUMBER
     assert calls() == many
     assert max(rests) > 5

@@ -1,4 +1,4 @@
-"""Dealing as a table: what is asked of it, and what becomes of it."""
+"""The books as a table: what happens, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,53 @@ from typing import Any
 
 import pytest
 
+from resumable_pool import Failure, Outcome, ResumableRunner
 from resumable_pool.between.clock import NEVER
+from resumable_pool.between.messages import BATCH_SECONDS
 from resumable_pool.run import books as dealing
-from resumable_pool.run.books import Again, Dealer
+from resumable_pool.run.books import JUDGING_SECONDS, Books, Verdict
+from resumable_pool.run.plan import Plan
 
 NOW = 0.0
 QUICK = NOW + 0.001  # after which one file has been quick enough for long batches
 
 
-def _state(dealer: Dealer) -> tuple[Any, ...]:
-    busy = [worker for worker in range(5) if dealer.is_busy(worker)]
-    return dealer.to_do, busy, dealer.over
+def new_books(workers: int = 1, batch_seconds: float = BATCH_SECONDS, **options: Any) -> Books:
+    """Of a run in which there is nothing to do yet."""
+    runner = ResumableRunner(len, [], "result.pkl", max_workers=workers, progress=False, **options)
+    books = Books(runner._options, Plan([], 0, [], 0, 0, workers))
+    books.batch_seconds = batch_seconds
+    return books
 
 
-def _deal(dealer: Dealer, worker: int, *arguments: Any, **options: Any) -> list[str]:
-    return [path for path, _ in dealer.deal(worker, NOW, *arguments, **options)]
+def failed(path: str | None, attempt: int = 1) -> Outcome[Any]:
+    """What a worker sends of a file that has failed."""
+    assert path is not None
+    return Outcome(path, None, 0, Failure(path, "error", "OSError: no", "", attempt, 0.0), 0.0)
 
 
-def _do(dealer: Dealer, name: str, *arguments: Any) -> Any:
+def _state(books: Books) -> tuple[Any, ...]:
+    busy = [worker for worker in range(5) if books.is_busy(worker)]
+    return books.to_do, busy, books.over
+
+
+def _deal(books: Books, worker: int, *arguments: Any, **options: Any) -> list[str]:
+    return [path for path, _ in books.deal(worker, NOW, *arguments, **options) or ()]
+
+
+def in_the_way(books: Books, worker: int) -> bool:
+    """Whether the worker had better go."""
+    return books.deal(worker, NOW) is None
+
+
+def _do(books: Books, name: str, *arguments: Any) -> Any:
     match name:
         case "deal":
-            return "".join(_deal(dealer, *arguments, most=3))
+            return "".join(_deal(books, *arguments, most=3))
         case "finish":
-            return "".join(dealer.finish(*arguments, QUICK))
+            return "".join(books.finish(*arguments, QUICK))
         case _:
-            return getattr(dealer, name)(*arguments)
+            return getattr(books, name)(*arguments)
 
 
 # Each case is a list of events and what they return, and then how things stand: how many to do, who
@@ -93,19 +115,19 @@ CASES: dict[str, tuple[list[tuple[Any, ...]], tuple[Any, ...]]] = {
 def test_events(monkeypatch: pytest.MonkeyPatch, events: Any, state: Any) -> None:
     """Each sequence of events returns what the table says, and leaves what it says."""
     monkeypatch.setattr(dealing, "SHARES", 0.1)
-    dealer = _with_quick_files(Dealer(1))
+    books = _with_quick_files(new_books(1))
     for name, *arguments, returned in events:
-        assert _do(dealer, name, *arguments) == returned
-    assert _state(dealer) == state
+        assert _do(books, name, *arguments) == returned
+    assert _state(books) == state
 
 
-def _with_quick_files(dealer: Dealer, seconds: float = QUICK - NOW) -> Dealer:
+def _with_quick_files(books: Books, seconds: float = QUICK - NOW) -> Books:
     """One file has been done, in so many seconds."""
-    dealer.add(["before"])
-    assert _deal(dealer, 0) == ["before"]
-    dealer.finish(0, 1, NOW + seconds)
-    dealer.give_back(0)
-    return dealer
+    books.add(["before"])
+    assert _deal(books, 0) == ["before"]
+    books.finish(0, 1, NOW + seconds)
+    books.give_back(0)
+    return books
 
 
 # How long files take, and how many of very many are dealt together.
@@ -127,44 +149,44 @@ LENGTHS = {
 @pytest.mark.parametrize(("seconds", "length"), LENGTHS.items())
 def test_quick_files_are_dealt_together(seconds: float, length: int) -> None:
     """As many as take a twentieth of a second, if they go on as the last one did."""
-    dealer = _with_quick_files(Dealer(1), seconds)
-    dealer.add(map(str, range(100_000)))
-    assert len(_deal(dealer, 1)) == length
+    books = _with_quick_files(new_books(1), seconds)
+    books.add(map(str, range(100_000)))
+    assert len(_deal(books, 1)) == length
 
 
 def test_until_files_prove_to_be_quick_they_are_dealt_singly() -> None:
     """At the beginning nobody knows."""
-    dealer = Dealer(1)
-    dealer.add(map(str, range(1000)))
-    assert _deal(dealer, 0) == ["0"]
-    assert _deal(dealer, 1) == ["1"]
+    books = new_books(1)
+    books.add(map(str, range(1000)))
+    assert _deal(books, 0) == ["0"]
+    assert _deal(books, 1) == ["1"]
 
 
 def test_a_slow_file_makes_the_next_batch_short() -> None:
     """And quick ones make it long again: what counts is how it was lately."""
-    dealer = _with_quick_files(Dealer(1))
-    dealer.add(map(str, range(10_000)))
-    assert len(_deal(dealer, 0)) == 50
-    dealer.finish(0, 49, NOW + 0.049)
-    dealer.finish(0, 1, NOW + 10)
-    dealer.give_back(0)
-    assert len(_deal(dealer, 0)) == 1
-    dealer.finish(0, 1, NOW + 0.01)
-    dealer.give_back(0)
-    assert len(_deal(dealer, 0)) == 5
+    books = _with_quick_files(new_books(1))
+    books.add(map(str, range(10_000)))
+    assert len(_deal(books, 0)) == 50
+    books.finish(0, 49, NOW + 0.049)
+    books.finish(0, 1, NOW + 10)
+    books.give_back(0)
+    assert len(_deal(books, 0)) == 1
+    books.finish(0, 1, NOW + 0.01)
+    books.give_back(0)
+    assert len(_deal(books, 0)) == 5
 
 
 def test_outcomes_share_the_time_of_their_batch() -> None:
     """The pace is that of one file, however many are reported together: also in two reports that
     come at the same moment, between which there was no time at all."""
-    dealer = _with_quick_files(Dealer(1))
-    dealer.add(map(str, range(10_000)))
-    _deal(dealer, 0)
-    dealer.finish(0, 10, NOW + 0.5)
-    dealer.finish(0, 20, NOW + 0.5)
-    dealer.finish(0, 20, NOW + 0.5)
-    dealer.give_back(0)
-    assert len(_deal(dealer, 0)) == 5
+    books = _with_quick_files(new_books(1))
+    books.add(map(str, range(10_000)))
+    _deal(books, 0)
+    books.finish(0, 10, NOW + 0.5)
+    books.finish(0, 20, NOW + 0.5)
+    books.finish(0, 20, NOW + 0.5)
+    books.give_back(0)
+    assert len(_deal(books, 0)) == 5
 
 
 @pytest.mark.parametrize(("to_do", "workers", "length"), [
@@ -173,177 +195,218 @@ def test_outcomes_share_the_time_of_their_batch() -> None:
 ])  # fmt: skip
 def test_towards_the_end_batches_become_short(to_do: int, workers: int, length: int) -> None:
     """Nobody is left with a long one when the others have finished."""
-    dealer = _with_quick_files(Dealer(workers))
-    dealer.add(map(str, range(to_do)))
-    assert len(_deal(dealer, 0)) == length
+    books = _with_quick_files(new_books(workers))
+    books.add(map(str, range(to_do)))
+    assert len(_deal(books, 0)) == length
 
 
 def test_a_batch_is_no_longer_than_it_may_be() -> None:
     """A worker that is soon to be replaced, or whose files have a time limit, gets fewer."""
-    dealer = _with_quick_files(Dealer(1))
-    dealer.add(map(str, range(1000)))
-    assert _deal(dealer, 0, most=3) == ["0", "1", "2"]
-    assert _deal(dealer, 1, most=1) == ["3"]
+    books = _with_quick_files(new_books(1))
+    books.add(map(str, range(1000)))
+    assert _deal(books, 0, most=3) == ["0", "1", "2"]
+    assert _deal(books, 1, most=1) == ["3"]
 
 
 def test_who_loses_a_batch_changes_nothing_for_what_was_dealt() -> None:
     """The list that was dealt is the caller's own."""
-    dealer = Dealer(1)
-    dealer.add(["a"])
-    batch = dealer.deal(0, NOW)
+    books = new_books(1)
+    books.add(["a"])
+    batch = books.deal(0, NOW)
     batch.clear()
-    assert dealer.finish(0, 1, NOW) == ["a"]
+    assert books.finish(0, 1, NOW) == ["a"]
 
 
 def test_the_way_to_a_worker_is_not_part_of_the_pace() -> None:
     """Where it takes long, it is told when the batch began."""
-    dealer = Dealer(1)
-    dealer.add(map(str, range(10_000)))
-    _deal(dealer, 0)
-    dealer.note_begun(0, NOW + 10)
-    dealer.finish(0, 1, NOW + 10.01)
-    dealer.give_back(0)
-    assert len(_deal(dealer, 0)) == 5
+    books = new_books(1)
+    books.add(map(str, range(10_000)))
+    _deal(books, 0)
+    books.note_begun(0, NOW + 10)
+    books.finish(0, 1, NOW + 10.01)
+    books.give_back(0)
+    assert len(_deal(books, 0)) == 5
 
 
 @pytest.mark.parametrize(("batch_seconds", "length"), [(0.5, 100), (0.05, 10), (0.0, 1)])
 def test_how_long_a_batch_is_to_take(batch_seconds: float, length: int) -> None:
     """Longer where the way is longer, and one file at a time where that is asked for."""
-    dealer = _with_quick_files(Dealer(1, batch_seconds), 0.005)
-    dealer.add(map(str, range(10_000)))
-    assert len(_deal(dealer, 0)) == length
+    books = _with_quick_files(new_books(1, batch_seconds), 0.005)
+    books.add(map(str, range(10_000)))
+    assert len(_deal(books, 0)) == length
 
 
 def test_when_nobody_knows_who_is_to_blame_nobody_is() -> None:
     """What was lost together is dealt once more, each alone, after all the rest."""
-    dealer = _with_quick_files(Dealer(1), 0.01)
-    dealer.add(map(str, range(20)))
-    assert _deal(dealer, 0) == ["0", "1", "2", "3", "4"]
-    assert dealer.lose(0, certain=False) is None
+    books = _with_quick_files(new_books(1), 0.01)
+    books.add(map(str, range(20)))
+    assert _deal(books, 0) == ["0", "1", "2", "3", "4"]
+    assert books.lose(0, certain=False) is None
     dealt = []
-    while batch := dealer.deal(0, NOW):
+    while batch := books.deal(0, NOW):
         dealt.append(batch)
-        dealer.finish(0, len(batch), NOW + 0.01)
-        dealer.give_back(0)
+        books.finish(0, len(batch), NOW + 0.01)
+        books.give_back(0)
     assert dealt[-5:] == [[(str(number), 1)] for number in range(5)]
-    assert dealer.over
+    assert books.over
 
 
 def test_another_attempt_comes_after_all_first_ones() -> None:
     """And it knows which one it is."""
-    dealer = Dealer(1)
-    dealer.add("abc")
-    dealer.deal(0, NOW)
-    dealer.retry(*dealer.finish(0, 1, NOW), Again.ANY)
-    dealer.wake(NOW)
-    assert [dealer.deal(worker, NOW) for worker in range(1, 5)] == [
+    books = new_books(1)
+    books.add("abc")
+    books.deal(0, NOW)
+    books.retry(*books.finish(0, 1, NOW), books.again)
+    books.wake(NOW)
+    assert [books.deal(worker, NOW) for worker in range(1, 5)] == [
         [("b", 1)], [("c", 1)], [("a", 2)], [],
     ]  # fmt: skip
-    dealer.retry(*dealer.finish(3, 1, NOW), Again.ANY)
-    assert dealer.attempt("a") == 3
-    assert dealer.attempt("b") == 1
+    books.retry(*books.finish(3, 1, NOW), books.again)
+    assert books.attempt("a") == 3
+    assert books.attempt("b") == 1
 
 
 def test_what_took_its_worker_along_waits_for_a_fresh_one() -> None:
     """Who is none is in the way, though there is something to do; and it is dealt alone."""
-    dealer = _with_quick_files(Dealer(1))
-    dealer.enter(1)
-    dealer.add("ab")
-    dealer.retry("x", Again.FRESH)
-    dealer.retry("y", Again.FRESH)
-    dealer.wake(NOW)
-    assert _deal(dealer, 1) == ["a"]
-    dealer.enter(2)
-    assert _deal(dealer, 2) == ["b"]
-    dealer.finish(1, 1, NOW)
-    dealer.give_back(1)
-    assert (dealer.to_do, dealer.over) == (2, False)
-    assert _deal(dealer, 1) == []
-    assert dealer.is_in_the_way(1)
-    dealer.enter(3)
-    assert not dealer.is_in_the_way(3)
-    assert dealer.deal(3, NOW) == [("x", 2)]
-    dealer.stop()
-    dealer.retry(*dealer.finish(3, 1, NOW), Again.FRESH)
-    dealer.wake(NOW)
-    dealer.enter(4)
-    assert _deal(dealer, 4) == []
+    books = _with_quick_files(new_books(1))
+    books.enter(1)
+    books.add("ab")
+    books.retry("x", books.dangerous)
+    books.retry("y", books.dangerous)
+    books.wake(NOW)
+    assert _deal(books, 1) == ["a"]
+    books.enter(2)
+    assert _deal(books, 2) == ["b"]
+    books.finish(1, 1, NOW)
+    books.give_back(1)
+    assert (books.to_do, books.over) == (2, False)
+    assert _deal(books, 1) == []
+    assert in_the_way(books, 1)
+    books.enter(3)
+    assert books.deal(3, NOW) == [("x", 2)]
+    books.stop()
+    books.retry(*books.finish(3, 1, NOW), books.dangerous)
+    books.wake(NOW)
+    books.enter(4)
+    assert _deal(books, 4) == []
 
 
 def test_what_the_system_has_killed_is_dealt_last_and_alone() -> None:
     """In a fresh worker, when nothing else is in work, and nothing else until it is done."""
-    dealer = Dealer(3)
+    books = new_books(3)
     for worker in range(3):
-        dealer.enter(worker)
-    dealer.add("abk", killed={"k"})
-    dealer.retry("l", Again.ALONE)
-    dealer.retry("x", Again.FRESH)
-    dealer.wake(NOW)
-    assert [_deal(dealer, worker) for worker in range(3)] == [["a"], ["b"], ["x"]]
-    dealer.enter(3)
-    dealer.finish(0, 1, NOW)
-    dealer.give_back(0)
-    dealer.lose(1)
-    assert _deal(dealer, 3) == []
-    assert (dealer.wanted, dealer.is_in_the_way(3), dealer.is_in_the_way(0)) == (1, False, False)
-    dealer.finish(2, 1, NOW)
-    dealer.give_back(2)
-    assert dealer.is_in_the_way(0)
-    assert _deal(dealer, 0) == []
-    assert dealer.deal(3, NOW) == [("k", 1)]
-    dealer.add("c")
-    dealer.enter(4)
-    assert (_deal(dealer, 4), dealer.is_in_the_way(4), dealer.wanted) == ([], True, 1)
-    assert dealer.lose(3) == "k"
-    assert _deal(dealer, 4) == ["c"]
-    dealer.finish(4, 1, NOW)
-    dealer.give_back(4)
-    assert (_deal(dealer, 4), dealer.is_in_the_way(4), dealer.wanted) == ([], True, 1)
-    dealer.enter(5)
-    assert dealer.deal(5, NOW) == [("l", 2)]
+        books.enter(worker)
+    books.begin(Plan("abk", 0, [], 0, 0, 3), killed={"k"})
+    books.retry("l", books.killed)
+    books.retry("x", books.dangerous)
+    books.wake(NOW)
+    assert [_deal(books, worker) for worker in range(3)] == [["a"], ["b"], ["x"]]
+    books.enter(3)
+    books.finish(0, 1, NOW)
+    books.give_back(0)
+    books.lose(1)
+    assert _deal(books, 3) == []
+    assert (books.wanted, in_the_way(books, 3), in_the_way(books, 0)) == (1, False, False)
+    books.finish(2, 1, NOW)
+    books.give_back(2)
+    assert in_the_way(books, 0)
+    assert _deal(books, 0) == []
+    assert books.deal(3, NOW) == [("k", 1)]
+    books.add("c")
+    books.enter(4)
+    assert (_deal(books, 4), in_the_way(books, 4), books.wanted) == ([], True, 1)
+    assert books.lose(3) == "k"
+    assert _deal(books, 4) == ["c"]
+    books.finish(4, 1, NOW)
+    books.give_back(4)
+    assert (_deal(books, 4), in_the_way(books, 4), books.wanted) == ([], True, 1)
+    books.enter(5)
+    assert books.deal(5, NOW) == [("l", 2)]
 
 
 def test_a_further_attempt_may_have_to_wait() -> None:
     """It is dealt when its time has come; until then the run is not over, unless it is stopped."""
-    dealer = Dealer(1)
-    dealer.add("ab")
-    dealer.deal(0, NOW)
-    dealer.retry(*dealer.finish(0, 1, NOW), Again.ANY, due=NOW + 2)
-    dealer.give_back(0)
-    dealer.retry("z", Again.ANY, due=NOW + 1)
-    dealer.wake(NOW + 0.5)
-    assert _deal(dealer, 0) == ["b"]
-    dealer.finish(0, 1, NOW)
-    dealer.give_back(0)
-    assert (dealer.waiting, dealer.due, dealer.to_do, dealer.over) == (2, NOW + 1, 0, False)
-    dealer.wake(NOW + 1)
-    assert dealer.deal(0, NOW) == [("z", 2)]
-    dealer.finish(0, 1, NOW)
-    dealer.give_back(0)
-    assert (dealer.waiting, dealer.due) == (1, NOW + 2)
-    dealer.stop()
-    assert (dealer.waiting, dealer.due, dealer.over) == (0, NEVER, True)
+    books = new_books(1)
+    books.add("ab")
+    books.deal(0, NOW)
+    books.retry(*books.finish(0, 1, NOW), books.again, due=NOW + 2)
+    books.give_back(0)
+    books.retry("z", books.again, due=NOW + 1)
+    books.wake(NOW + 0.5)
+    assert _deal(books, 0) == ["b"]
+    books.finish(0, 1, NOW)
+    books.give_back(0)
+    assert (books.waiting, books.due, books.to_do, books.over) == (2, NOW + 1, 0, False)
+    books.wake(NOW + 1)
+    assert books.deal(0, NOW) == [("z", 2)]
+    books.finish(0, 1, NOW)
+    books.give_back(0)
+    assert (books.waiting, books.due) == (1, NOW + 2)
+    books.stop()
+    assert (books.waiting, books.due, books.over) == (0, NEVER, True)
 
 
-ILLEGAL: dict[str, tuple[Callable[[Dealer], object], str]] = {
+# How often a file may be tried again, and what becomes of its first failures, one after the other.
+VERDICTS = {
+    0: [Verdict.SAVE],
+    1: [Verdict.RETRY, Verdict.SAVE],
+    2: [Verdict.RETRY, Verdict.RETRY, Verdict.SAVE],
+}
+
+
+@pytest.mark.parametrize(("retries", "verdicts"), VERDICTS.items())
+def test_a_failure_is_judged_after_a_moment(retries: int, verdicts: list[Verdict]) -> None:
+    """Then it leads to another attempt, as long as there may be one; the last one is saved."""
+    books = new_books(retries=retries)
+    books.add("a")
+    for attempt, verdict in enumerate(verdicts, 1):
+        assert books.deal(0, NOW) == [("a", attempt)]
+        outcome = failed("a", attempt)
+        books.fail(0, outcome, NOW)
+        books.give_back(0)
+        assert (books.over, books.due) == (False, NOW + JUDGING_SECONDS)
+        assert books.judge(NOW, stopped=False) is None
+        judged = books.judge(NOW + JUDGING_SECONDS, stopped=False)
+        assert judged == (verdict, outcome, outcome.failure)
+        books.wake(NOW + JUDGING_SECONDS)
+    assert not books.over
+    books.note_failure_saved("a")
+    assert (books.over, books.counts.failed, books.take_finished()) == (True, 1, [("a", False)])
+
+
+def test_a_failure_during_a_stop_is_nobody_s() -> None:
+    """It may have failed of that, so it is still to do; and nobody waits for the verdict."""
+    books = new_books()
+    books.add("a")
+    books.deal(0, NOW)
+    books.fail(0, failed("a"), NOW)
+    books.give_back(0)
+    books.stop()
+    judged = books.judge(NOW, stopped=True)
+    assert judged is not None
+    assert judged[0] is Verdict.DROP
+    assert (books.over, books.counts.failed, books.report({}, 0.0, "").remaining) == (True, 0, 1)
+
+
+ILLEGAL: dict[str, tuple[Callable[[Books], object], str]] = {
     "dealt while busy": (
-        lambda dealer: dealer.deal(1, NOW),
+        lambda books: books.deal(1, NOW),
         r"^worker 1 is to be dealt, but has .*'a'",
     ),
     "an outcome of an idle worker": (
-        lambda dealer: dealer.finish(2, 1, NOW),
+        lambda books: books.finish(2, 1, NOW),
         "^worker 2 sent 1 outcomes, but has no paths$",
     ),
     "more outcomes than paths": (
-        lambda dealer: dealer.finish(1, 2, NOW),
+        lambda books: books.finish(1, 2, NOW),
         "^worker 1 sent 2 outcomes, but has 1 paths$",
     ),
     "begun by an idle worker": (
-        lambda dealer: dealer.note_begun(2, NOW),
+        lambda books: books.note_begun(2, NOW),
         "^worker 2 has begun its batch, but has none$",
     ),
     "given back by an idle worker": (
-        lambda dealer: dealer.give_back(2),
+        lambda books: books.give_back(2),
         "^worker 2 gives back its batch, but has none$",
     ),
 }
@@ -351,15 +414,15 @@ ILLEGAL: dict[str, tuple[Callable[[Dealer], object], str]] = {
 
 @pytest.mark.parametrize(("event", "message"), ILLEGAL.values(), ids=ILLEGAL.keys())
 def test_illegal_events_raise_and_change_nothing(
-    event: Callable[[Dealer], object], message: str
+    event: Callable[[Books], object], message: str
 ) -> None:
     """An event that cannot be raises, naming the worker and what it has, and changes nothing."""
-    dealer = Dealer(1)
-    dealer.add("abc")
-    dealer.deal(1, NOW)
-    before = _state(dealer)
+    books = new_books(1)
+    books.add("abc")
+    books.deal(1, NOW)
+    before = _state(books)
     with pytest.raises(ValueError, match=message):
-        event(dealer)
-    assert _state(dealer) == before
-    assert _deal(dealer, 2) == ["b"]
-    assert dealer.finish(1, 1, NOW) == ["a"]
+        event(books)
+    assert _state(books) == before
+    assert _deal(books, 2) == ["b"]
+    assert books.finish(1, 1, NOW) == ["a"]

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.run.books import Again, Dealer
+from resumable_pool.run.books import JUDGING_SECONDS, Books
+
+from .test_dealing import failed, in_the_way, new_books
 
 NOW = 0.0
+
+
+def counted(books: Books) -> list[str]:
+    """The files whose failures have turned out to count."""
+    judged = iter(lambda: books.judge(NOW + JUDGING_SECONDS, stopped=False), None)
+    return [outcome.path for _, outcome, _ in judged if outcome is not None]
 
 
 class Play:
@@ -18,40 +26,42 @@ class Play:
     with it, `1.` that it is dealt one and is at it, `1<` that it has left, `1>` that it has come.
     """
 
-    def __init__(self, workers: int, files: str) -> None:
-        self.dealer = Dealer(workers)
-        self.dealer.add(files)
+    def __init__(self, workers: int, files: str, **options: Any) -> None:
+        self.books = new_books(workers, **options)
+        self.books.add(files)
         self.dealt: list[str] = []
         self.dismissed: list[int] = []
         self.counted: list[str] = []
         for worker in range(1, workers + 1):
-            self.dealer.enter(worker)
+            self.books.enter(worker)
 
     def act(self, text: str) -> None:
         for worker, deed in zip(map(int, text[::2]), text[1::2], strict=True):
             self._do(worker, deed)
-            condemned, cleared = self.dealer.review()
-            self.dismissed += condemned
-            self.counted += cleared
+            self.review()
+
+    def review(self) -> None:
+        self.dismissed += self.books.review()
+        self.counted += counted(self.books)
 
     def _do(self, worker: int, deed: str) -> None:
         if deed == ">":
-            self.dealer.enter(worker)
+            self.books.enter(worker)
             return
-        if deed != "<" and not self.dealer.is_busy(worker):
-            batch = self.dealer.deal(worker, NOW, most=1)
+        if deed != "<" and not self.books.is_busy(worker):
+            batch = self.books.deal(worker, NOW, most=1) or []
             self.dealt += [f"{worker}{path}{attempt}" for path, attempt in batch]
             if not batch:
                 return
         match deed:
             case "+":
-                self.dealer.finish(worker, 1, NOW)
-                self.dealer.give_back(worker)
+                self.books.finish(worker, 1, NOW)
+                self.books.give_back(worker)
             case "-":
-                self.dealer.fail(worker, NOW)
-                self.dealer.give_back(worker)
+                self.books.fail(worker, failed(self.books.path_of(worker)), NOW)
+                self.books.give_back(worker)
             case "*" | "<":
-                self.dealer.lose(worker)
+                self.books.lose(worker)
 
 
 # How many workers, which files, what happens; and then: who is dismissed, whose failures count, and
@@ -86,7 +96,7 @@ def test_what_is_decided(workers: int, files: str, text: str, decided: Any) -> N
     dismissed, counted, doubtful = decided
     assert play.dismissed == dismissed
     assert sorted(play.counted) == sorted(counted)
-    assert [*play.dealer._doubtful] == [*doubtful]
+    assert [*play.books._doubtful] == [*doubtful]
 
 
 def test_a_doubtful_file_is_tried_in_a_worker_that_nothing_can_have_broken() -> None:
@@ -95,13 +105,14 @@ def test_a_doubtful_file_is_tried_in_a_worker_that_nothing_can_have_broken() -> 
     play = Play(2, "abcdefgh")
     play.act("2+1+1-1-1-2+3>3+3+")
     assert play.dealt[-3:] == ["2f1", "3e1", "3d1"]
-    assert play.dealer.attempt("d") == 1
+    assert play.books.attempt("d") == 1
     play.act("3-")
     assert play.dealt[-1] == "3c1"
-    assert (play.dismissed, play.counted, play.dealer.holds("c")) == ([1, 3], [], False)
+    assert (play.dismissed, play.counted) == ([1, 3], ["c"])
+    play.books.note_failure_saved("c")
     play.act("2+2+2.")
     assert play.dealt[-2:] == ["2g1", "2h1"]
-    assert play.dealer.over
+    assert play.books.over
 
 
 def test_a_doubtful_file_may_take_its_worker_along() -> None:
@@ -129,7 +140,7 @@ def test_a_suspicion_that_is_refuted_is_a_lesson() -> None:
     play.act("1+2+1-1-1-2-2-2-3>3-4>4-5>5-")
     assert play.dealt[-3:] == ["3e1", "4d1", "5c1"]
     assert play.dismissed == [1, 2, 3, 4, 5]
-    assert play.counted == ["h", "g", "f"]
+    assert play.counted == ["e", "d", "c", "h", "g", "f"]
     play.act("6>6+" + 11 * "6-")
     assert play.dismissed == [1, 2, 3, 4, 5]
     play.act("6-7>7+8>8+8-8-8-")
@@ -141,12 +152,12 @@ def test_what_has_failed_before_says_nothing_of_a_worker() -> None:
     play = Play(1, "abcd")
     play.act("1+1-1+1-1.")
     for path in play.counted:
-        play.dealer.retry(path, Again.ANY)
+        play.books.retry(path, play.books.again)
     for _ in range(3):
-        play.dealer.wake(NOW)
+        play.books.wake(NOW)
         play.act("1-1-")
-        play.dealer.retry("b", Again.ANY)
-        play.dealer.retry("d", Again.ANY)
+        play.books.retry("b", play.books.again)
+        play.books.retry("d", play.books.again)
     assert play.dismissed == []
 
 
@@ -156,14 +167,14 @@ def test_who_has_just_failed_twice_is_not_trusted_with_further_attempts() -> Non
     play.act("2.1+1-1-1.")
     assert play.counted == ["d", "c"]
     for path in play.counted:
-        play.dealer.retry(path, Again.ANY)
-    play.dealer.wake(NOW)
+        play.books.retry(path, play.books.again)
+    play.books.wake(NOW)
     play.act("1.")
-    assert not play.dealer.is_in_the_way(1)
+    assert not in_the_way(play.books, 1)
     play.act("2+2.")
     assert play.dealt[-1] == "2d2"
     play.act("2+2<")
-    assert play.dealer.is_in_the_way(1)
+    assert in_the_way(play.books, 1)
     play.act("1.")
     assert play.dealt[-1] == "2d2"
     play.act("1<3>3.")
@@ -172,20 +183,21 @@ def test_who_has_just_failed_twice_is_not_trusted_with_further_attempts() -> Non
 
 def test_of_an_executor_s_processes_nothing_is_known() -> None:
     """So nothing is suspected, and every failure counts at once."""
-    dealer = Dealer(1)
-    dealer.add("abcd")
+    books = new_books(1)
+    books.add("abcd")
     for path in "abcd":
-        dealer.deal(0, NOW)
-        assert dealer.fail(0, NOW) == path
-        assert not dealer.holds(path)
-        dealer.give_back(0)
-    assert dealer.review() == ([], [])
+        books.deal(0, NOW)
+        books.fail(0, failed(path), NOW)
+        assert counted(books) == [path]
+        books.give_back(0)
+    assert books.review() == []
 
 
 def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
     """Two failures in a row make a worker go; one counts."""
-    play = Play(2, "abcdefgh")
+    play = Play(2, "abcdefgh", max_failures=0)
     play.act("1+2+1-1-2-")
-    play.dealer.press()
-    assert play.dealer.review() == ([1], ["e"])
-    assert [*play.dealer._doubtful] == ["d", "c"]
+    assert not play.books.may_deal()
+    play.review()
+    assert (play.dismissed, play.counted) == ([1], ["e"])
+    assert [*play.books._doubtful] == ["d", "c"]

@@ -1,13 +1,17 @@
-"""Who gets which paths, for which attempt, and who is to blame when a worker dies.
+"""The books of a run: where each file is, who gets which paths, for which attempt, who is to blame
+when a worker dies, and what becomes of a failure.
 
-    to do ──deal──▶ in work ──finish──▶ (the saver has its outcome) ──retry──▶ to do, once more
-      ▲                │                                                ▲
-      ├───give_back────┤                                                │
-      │                ├──fail──▶ (suspicion.py: it counts, or not) ────┤
-      │                │                                                │
-      └──────lose──────┴── its worker died: the first path without ─────┘
-                           an outcome is the culprit, since a worker sends every outcome before it
-                           begins the next file; the rest of its batch is to do again
+    to do ──deal──▶ in work ──finish──▶ received ──saved──▶ finished
+      ▲                │
+      ├───give_back────┤
+      │                ├──fail──▶ held (suspicion.py: it counts, or not)
+      │                │            │
+      ├──────lose──────┼──blame──▶ to be judged ──saved──▶ finished
+      │                │            │
+      └────retry───────┴────────────┘
+
+If a worker dies, the first path without an outcome is the culprit, since a worker sends every
+outcome before it begins the next file; the rest of its batch is to do again.
 
 What is to do stands in five queues, and is dealt in this order:
 
@@ -36,10 +40,15 @@ import enum
 import heapq
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..between.clock import NEVER
 from ..between.messages import BATCH_SECONDS, Task
+from ..options import Options
+from ..records import Failure, FailureKind, Outcome, Report
+from .plan import Plan
+from .screen import Counts
 from .suspicion import Suspicion
 
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
@@ -52,13 +61,23 @@ _SHORTEST = 1e-7
 # batches become small, so that nobody is left with a long one when the others have finished.
 SHARES = 4
 
+# So long after it came a failure is judged. A scheduler that ends a job sends SIGTERM to all its
+# processes, in any order: what that did to a function, or to its worker, is not the file's fault.
+JUDGING_SECONDS = 0.25
 
-class Again(enum.Enum):
-    """What a further attempt at a file needs."""
+# No file waits longer than this for a further attempt.
+LONGEST_RETRY_DELAY = 600.0
 
-    ANY = enum.auto()  # nothing
-    FRESH = enum.auto()  # a fresh worker
-    ALONE = enum.auto()  # and that nothing else is in progress
+# A path, and whether what was saved of it is a value; otherwise it is a failure.
+Finished = tuple[str, bool]
+
+
+class Verdict(enum.Enum):
+    """What becomes of an attempt that failed."""
+
+    SAVE = enum.auto()  # the file has failed
+    RETRY = enum.auto()  # it gets a further attempt
+    DROP = enum.auto()  # nothing: what made it fail may be what stops the run
 
 
 class _Batch:
@@ -72,46 +91,83 @@ class _Batch:
         self.source = source
 
 
-class Dealer:
-    """Deals the paths of one run to its workers, which it knows by number.
+class _Setback(NamedTuple):
+    """A failed attempt, to be judged at `due`, and the queue for a further one."""
+
+    outcome: Outcome[Any]
+    due: float
+    again: deque[str]
+
+
+class Books:
+    """What the runner knows of the files of one run. Workers have numbers.
 
     Args:
-        workers: how many there may be at a time.
-        batch_seconds: what a batch of quick files is to take; 0 for one file at a time.
+        options: how many workers there may be, how often a file is tried, and how many may fail.
+        plan: what there is to do, as it seems before the checkpoint is locked.
+        keep_failures: whether the checkpoint will not have the failures.
 
     Attributes:
+        batch_seconds: what a batch of quick files is to take; 0 for one file at a time.
         stopped: whether nothing is dealt any more.
+        counts: where the run stands.
+        again, dangerous, killed: the queues of these names.
+        untaken: what has been saved, and nobody was told of yet.
     """
 
-    def __init__(self, workers: int, batch_seconds: float = BATCH_SECONDS) -> None:
+    def __init__(self, options: Options, plan: Plan, keep_failures: bool = False) -> None:
+        self.batch_seconds = BATCH_SECONDS
         self.stopped = False
-        self._workers = workers
-        self._batch_seconds = batch_seconds
+        self.counts = Counts(0, 0)
+        self.untaken: list[Finished] = []
+        self._options = options
+        self._workers = min(options.max_workers, plan.total)
         self._suspicion = Suspicion()
         self._doubtful = self._suspicion.doubtful
         self._to_do: deque[str] = deque()
-        self._again: deque[str] = deque()
-        self._dangerous: deque[str] = deque()
-        self._killed: deque[str] = deque()
-        self._queues = {Again.ANY: self._again, Again.FRESH: self._dangerous}
-        self._queues[Again.ALONE] = self._killed
-        # When, which one (for a heap, whose items are in order), and what for.
-        self._waiting: list[tuple[float, int, str, Again]] = []
+        self.again: deque[str] = deque()
+        self.dangerous: deque[str] = deque()
+        self.killed: deque[str] = deque()
+        # When, which one (for a heap, whose items are in order), and where it stands then.
+        self._waiting: list[tuple[float, int, str, deque[str]]] = []
         self._ever_waited = 0
         self._batches: dict[int, _Batch] = {}
         self._attempts: dict[str, int] = {}
         self._seconds = float("inf")  # what a file has taken lately
+        self._pressed = False  # too many failures may count
+        self._setbacks: deque[_Setback] = deque()  # to be judged
+        self._held: dict[str, _Setback] = {}  # by path, those that perhaps do not count
+        self._unsaved = 0  # failures that count
+        self._received: deque[str] = deque()  # values, in the order of coming
+        self._standing: set[str] = set()  # as failed, whether in this run or in an earlier one
+        self._kept: dict[str, Failure] | None = {} if keep_failures else None
+        self.begin(plan)
+
+    def begin(self, plan: Plan, killed: Collection[str] = ()) -> None:
+        """How things stand, and once more when the checkpoint is locked, and that is certain.
+
+        Args:
+            killed: paths to do whose workers the system has killed in an earlier run.
+        """
+        for queue in (self._to_do, self.killed):
+            queue.clear()
+        self.killed.extend(path for path in plan.to_do if path in killed)
+        self.add(path for path in plan.to_do if path not in killed)
+        counts = self.counts
+        counts.total, counts.skipped, counts.left = plan.total, plan.done, plan.left
+        self._sizes, counts.size_to_do = plan.sizes, sum(plan.sizes.values())
+        self._standing = {*plan.failed}
+
+    # What there is to do.
 
     @property
     def to_do(self) -> int:
         """How many paths could be dealt now, to somebody."""
-        if self.stopped:
-            return 0
-        return len(self._killed) + self._side_by_side
+        return 0 if self.stopped else len(self.killed) + self._side_by_side
 
     @property
     def _side_by_side(self) -> int:
-        queues = (self._doubtful, self._to_do, self._again, self._dangerous)
+        queues = (self._doubtful, self._to_do, self.again, self.dangerous)
         return sum(map(len, queues))
 
     @property
@@ -119,7 +175,7 @@ class Dealer:
         """How many workers there is something to do for."""
         if self.stopped or self._has_one_alone:
             return self.busy
-        return min(self._workers, self._side_by_side + self.busy or min(1, len(self._killed)))
+        return min(self._workers, self._side_by_side + self.busy or min(1, len(self.killed)))
 
     @property
     def waiting(self) -> int:
@@ -128,13 +184,9 @@ class Dealer:
 
     @property
     def due(self) -> float:
-        """When the next of those may be dealt."""
-        return self._waiting[0][0] if self.waiting else NEVER
-
-    @property
-    def held(self) -> int:
-        """How many files have failed, and it is not known yet whether that counts."""
-        return self._suspicion.held
+        """When the next of those may be dealt, or the next failure is to be judged."""
+        retried = self._waiting[0][0] if self.waiting else NEVER
+        return min(retried, self._setbacks[0].due) if self._setbacks else retried
 
     @property
     def busy(self) -> int:
@@ -143,13 +195,15 @@ class Dealer:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is in progress, and nothing more will be dealt."""
-        return not self.to_do and not self._batches and not self.waiting
+        """Whether nothing is in progress, nothing more will be dealt, and no failure is still to be
+        judged or to be saved."""
+        pending = self._setbacks or self._unsaved or (self._held and not self.stopped)
+        return not (self.to_do or self._batches or self.waiting or pending)
 
     @property
     def _has_one_alone(self) -> bool:
         """Whether the file in progress must be the only one."""
-        return any(batch.source is self._killed for batch in self._batches.values())
+        return any(batch.source is self.killed for batch in self._batches.values())
 
     def is_busy(self, worker: int) -> bool:
         """Whether the worker has a batch."""
@@ -171,24 +225,15 @@ class Dealer:
         """Whether nobody has had this path before."""
         return path not in self._attempts and path not in self._suspicion.tried
 
-    def holds(self, path: str) -> bool:
-        """Whether it is not known yet if the path's last failure counts."""
-        return self._suspicion.holds(path)
-
-    def add(self, paths: Iterable[str], killed: Collection[str] = ()) -> None:
-        """More to do, after what there is. Of some the worker was `killed` in an earlier run."""
-        if killed:
-            paths = [*paths]
-            self._killed.extend(path for path in paths if path in killed)
-            paths = (path for path in paths if path not in killed)
+    def add(self, paths: Iterable[str]) -> None:
+        """More to do, after what there is."""
         self._to_do.extend(paths)
 
-    def retry(self, path: str, again: Again, due: float = 0.0) -> None:
+    def retry(self, path: str, again: deque[str], due: float = 0.0) -> None:
         """Once more, after all that there is: what made it fail may have passed by then.
 
         Args:
-            again: what that attempt needs.
-            due: when it may begin.
+            again: where it stands when it is `due`.
         """
         self._attempts[path] = self.attempt(path) + 1
         self._ever_waited += 1
@@ -198,21 +243,50 @@ class Dealer:
         """Those whose time has come wait no longer."""
         while self._waiting and self._waiting[0][0] <= now:
             _, _, path, again = heapq.heappop(self._waiting)
-            self._queues[again].append(path)
+            again.append(path)
 
-    def deal(self, worker: int, now: float, most: int = sys.maxsize) -> list[Task]:
+    def stop(self) -> None:
+        """Deal nothing from now on."""
+        self.stopped = self.counts.stopping = True
+
+    # Dealing.
+
+    def enter(self, worker: int) -> None:
+        """The worker is one process to the end, of which we hear everything."""
+        self._suspicion.enter(worker)
+
+    def review(self) -> list[int]:
+        """Decide about what is suspicious. Returns the workers to be dismissed: they are broken."""
+        idle = not self._batches and not self.to_do
+        condemned, cleared = self._suspicion.review(self.wanted, idle)
+        self._setbacks.extend(self._held.pop(path) for path in cleared)
+        return condemned
+
+    def may_deal(self) -> bool:
+        """Whether anybody may be dealt anything. If it may turn out that too many files have
+        failed, that comes first, and only who can tell something of it goes on."""
+        undecided = len(self._setbacks) + self._suspicion.held
+        self._pressed = self._too_many(undecided)
+        return not self._pressed or self._suspicion.press(self.wanted)
+
+    def deal(self, worker: int, now: float, most: int = sys.maxsize) -> list[Task] | None:
         """The next batch for an idle worker, of at `most` so many paths; empty if there is nothing
-        to do, or nothing for this one."""
+        for it yet. `None` if it had better go: what is left is for a fresh one in its place, or one
+        that is at work is to have all the memory."""
         if self.is_busy(worker):
             has = [*self._batches[worker].paths]
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
-        if self.stopped or self._has_one_alone or self._suspicion.waits(worker) or not most:
+        if self.stopped or (self._pressed and not self._suspicion.may_tell(worker)):
+            return []
+        if self._has_one_alone or (self.to_do and not most):
+            return None
+        if self._suspicion.waits(worker):
             return []
         source = self._source_for(worker)
         if source is None:
             self._suspicion.rest(worker)
-            return []
-        together = source is self._to_do or source is self._again
+            return None if self._is_in_the_way(worker) else []
+        together = source is self._to_do or source is self.again
         number = min(self._batch_length(source), most) if together else 1
         batch = [source.popleft() for _ in range(min(number, len(source)))]
         self._batches[worker] = _Batch(batch, now, source)
@@ -225,60 +299,27 @@ class Dealer:
             return self._doubtful
         if self._to_do:
             return self._to_do
-        if self._again and self._suspicion.trusts(worker):
-            return self._again
-        if self._suspicion.is_fresh(worker):
-            if self._dangerous:
-                return self._dangerous
-            if self._killed and not self._batches:
-                return self._killed
-        return None
+        if self.again and self._suspicion.trusts(worker):
+            return self.again
+        return self._for_a_fresh_one() if self._suspicion.is_fresh(worker) else None
 
-    def _batch_length(self, source: deque[str]) -> int:
-        quick = min(MOST_PATHS, self._batch_seconds / max(self._seconds, _SHORTEST))
-        fair = len(source) / (SHARES * self._workers)
-        return max(1, int(min(quick, fair)))
+    def _for_a_fresh_one(self) -> deque[str] | None:
+        if self.dangerous:
+            return self.dangerous
+        return self.killed if self.killed and not self._batches else None
 
-    def is_in_the_way(self, worker: int, most: int = sys.maxsize) -> bool:
-        """Whether this idle worker had better go: it may be dealt no more than `most`, and that is
-        none; what is left is for a fresh one in its place; or it is to have all the memory."""
-        if self.stopped or self.is_busy(worker):
-            return False
-        if self._has_one_alone or (self.to_do and not most):
-            return True
-        if self._suspicion.waits(worker):
-            return False
+    def _is_in_the_way(self, worker: int) -> bool:
+        """Whether there is nothing for this worker, but for one in its place."""
         if self._doubtful and not self._suspicion.some_are_clean():
             return True
-        if self._again and self._suspicion.is_to_be_replaced(worker):
+        if self.again and self._suspicion.is_to_be_replaced(worker):
             return True
-        if self._suspicion.is_fresh(worker):
-            return False
-        return bool(self._dangerous or (self._killed and not self._batches))
+        return not self._suspicion.is_fresh(worker) and self._for_a_fresh_one() is not None
 
-    # What is known of the workers.
-
-    def enter(self, worker: int) -> None:
-        """The worker is one process to the end, of which we hear everything."""
-        self._suspicion.enter(worker)
-
-    def press(self) -> bool:
-        """Too many failures may count: decide which. Returns whether those may be dealt something
-        meanwhile who `may_tell`."""
-        return self._suspicion.press(self.wanted)
-
-    def may_tell(self, worker: int) -> bool:
-        """Whether the worker has not failed since its last success."""
-        return self._suspicion.may_tell(worker)
-
-    def review(self) -> tuple[list[int], list[str]]:
-        """The workers to be dismissed, because they are broken; and the paths of which it has
-        turned out that their failures count."""
-        suspicion = self._suspicion
-        suspicion.review(self.wanted, idle=not self._batches and not self.to_do)
-        condemned, suspicion.condemned = suspicion.condemned, []
-        cleared, suspicion.cleared = suspicion.cleared, []
-        return condemned, cleared
+    def _batch_length(self, source: deque[str]) -> int:
+        quick = min(MOST_PATHS, self.batch_seconds / max(self._seconds, _SHORTEST))
+        fair = len(source) / (SHARES * self._workers)
+        return max(1, int(min(quick, fair)))
 
     def note_begun(self, worker: int, moment: float) -> None:
         """The worker began its batch only then: before, that was on its way, or in a queue."""
@@ -286,17 +327,26 @@ class Dealer:
             raise ValueError(f"worker {worker} has begun its batch, but has none")
         self._batches[worker].since = moment
 
+    # What comes of it.
+
     def finish(self, worker: int, number: int, now: float) -> list[str]:
-        """The worker has sent the values of so many more of its paths: these."""
+        """The saver has the values of so many more of the worker's paths: these."""
         paths = self._take(worker, number, now)
         self._suspicion.succeed(worker, paths)
+        self._received.extend(paths)
+        for path in paths if self._held else ():
+            self._held.pop(path, None)  # it was tried once more: what was before does not count
         return paths
 
-    def fail(self, worker: int, now: float) -> str:
-        """The worker has failed with the next one of its paths: this."""
+    def fail(self, worker: int, outcome: Outcome[Any], now: float) -> None:
+        """The worker has failed with the next one of its paths."""
         (path,) = self._take(worker, 1, now)
-        self._suspicion.fail(worker, path, self._is_first(path))
-        return path
+        self._held.pop(path, None)
+        setback = _Setback(outcome, now + JUDGING_SECONDS, self.again)
+        if self._suspicion.fail(worker, path, self._is_first(path)):
+            self._held[path] = setback
+        else:
+            self._setbacks.append(setback)
 
     def _take(self, worker: int, number: int, now: float) -> list[str]:
         batch = self._batches.get(worker)
@@ -325,17 +375,100 @@ class Dealer:
                 them is dealt alone.
         """
         culprit = None
-        if self.is_busy(worker):
-            paths = self._batches[worker].paths
+        if (batch := self._batches.get(worker)) is not None:
             if not certain:
-                self._dangerous.extend(self._batches.pop(worker).paths)
+                self.dangerous.extend(self._batches.pop(worker).paths)
                 return None
-            culprit = paths.popleft() if paths else None
+            culprit = batch.paths.popleft() if batch.paths else None
             self.give_back(worker)
         first = culprit is not None and self._is_first(culprit)
         self._suspicion.leave(worker, culprit, first)
         return culprit
 
-    def stop(self) -> None:
-        """Deal nothing from now on."""
-        self.stopped = True
+    def blame(
+        self, path: str, kind: FailureKind, message: str, traceback: str, seconds: float, now: float
+    ) -> None:
+        """The file has taken its worker along, or has taken too long."""
+        self._held.pop(path, None)
+        attempt = self.attempt(path)
+        failure = Failure(path, kind, message, traceback, attempt, seconds)
+        outcome: Outcome[Any] = Outcome(path, None, 0, failure, seconds, attempt)
+        again = self.killed if failure.was_killed else self.dangerous
+        self._setbacks.append(_Setback(outcome, now + JUDGING_SECONDS, again))
+
+    # Failures.
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more files have failed than may."""
+        return self._too_many(0)
+
+    def _too_many(self, more: int) -> bool:
+        limit = self._options.max_failures
+        return limit is not None and self.counts.failed + self._unsaved + more > limit
+
+    def judge(self, now: float, stopped: bool) -> tuple[Verdict, Outcome[Any], Failure] | None:
+        """Decide about the next failure, if there is one whose time has come. After a stop its file
+        is still to do: nobody can know whether it would have failed without."""
+        if not self._setbacks or (now < self._setbacks[0].due and not stopped):
+            return None
+        outcome, _, again = self._setbacks.popleft()
+        path, failure = outcome.path, outcome.failure
+        assert failure is not None
+        if stopped:
+            return Verdict.DROP, outcome, failure
+        if (attempt := self.attempt(path)) <= self._options.retries:
+            # Doubled each time; the exponent is bounded, or it would be too large for a float.
+            pause = self._options.retry_delay * 2.0 ** min(attempt - 1, 64)
+            self.retry(path, again, now + min(pause, LONGEST_RETRY_DELAY))
+            return Verdict.RETRY, outcome, failure
+        self._unsaved += 1
+        if self._kept is not None:
+            self._kept[path] = failure
+        return Verdict.SAVE, outcome, failure
+
+    # What is saved.
+
+    def note_saved(self, number: int) -> None:
+        """The next so many of the values that have come are saved."""
+        paths = [self._received.popleft() for _ in range(number)]
+        self.untaken += [(path, True) for path in paths]
+        self.counts.completed += number
+        self._note_sizes(paths)
+        if self._standing:
+            self._standing.difference_update(paths)
+
+    def note_failure_saved(self, path: str) -> None:
+        """The failure of this one is saved."""
+        self._unsaved -= 1
+        self.untaken.append((path, False))
+        self.counts.failed += 1
+        self._note_sizes([path])
+        self._standing.add(path)
+
+    def _note_sizes(self, paths: Sequence[str]) -> None:
+        if self._sizes:
+            self.counts.size_done += sum(self._sizes.get(path, 0) for path in paths)
+
+    def take_finished(self, most: int | None = None) -> list[Finished]:
+        """Those whose outcomes have been saved since the last time, or the first of them."""
+        finished = self.untaken[:most]
+        del self.untaken[: len(finished)]
+        return finished
+
+    def report(self, saved: Mapping[str, Failure], seconds: float, note: str) -> Report:
+        """How the run has ended; `saved` are the failures that the checkpoint has."""
+        counts, kept, failed = self.counts, self._kept or {}, len(self._standing)
+        known = [kept.get(path) or saved.get(path) for path in sorted(self._standing)]
+        return Report(
+            total=counts.total,
+            completed=counts.completed,
+            skipped=counts.skipped,
+            failed=failed,
+            # Not what another run would do, since inputs may have changed meanwhile.
+            remaining=counts.total - counts.completed - counts.skipped - failed,
+            seconds=seconds,
+            stopped=self.stopped,
+            failures=[failure for failure in known if failure is not None],  # not damaged
+            note=note,
+        )

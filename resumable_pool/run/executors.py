@@ -41,7 +41,7 @@ from ..options import Options
 from ..records import WorkerStatus
 from ..values import Encoder
 from ..worker.far_process import Answer, process_far
-from .books import Dealer
+from .books import Books
 from .saver_handle import Saver
 from .stop_requests import Inbox
 from .workers import Crew, State, Worker
@@ -57,9 +57,9 @@ class FarCrew(Crew):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
     def __init__(
-        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+        self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
     ) -> None:
-        super().__init__(options, saver, dealer, waiter, folder)
+        super().__init__(options, saver, books, waiter, folder)
         assert options.executor is not None
         self._executor = options.executor
         self.engine = type(self._executor).__name__
@@ -108,7 +108,7 @@ class FarCrew(Crew):
             self._answered = True
             number, seconds, frames = answer
             if number:
-                self._dealer.note_begun(slot.serial, now - seconds)
+                self._books.note_begun(slot.serial, now - seconds)
             slot.pass_on(number, frames)
         if trouble is not None:
             raise trouble

@@ -8,25 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..between import messages
+from ..between import children, messages
 from ..between.clock import Clock
 from ..between.pipes import Owned
 from ..between.waiting import Waiter
 from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import Outcome, WorkerStatus, in_words
+from ..records import Failure, FailureKind, Outcome, WorkerStatus, count_files, in_words
 from ..saver.saving import Saving
 from ..values import Encoder
-from .books import Dealer
-from .ledger import Finished, Ledger
+from .books import Books, Finished, Verdict
 from .plan import Plan
 from .saver_handle import Saver
 from .screen import Story
-from .starts import Starts, start_error
 from .stop_requests import StopRequests, broken_pipes_raise
-from .stopping import Stopping
-from .verdicts import Verdicts
+from .stopping import Phase, Stopping
+from .suspicion import Starts
 from .workers import Crew, State
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
@@ -41,12 +39,14 @@ STARTING_SECONDS = 0.05
 # long are ended, and nothing new is dealt.
 SLOW_SECONDS = 0.05
 
+_REMEDY = "Fix that and run again; what was saved is kept."
+
 
 class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
 
     It is given what the saver saves with, and what says what is to do once the checkpoint is
-    locked. It keeps the `ledger`; `stopping` says whether it was stopped.
+    locked. It keeps the `books`; `stopping` says whether it was stopped.
     """
 
     def __init__(
@@ -54,16 +54,15 @@ class Run:
         options: Options,
         saving: Saving,
         make_plan: Callable[[], Plan],
-        ledger: Ledger,
+        books: Books,
         stop_requests: StopRequests,
         story: Story,
     ) -> None:
-        # More than there are files cost nothing.
-        options = options._replace(max_workers=min(options.max_workers, ledger.counts.total))
+        # More workers than there are files cost nothing.
+        options = options._replace(max_workers=min(options.max_workers, books.counts.total))
         self._options = options
         self._make_plan = make_plan
-        self._ledger = ledger
-        self._counts = ledger.counts
+        self._books = books
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._story = story
@@ -76,10 +75,11 @@ class Run:
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
         crew = _crew_for(options)
-        self._dealer = Dealer(options.max_workers, crew.batch_seconds(options))
-        self._crew = crew(options, self._saver, self._dealer, self._waiter, here())
-        self._verdicts = Verdicts(options, self._dealer, self._saver, ledger, story)
-        self.stopping = Stopping(options, stop_requests, self._dealer, self._crew, ledger, story)
+        books.batch_seconds = crew.batch_seconds(options)
+        self._crew = crew(options, self._saver, books, self._waiter, here())
+        self.stopping = Stopping(options.grace_period, stop_requests, books, self._crew, story)
+        self._forked = options.context.get_start_method() == "fork" and options.executor is None
+        self._threads = self._forked and children.has_other_threads()
 
     def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -94,7 +94,7 @@ class Run:
         except WorkerStartError as error:
             if not self._is_excused(error):
                 raise
-            self.stopping.stopped = True
+            self._books.stop()
             return
         with Owned() as life:
             life.callback(broken_pipes_raise()(self._end))
@@ -102,7 +102,7 @@ class Run:
                 with broken_pipes_raise():
                     self._turn()
                 yield from self._hand_out()
-        yield self._ledger.take_finished()
+        yield self._books.take_finished()
         if self._error is not None and not self._excused:
             raise self._error
 
@@ -120,8 +120,8 @@ class Run:
 
     def _hand_out(self) -> Iterator[list[Finished]]:
         """What has been saved, or only the first of it, while who gets it is slow."""
-        finished = self._ledger.take_finished(1 if self._slow else None)
-        self._behind = self._ledger.untaken
+        finished = self._books.take_finished(1 if self._slow else None)
+        self._behind = bool(self._books.untaken)
         begun = self._clock.look()
         yield finished
         self._slow = self._clock.look() > begun + SLOW_SECONDS
@@ -134,7 +134,7 @@ class Run:
         return self._saver.gone or (self._no_more_files() and not self._crew)
 
     def _no_more_files(self) -> bool:
-        return self._opened and self._dealer.over and not self._verdicts.pending
+        return self._opened and self._books.over
 
     def _wait_for_something(self) -> list[Any]:
         with self._clock.waiting(self._patience()) as patience:
@@ -145,8 +145,7 @@ class Run:
         if self._short_of_workers() or self._behind:
             return 0.0
         now = self._clock.look()
-        later = (self._dealer.due, self._starts.due(now), self._crew.due(now))
-        due = min(self.stopping.due, self._verdicts.due, *later)
+        due = min(self._books.due, self._starts.due(now), self._crew.due(now), self.stopping.due)
         seconds = min(due - now, self._stop_requests.seconds_left)
         return min(TICK_SECONDS, max(0.0, seconds))
 
@@ -156,7 +155,7 @@ class Run:
         """What time is it, and has anybody asked for a stop?"""
         self._clock.look()
         self.stopping.follow_requests(self._clock.now)
-        if self.stopping.insisted:
+        if self.stopping.phase is Phase.GIVEN_UP:
             self._saver.kill()
 
     def _note_reports(self) -> None:
@@ -174,12 +173,12 @@ class Run:
             case messages.StartFailed(message, traceback):
                 self._note_start_failed(serial, message, traceback)
             case messages.Received(number):
-                self._ledger.note_received(self._finish(serial, number))
+                self._note_outcomes(serial, number)
+                self._books.finish(serial, number, self._clock.now)
             case messages.Saved(number):
-                self._ledger.note_saved(number)
+                self._books.note_saved(number)
             case messages.FailureSaved(path):
-                self._ledger.note_failure_saved(path)
-                self._verdicts.note_saved()
+                self._books.note_failure_saved(path)
             case Outcome():
                 self._note_failure(serial, report)
             case messages.BatchOver():
@@ -199,17 +198,38 @@ class Run:
             self._fail(error)
 
     def _judge_failures(self) -> None:
-        condemned, cleared = self._dealer.review()
-        for worker in map(self._crew.get, condemned):
+        for worker in map(self._crew.get, self._books.review()):
             if worker is not None:
                 worker.dismiss()
-        self._verdicts.release(cleared)
         now = self._clock.now
-        while self._verdicts and (self.stopping.stopped or now >= self._verdicts.due):
-            self._verdicts.judge(now, self.stopping.stopped)
-            if self._verdicts.too_many and not self.stopping.stopped:
-                self.stopping.stop(self._verdicts.why, now)
-        self._dealer.wake(now)
+        while judged := self._books.judge(now, self.stopping.stopped):
+            self._follow_verdict(*judged)
+            limit = self._options.max_failures or 0
+            if self._books.too_many and not self.stopping.stopped:
+                why = f"{count_files(limit + 1)} failed, more than max_failures={limit}"
+                self.stopping.stop(why, now)
+        self._books.wake(now)
+
+    def _follow_verdict(self, verdict: Verdict, outcome: Outcome[Any], failure: Failure) -> None:
+        if self._forked and verdict is not Verdict.DROP:
+            self._suspect_fork(failure)
+        match verdict:
+            case Verdict.SAVE:
+                self._saver.tell(messages.SaveFailure(outcome))
+                self._story.fails(failure, self._books.counts)
+            case Verdict.RETRY:
+                self._story.will_retry(failure)
+            case Verdict.DROP:
+                self._story.drops(failure)
+
+    def _suspect_fork(self, failure: Failure) -> None:
+        """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
+        or says that it cannot be used there. Told once."""
+        first = not self._books.counts.completed
+        hangs = failure.kind == "timeout" and self._threads and first
+        if hangs or "forked" in failure.message.lower():
+            self._forked = False
+            self._story.suspects_fork(failure)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
@@ -223,30 +243,21 @@ class Run:
                 break
 
     def _short_of_workers(self) -> bool:
-        if self._opened:
-            wanted = self._dealer.wanted
-        else:  # they come into being while the saver does, and wait for it
-            paths = 0 if self.stopping.stopped else self._counts.total - self._counts.finished
-            wanted = min(self._options.max_workers, paths)
+        """Also before the checkpoint is open: they come into being meanwhile, and wait for it."""
         may_start = self._error is None and self._clock.now >= self._starts.allowed_at
-        return len(self._crew) < wanted and may_start
+        return may_start and len(self._crew) < self._books.wanted
 
     def _deal_paths(self) -> None:
-        if self._behind:
-            return
-        pressed = self._verdicts.perhaps_too_many
-        if pressed and not self._dealer.press():
+        if self._behind or not self._opened or not self._books.may_deal():
             return
         now = self._clock.look()  # it may have taken long to start workers
         for worker in self._crew.are(State.READY):
-            if self._dealer.is_busy(worker.serial):
+            if self._books.is_busy(worker.serial):
                 continue
-            if pressed and not self._dealer.may_tell(worker.serial):
-                continue
-            most = self._crew.most(worker.serial)
-            if batch := self._dealer.deal(worker.serial, now, most):
+            batch = self._books.deal(worker.serial, now, self._crew.most(worker.serial))
+            if batch:
                 worker.deal(batch, now)
-            elif self._dealer.is_in_the_way(worker.serial, most):
+            elif batch is None:
                 worker.dismiss()
 
     def _dismiss_workers(self) -> None:
@@ -255,13 +266,13 @@ class Run:
         self._crew.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
-        now = self._clock.now
-        self._counts.waiting = self._dealer.waiting
+        now, counts = self._clock.now, self._books.counts
+        counts.waiting = self._books.waiting
         if not self._ready:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
-            self._counts.note_workers(len(self._crew), self._ready, now)
+            counts.note_workers(len(self._crew), self._ready, now)
         if self._opened:  # a run that was refused has not begun
-            self._story.screen.draw(self._counts, now, lambda: self._crew.longest(now))
+            self._story.screen.draw(counts, now, lambda: self._crew.longest(now))
         self._note_bar()
 
     def _note_bar(self) -> None:
@@ -275,17 +286,9 @@ class Run:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         plan = self._make_plan()
         self._story.knows_the_plan(plan, notes)
-        self._ledger.begin(plan)
-        self._dealer.add(plan.to_do, plan.killed())
+        self._books.begin(plan, plan.killed())
         self._opened = True
         self._crew.begin(encoder)
-
-    def _finish(self, serial: int, number: int) -> list[str]:
-        """So many more files have values: these."""
-        self._note_outcomes(serial, number)
-        paths = self._dealer.finish(serial, number, self._clock.now)
-        self._verdicts.forget(paths)
-        return paths
 
     def _note_outcomes(self, serial: int, number: int) -> None:
         if (worker := self._crew.get(serial)) is not None:
@@ -298,8 +301,7 @@ class Run:
         if self._crew[serial].timed_out:
             return  # it failed of being told to end, and its worker's end is near
         self._note_outcomes(serial, 1)
-        self._dealer.fail(serial, self._clock.now)
-        self._verdicts.note_failure(outcome, self._clock.now)
+        self._books.fail(serial, outcome, self._clock.now)
 
     def _note_start_failed(self, serial: int, message: str, traceback: str) -> None:
         """One of our own ends now; behind an executor no other process would do better."""
@@ -307,12 +309,12 @@ class Run:
         if worker is not None and worker.state is not State.READY:
             self._why_not_started[serial] = message, traceback
         elif not self.stopping.stopped:
-            self._fail(start_error(message, traceback))
+            self._fail(_start_error(message, traceback))
 
     def _note_no_start(self, error: WorkerStartError, by_itself: bool) -> None:
         """A worker could not be started, or has ended before its first file, for this reason."""
         now = self._clock.now
-        others = bool(self._crew.are(State.STARTING, State.READY) or self._dealer.busy)
+        others = bool(self._crew.are(State.STARTING, State.READY) or self._books.busy)
         if self.stopping.stopped:  # it may have failed of being told to end
             return
         if self._starts.note_failed(now, by_itself, others):
@@ -324,13 +326,13 @@ class Run:
     def _note_batch_over(self, serial: int) -> None:
         worker = self._crew.get(serial)
         if worker is None or not worker.timed_out:  # or what it has is decided when it has ended
-            self._dealer.give_back(serial)
+            self._books.give_back(serial)
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
         that no outcome will come of its file in progress."""
-        if clean and not self._dealer.is_busy(serial):
-            self._dealer.lose(serial)  # at once: how long it takes to leave says nothing of files
+        if clean and not self._books.is_busy(serial):
+            self._books.lose(serial)  # at once: how long it takes to leave says nothing of files
         if not self._crew.is_still_there(serial, clean, self._clock.now):
             self._note_gone(serial, clean)
 
@@ -344,28 +346,32 @@ class Run:
             self._story.loses_worker(worker.name, how)
         now = self._clock.now
         said = self._why_not_started.pop(serial, None)
-        if worker.unread and self._dealer.is_busy(serial):
-            self._dealer.give_back(serial)  # it was dead, or as good as dead, before
-        path = self._dealer.lose(serial, certain=worker.to_blame)
+        if worker.unread and self._books.is_busy(serial):
+            self._books.give_back(serial)  # it was dead, or as good as dead, before
+        path = self._books.lose(serial, certain=worker.to_blame)
         if path is not None:
-            seconds = now - worker.busy_since
-            self._verdicts.forget([path])
-            self._verdicts.note_loss(path, worker.timed_out, how, last_words, seconds, now)
+            kind: FailureKind = "timeout" if worker.timed_out else "crashed"
+            message = f"its worker {how}"
+            if worker.timed_out:
+                limit = in_words(self._options.timeout or 0)
+                message = f"took longer than {limit}, and was killed"
+            self._books.blame(path, kind, message, last_words, now - worker.busy_since, now)
         elif worker.state in (State.STARTING, State.READY) and not worker.finished:
-            if not (said or self._dealer.to_do or self._dealer.waiting):
+            more = self._opened and (self._books.to_do or self._books.waiting)
+            if not (said or more):
                 return  # nobody needs it any more
             by_itself = worker.state is State.STARTING and not worker.was_killed
             words = said or (f"before its first file, a worker {how}", last_words)
-            self._note_no_start(start_error(*words), by_itself)
+            self._note_no_start(_start_error(*words), by_itself)
 
     def _fail(self, error: Exception) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""
         if self._error is None:
             self._error, self._excused = error, self._is_excused(error)
-            self._dealer.stop()
+            self._books.stop()
             self._crew.recall()
-            if self._dealer.busy and not isinstance(error, SaverError):
-                self._story.finishes_first(error, self._dealer.busy)
+            if self._books.busy and not isinstance(error, SaverError):
+                self._story.finishes_first(error, self._books.busy)
 
     def _is_excused(self, error: Exception) -> bool:
         """Whether a signal is the reason: those also hit children, and the fork server, that start,
@@ -382,11 +388,16 @@ class Run:
             if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
                 self._note_report(serial, report)
         how = self._saver.bury()
-        if (how or lost) and not self.stopping.insisted:
+        if (how or lost) and self.stopping.phase is not Phase.GIVEN_UP:
             self._fail(self._saver.loss(how or "ended", self._opened))
-        self._story.screen.end(self._counts)
+        self._story.screen.end(self._books.counts)
         self._note_bar()
         self.stopping.end()
+
+
+def _start_error(message: str, traceback: str) -> WorkerStartError:
+    """What ends the run when a worker cannot start, for this reason."""
+    return WorkerStartError(f"a worker cannot start: {message}", _REMEDY, traceback)
 
 
 def _crew_for(options: Options) -> type[Crew]:

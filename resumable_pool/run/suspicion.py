@@ -20,6 +20,8 @@ is dismissed as well. If three in a row fail again, the files were to blame: the
 without a further call, and from then on a row must be four times as long, since bad files may come
 in rows.
 
+And which do not even start: bad luck, or a reason that stays (`Starts`).
+
 Pure: no process, no clock, no file.
 """
 
@@ -27,6 +29,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+
+from ..between.clock import NEVER
 
 # So many failures in a row are suspicious. Two are not rare: bad files have bad neighbours.
 STREAK = 3
@@ -38,8 +42,16 @@ UNSOUND = 2
 # takes so many times as many failures in a row.
 REFUTED, HARDER = 3, 4
 
+# A worker that is killed before it has a file may have had bad luck, when memory is short, and a
+# server that it loads a model from may be away; so many attempts in a row, if there is nobody else
+# who could work, have a reason that will not go away.
+START_ATTEMPTS = 3
 
-class _Record:
+# Between two attempts, doubled each time. (All that fail in the meantime are one attempt.)
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+
+
+class _History:
     """What one worker has done so far.
 
     Attributes:
@@ -66,19 +78,15 @@ class Suspicion:
     Attributes:
         doubtful: the files to be tried once more, in a fresh worker.
         tried: those that have been, or will be.
-        cleared: those of which it has turned out that their failures count.
-        condemned: the workers to be dismissed.
     """
 
     def __init__(self) -> None:
         self.doubtful: deque[str] = deque()
         self.tried: set[str] = set()
-        self.cleared: list[str] = []
-        self.condemned: list[int] = []
-        self._records: dict[int, _Record] = {}
+        self._cleared: list[str] = []
+        self._condemned: list[int] = []
+        self._histories: dict[int, _History] = {}
         self._entered = self._dismissals = 0
-        self._open: set[int] = set()  # who has a streak
-        self._held: set[str] = set()
         self._on_trial: set[str] = set()
         self._streak = STREAK
         self._refuted = 0
@@ -86,68 +94,72 @@ class Suspicion:
         self._success_since = False  # the last dismissal
         self._settled = False  # since then: it is the function
 
+    def _of(self, worker: int) -> _History:
+        return self._histories.get(worker) or _History()
+
     @property
     def held(self) -> int:
         """How many failures do not count yet, but may."""
-        return len(self._held)
-
-    def holds(self, path: str) -> bool:
-        """Whether the failure of this file does not count yet."""
-        return path in self._held
+        return sum(len(history.held) for history in self._histories.values())
 
     def is_fresh(self, worker: int) -> bool:
         """Whether the worker was dealt nothing yet, as far as anybody knows."""
-        record = self._records.get(worker)
-        return record is None or record.fresh
+        return self._of(worker).fresh
 
     def may_try(self, worker: int) -> bool:
         """Whether the worker may be dealt a doubtful file: nothing that it was dealt before can
         have broken it. And as long as none of them has succeeded, one at a time is enough."""
-        record = self._records.get(worker)
-        one_is = bool(self._on_trial) and not self._confirmed
-        return record is not None and record.clean and not one_is
+        return self._of(worker).clean and (self._confirmed or not self._on_trial)
 
     def some_are_clean(self) -> bool:
         """Whether there is such a worker, or will be when it has started."""
-        return any(record.clean and not record.dismissed for record in self._records.values())
+        return any(each.clean and not each.dismissed for each in self._histories.values())
 
     def waits(self, worker: int) -> bool:
         """Whether others must show first whether this worker is broken."""
-        record = self._records.get(worker)
-        return record is not None and record.streak >= self._streak and not self._settled
+        return not self._settled and self._of(worker).streak >= self._streak
 
     def trusts(self, worker: int) -> bool:
         """Whether the worker may try what has failed before: it has not just failed more than once,
         or all others have as well."""
-        record = self._records.get(worker)
-        if record is None or record.failed < UNSOUND:
+        if self._of(worker).failed < UNSOUND:
             return True
         return not (self._some_are_sound() or self.is_to_be_replaced(worker))
 
     def is_to_be_replaced(self, worker: int) -> bool:
         """Whether nobody is left to try what has failed before, and this worker is perhaps broken:
         a fresh one is to do that."""
-        record = self._records.get(worker)
-        if record is None or record.streak < UNSOUND:
-            return False
-        return self._is_suspect(record) and not self._some_are_sound()
+        history = self._of(worker)
+        perhaps_broken = history.streak >= UNSOUND and self._is_suspect(history)
+        return perhaps_broken and not self._some_are_sound()
+
+    def may_tell(self, worker: int) -> bool:
+        """Whether the worker has not failed since its last success."""
+        return not self._of(worker).failed
 
     def _some_are_sound(self) -> bool:
-        records = self._records.values()
-        return any(each.failed < UNSOUND and not each.dismissed for each in records)
+        return any(h.failed < UNSOUND and not h.dismissed for h in self._histories.values())
+
+    def _is_suspect(self, history: _History) -> bool:
+        return history.succeeded or self._success_since
+
+    def _others_may_tell(self, wanted: int) -> bool:
+        if self._entered < wanted + self._dismissals:  # they are being started
+            return True
+        return any(not (each.failed or each.dismissed) for each in self._histories.values())
 
     # What happens.
 
     def enter(self, worker: int) -> None:
         """One more worker, of which everything will be told."""
-        self._records[worker] = _Record()
+        self._histories[worker] = _History()
         self._entered += 1
 
     def note_dealt(self, worker: int, path: str, doubtful: bool) -> None:
         """The worker was dealt files that begin with this one."""
-        if (record := self._records.get(worker)) is not None:
-            record.fresh = False
-            record.clean = record.clean and doubtful
+        history = self._of(worker)
+        history.fresh = False
+        history.clean = history.clean and doubtful
         if doubtful:
             self._on_trial.add(path)
 
@@ -157,134 +169,162 @@ class Suspicion:
 
     def succeed(self, worker: int, paths: Collection[str]) -> None:
         """The worker has succeeded with these files."""
-        record = self._records.get(worker)
-        if record is None:
-            return
-        record.succeeded = self._success_since = True
+        history = self._of(worker)
+        history.succeeded = self._success_since = True
         self._settled = False
-        if record.failed:
-            record.failed = record.streak = 0
-            self._open.discard(worker)
-            self._clear(record)
+        if history.failed:
+            history.failed = history.streak = 0
+            self._clear(history)
         if self._on_trial and not self._on_trial.isdisjoint(paths):  # it was the worker, then
             self._on_trial.difference_update(paths)
             self._refuted, self._streak, self._confirmed = 0, STREAK, True
 
-    def fail(self, worker: int, path: str, first: bool) -> None:
-        """The worker has failed with this file, of which it was the `first` attempt."""
-        record = self._records.get(worker)
-        if record is None:
-            return
-        self._note_failed(worker, record, path, first)
-        if first:
-            record.held.append(path)
-            self._held.add(path)
-
-    def leave(self, worker: int, path: str | None, first: bool = False) -> None:
-        """The worker is gone, and this is the file that it died with, if it did."""
-        record = self._records.pop(worker, None)
-        if record is None:
-            return
-        if path is not None:
-            self._note_failed(worker, record, path, first)
-        self._open.discard(worker)
-        if record.held and record.streak >= self._streak and self._is_suspect(record):
-            self._doubt(record)
-        else:
-            self._clear(record)
-
-    def _note_failed(self, worker: int, record: _Record, path: str, first: bool) -> None:
-        record.failed += 1
-        if path in self._on_trial and worker in self._records and not record.dismissed:
+    def fail(self, worker: int, path: str, first: bool) -> bool:
+        """The worker has failed with this file, of which it was the `first` attempt. Returns
+        whether that does not count yet."""
+        history = self._histories.get(worker)
+        if history is None:
+            return False
+        if path in self._on_trial and not history.dismissed:
             self._condemn(worker)  # this file may have broken it as well
-        record.clean = False
+        self._note_failed(history, path, first)
         if first:
-            record.streak += 1
-            if not record.dismissed:
-                self._open.add(worker)
-        if path in self._on_trial:
-            self._on_trial.discard(path)
-            self._refuted += 1
-            if self._refuted >= REFUTED:
-                self._refuted = 0
-                self._streak *= HARDER
-                self.tried.difference_update(self.doubtful)
-                self.cleared += self.doubtful
-                self.doubtful.clear()
+            history.held.append(path)
+        return first
+
+    def leave(self, worker: int, path: str | None, first: bool) -> None:
+        """The worker is gone, and this is the file that it died with, if it did."""
+        history = self._histories.pop(worker, None) or _History()
+        if path is not None:
+            self._note_failed(history, path, first)
+        if history.held and history.streak >= self._streak and self._is_suspect(history):
+            self._doubt(history)
+        else:
+            self._clear(history)
+
+    def _note_failed(self, history: _History, path: str, first: bool) -> None:
+        history.failed += 1
+        history.streak += first
+        history.clean = False
+        if path not in self._on_trial:
+            return
+        self._on_trial.discard(path)
+        self._refuted += 1
+        if self._refuted >= REFUTED:
+            self._refuted = 0
+            self._streak *= HARDER
+            self.tried.difference_update(self.doubtful)
+            self._cleared += self.doubtful
+            self.doubtful.clear()
 
     # What is decided.
 
-    def review(self, wanted: int, idle: bool) -> None:
+    def review(self, wanted: int, idle: bool) -> tuple[list[int], list[str]]:
         """Decide what can be decided.
 
         Args:
             wanted: how many workers there are to be.
             idle: whether nobody has anything to do.
-        """
-        suspects = [worker for worker in self._open if self._is_suspect(self._records[worker])]
-        undecided = len(suspects) < len(self._open)
-        for worker in suspects:
-            if self._records[worker].streak >= self._streak:
-                self._dismiss(worker)
-        if undecided:
-            self._settled = self._settled or not self._others_may_tell(wanted)
-        if self._settled or idle:
-            for worker in self._open:
-                self._clear(self._records[worker])
 
-    def rest(self, worker: int) -> None:
-        """There is nothing more for this worker to show what it is worth with."""
-        record = self._records.get(worker)
-        if record is not None and record.held and self._is_suspect(record):
-            self._clear(record)
+        Returns:
+            The workers to be dismissed, because they are broken; and the paths of which it has
+            turned out that their failures count.
+        """
+        failing = self._failing()
+        suspects = [worker for worker, history in failing if self._is_suspect(history)]
+        for worker in suspects:
+            if self._of(worker).streak >= self._streak:
+                self._dismiss(worker)
+        if len(suspects) < len(failing) and not self._others_may_tell(wanted):
+            self._settled = True
+        if self._settled or idle:
+            for _, history in self._failing():
+                self._clear(history)
+        condemned, self._condemned = self._condemned, []
+        cleared, self._cleared = self._cleared, []
+        return condemned, cleared
 
     def press(self, wanted: int) -> bool:
         """Too many failures may count: decide now. Returns whether those may go on who can tell
         what only they can."""
         others_may_tell = self._others_may_tell(wanted)
         undecided = False
-        for worker in [*self._open]:
-            record = self._records[worker]
-            if self._is_suspect(record) and record.streak >= UNSOUND:
+        for worker, history in self._failing():
+            if self._is_suspect(history) and history.streak >= UNSOUND:
                 self._dismiss(worker)
-            elif self._is_suspect(record) or not others_may_tell:
-                self._clear(record)
+            elif self._is_suspect(history) or not others_may_tell:
+                self._clear(history)
             else:
                 undecided = True
         return undecided
 
-    def may_tell(self, worker: int) -> bool:
-        """Whether the worker has not failed since its last success."""
-        record = self._records.get(worker)
-        return record is None or not record.failed
+    def rest(self, worker: int) -> None:
+        """There is nothing more for this worker to show what it is worth with."""
+        if self._is_suspect(history := self._of(worker)):
+            self._clear(history)
 
-    def _is_suspect(self, record: _Record) -> bool:
-        return record.succeeded or self._success_since
-
-    def _others_may_tell(self, wanted: int) -> bool:
-        if self._entered < wanted + self._dismissals:  # they are being started
-            return True
-        return any(not (each.failed or each.dismissed) for each in self._records.values())
+    def _failing(self) -> list[tuple[int, _History]]:
+        """Who has a streak, and is not dismissed for it."""
+        histories = self._histories.items()
+        return [each for each in histories if each[1].streak and not each[1].dismissed]
 
     def _dismiss(self, worker: int) -> None:
         self._condemn(worker)
-        self._doubt(self._records[worker])
+        self._doubt(self._histories[worker])
 
     def _condemn(self, worker: int) -> None:
-        self._records[worker].dismissed = True
+        self._histories[worker].dismissed = True
         self._dismissals += 1
-        self._open.discard(worker)
-        self.condemned.append(worker)
+        self._condemned.append(worker)
 
-    def _doubt(self, record: _Record) -> None:
-        self.doubtful.extend(reversed(record.held))
-        self.tried.update(record.held)
-        self._held.difference_update(record.held)
-        record.held = []
+    def _doubt(self, history: _History) -> None:
+        # What came last is the least likely to have broken the worker: it is tried again first.
+        self.doubtful.extend(reversed(history.held))
+        self.tried.update(history.held)
+        history.held = []
         self._success_since = self._settled = self._confirmed = False
 
-    def _clear(self, record: _Record) -> None:
-        # What came last is the least likely to have broken the worker: it is tried again first.
-        self.cleared += reversed(record.held)
-        self._held.difference_update(record.held)
-        record.held = []
+    def _clear(self, history: _History) -> None:
+        self._cleared += reversed(history.held)
+        history.held = []
+
+
+class Starts:
+    """The starts of one run that have failed since one has last led to a file that was done.
+
+    Attributes:
+        allowed_at: when the next one may be tried.
+    """
+
+    def __init__(self) -> None:
+        self.allowed_at = 0.0
+        self._failed = 0
+        self._ever_ready = False
+
+    def note_ready(self) -> None:
+        """A worker is ready: that it starts here is possible."""
+        self._ever_ready = True
+
+    def note_proven(self) -> None:
+        """A worker has done its first file."""
+        self.allowed_at, self._failed = 0.0, 0
+
+    def due(self, now: float) -> float:
+        """When the next start may be tried, if that is not yet."""
+        return self.allowed_at if self.allowed_at > now else NEVER
+
+    def note_failed(self, now: float, by_itself: bool, others: bool) -> bool:
+        """A worker could not be started, or ended before it had done a file. Returns whether the
+        run has to end.
+
+        Args:
+            by_itself: whether it was not killed.
+            others: whether somebody is left who could work.
+        """
+        if now >= self.allowed_at:
+            self._failed += 1
+            pause = FIRST_PAUSE * 2.0 ** min(self._failed - 1, 16)
+            self.allowed_at = now + min(pause, LONGEST_PAUSE)
+        if not self._ever_ready:
+            return by_itself or self._failed >= START_ATTEMPTS
+        return self._failed >= START_ATTEMPTS and not others

@@ -30,7 +30,7 @@ from ..records import WorkerStatus
 from ..values import Encoder
 from ..worker import calling
 from ..worker import process as in_worker
-from .books import Dealer
+from .books import Books
 from .saver_handle import Saver
 
 if sys.platform == "linux":
@@ -230,20 +230,20 @@ class Worker:
 
 class Crew:
     """The workers of one run, by their serial numbers: those that live, and those that are just
-    dead. Lives in the runner's process. The `dealer` knows what they have in work; the `waiter`
+    dead. Lives in the runner's process. The `books` know what they have in work; the `waiter`
     sends them what they cannot take at once; relative paths start in `folder`."""
 
     engine = ""  # what somebody else's is called, who alone can end what it has
 
     def __init__(
-        self, options: Options, saver: Saver, dealer: Dealer, waiter: Waiter, folder: str
+        self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
     ) -> None:
         self._context = options.context
         self._setup = options.setup
         if self._setup.timeout is not None:
             self._setup = self._setup._replace(watched=in_worker.watchdog_works(self._context))
         self._saver = saver
-        self._dealer = dealer
+        self._books = books
         self._waiter = waiter
         self._folder = folder
         self._workers: dict[int, Worker] = {}
@@ -290,11 +290,11 @@ class Crew:
         taken = {worker.slot for worker in self}
         slot = next(slot for slot in range(len(self._starts)) if slot not in taken)
         if not self.engine:  # of whose processes nobody hears anything
-            self._dealer.enter(serial)
+            self._books.enter(serial)
         try:
             worker = self._start(serial, slot)
         except (OSError, WorkerStartError) as error:
-            self._dealer.lose(serial)
+            self._books.lose(serial)
             if isinstance(error, WorkerStartError):
                 raise
             raise children.cannot_start("worker", error) from None
@@ -409,7 +409,7 @@ class Crew:
     def recall(self) -> None:
         """Tell those who have a batch to begin no further file of it."""
         for worker in self:
-            if self._dealer.is_busy(worker.serial):
+            if self._books.is_busy(worker.serial):
                 worker.recall()
 
     def dismiss(self) -> None:
@@ -420,7 +420,7 @@ class Crew:
     def hurry(self, now: float) -> None:
         """Do not wait for ever for those that have nothing more to do, and should leave."""
         for worker in self.are(State.LEAVING):
-            if not self._dealer.is_busy(worker.serial):
+            if not self._books.is_busy(worker.serial):
                 worker.hurry(now)
 
     def terminate(self, now: float, *states: State) -> None:
@@ -449,7 +449,7 @@ class Crew:
 
     def _status(self, worker: Worker, now: float) -> WorkerStatus:
         slot = worker.slot
-        path = self._dealer.path_of(worker.serial)
+        path = self._books.path_of(worker.serial)
         busy = path is not None
         return WorkerStatus(
             slot=slot,
@@ -464,7 +464,7 @@ class Crew:
     def longest(self, now: float) -> tuple[str, float] | None:
         """The file that has been in progress longest, and for how many seconds; `None` if there is
         none, or nobody can tell."""
-        files = [(self._dealer.path_of(worker.serial), now - worker.busy_since) for worker in self]
+        files = [(self._books.path_of(worker.serial), now - worker.busy_since) for worker in self]
         in_work = [(path, seconds) for path, seconds in files if path is not None]
         return max(in_work, key=lambda file: file[1], default=None)
 

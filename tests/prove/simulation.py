@@ -32,7 +32,7 @@ from resumable_pool.between.clock import NEVER
 from resumable_pool.errors import SaverError
 from resumable_pool.options import Options
 from resumable_pool.run import loop
-from resumable_pool.run.ledger import Ledger
+from resumable_pool.run.books import Books
 from resumable_pool.run.plan import Plan
 from resumable_pool.run.screen import Story, progress_line
 from resumable_pool.run.stop_requests import BY_CALL
@@ -468,7 +468,7 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
         thing.universe = universe
     requests = SimulatedRequests(universe)
     plan = Plan([*universe.nature], 0, [], 0, 0, universe.number)
-    ledger = Ledger(plan)
+    books = Books(universe.options, plan)
     told: list[tuple[str, bool]] = []
     error: ResumablePoolError | None = None
     with (
@@ -483,24 +483,23 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
     ):
         story = Story(progress_line(False, None))
         stands_for: Any = requests
-        run = loop.Run(universe.options, cast(Any, None), lambda: plan, ledger, stands_for, story)
+        run = loop.Run(universe.options, cast(Any, None), lambda: plan, books, stands_for, story)
         try:
             for finished in run.go():
                 told += finished
         except ResumablePoolError as raised:
             error = raised
-    _check(universe, ledger, told, error, run.stopping.stopped)
+    _check(universe, books, told, error)
     return universe
 
 
 def _check(
     universe: Universe,
-    ledger: Ledger,
+    books: Books,
     told: list[tuple[str, bool]],
     error: ResumablePoolError | None,
-    stopped: bool,
 ) -> None:
-    counts, options = ledger.counts, universe.options
+    counts, options = books.counts, universe.options
     assert len(told) == len(dict(told)), "something was told twice"
     if universe.saver.dead:
         assert isinstance(error, SaverError) or universe.asked, f"ended by {error!r}"
@@ -512,7 +511,7 @@ def _check(
     assert dict(told) == now, "what was told is not what was saved"
     saved, failed = len(universe.saved), len(universe.failed)
     assert (counts.completed, counts.failed) == (saved, failed), "the counts are wrong"
-    if error is None and not stopped:
+    if error is None and not books.stopped:
         assert saved + failed == universe.number, f"{universe.number - saved - failed} are missing"
     _check_blame(universe, options)
 
