@@ -9,6 +9,7 @@ from multiprocessing.connection import wait
 import pytest
 
 from resumable_pool.between import children as processes
+from resumable_pool.between import system
 from resumable_pool.between.waiting import Waiter
 
 from .stage import PATIENCE
@@ -39,3 +40,20 @@ def test_an_end_that_the_fork_server_did_not_tell_is_unknown() -> None:
     wait([child.sentinel])
     os.read(child.sentinel, 100)
     assert child.reap(in_peace=True) == (None, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="of Linux")
+def test_a_process_that_has_ended_does_not_live_though_nobody_has_asked() -> None:
+    """Where the first process of a container does not, all stay whose parent was killed."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.read(reading, 1)
+        os._exit(0)
+    assert system.lives(pid)
+    os.write(writing, b".")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its status is still there
+    assert not system.lives(pid)
+    os.waitpid(pid, 0)
+    assert not system.lives(pid)
+    os.close(reading)
+    os.close(writing)

@@ -312,14 +312,19 @@ else:
         return True
 
     def lives(pid: int) -> bool:
-        """Whether there is such a process."""
+        """Whether there is such a process, and not just a zombie: where the first process of a
+        container asks about nobody's end, one whose parent was killed stays that for ever."""
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:  # under another user
             pass
-        return True
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as status:
+                return status.read().rpartition(b") ")[2][:1] != b"Z"
+        except OSError:  # not Linux, or just gone
+            return True
 
     def was_killed(exitcode: int | None) -> bool:
         """Whether a process has not ended by itself."""
