@@ -90,10 +90,14 @@ def make_pipe() -> Iterator[Callable[[], Any]]:
 
 
 def test_a_value_has_a_short_way(
-    tmp_path: Path, trace: Callable[[], Trace], make_pipe: Callable[[], Any]
+    tmp_path: Path,
+    trace: Callable[[], Trace],
+    make_pipe: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through the worker, from one call of the function to the next, and through the saver, from
     one wait to the next."""
+    monkeypatch.chdir(tmp_path)  # where the worker goes back to
     checkpoint = checkpoint_at(tmp_path / "result.pkl")
     checkpoint.open()
     (tasks, _), (results, to_saver), (_, words) = make_pipe(), make_pipe(), make_pipe()
