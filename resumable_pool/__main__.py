@@ -2,6 +2,13 @@
 
 Reads arguments, calls the command, and turns what it raises into a line and an exit status. What
 the commands are, and what they do, is in commands/verbs.py.
+
+exit status:
+  0    all done
+  1    some files failed or are still to do, `check` found something, or an error ended the command
+  2    the command cannot be done as given, no file matches, or the checkpoint is in use, damaged
+       or missing
+  130  stopped by Ctrl-C
 """
 
 from __future__ import annotations
@@ -20,20 +27,15 @@ from .commands.verbs import COMMANDS, SOME_LEFT, USAGE, Refused
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from .records import explained, printable
 
+ALL_DONE = 0
 INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C has ended
 
 _DESCRIPTION = """\
 Call a Python function for every file in a folder, in worker processes, and never lose a result.
 """
 
-_STATUSES = """\
-exit status:
-  0    all done
-  1    some files failed or are still to do, `check` found something, or an error ended the command
-  2    the command cannot be done as given, no file matches, or the checkpoint is in use, damaged
-       or missing
-  130  stopped by Ctrl-C
-"""
+# The end of the text above, and of each help.
+_STATUSES = "".join((__doc__ or "").partition("exit status:")[1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parse(program, _unquoted(sys.argv[1:] if arguments is None else arguments)))
     verb = options.pop("verb")
     try:
-        return int(verb(**options))
+        return verb(**options) or ALL_DONE
     except KeyboardInterrupt:  # the run has said all there is to say
         return INTERRUPTED
     except (Refused, ResumablePoolError, OSError) as error:

@@ -1,7 +1,6 @@
 """A file for one writer at a time: made in one step, opened, and locked.
 
-The lock dies with its process. On Windows a lock is mandatory, and would keep plain readers out:
-what is locked there is a byte of a file beside it.
+The lock dies with its process.
 
 Knows nothing of formats beyond the bytes of an empty file.
 """
@@ -23,6 +22,11 @@ from ..errors import CheckpointLocked
 from ..records import quoted
 from .disk import force, force_folder, open_file, write_at
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 # Files that a checkpoint may keep beside itself have its name and one of these (of old files there
 # may be several, with a number); what is still being written has NEW_FILE and more behind the name
 # that it will get.
@@ -38,23 +42,8 @@ _PID_OFFSET, _PID_LENGTH = 1, 20
 # What a system says of a lock that somebody else has; what else it may say is that there are none.
 _HELD = errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK
 
-if sys.platform == "win32":
-    import msvcrt
-
-    _IS_BESIDE = True
-
-    def _lock(fd: int, alone: bool) -> None:
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    _IS_BESIDE = False
-
-    def _lock(fd: int, alone: bool) -> None:
-        # Not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed in
-        # this process, by a user's `pickle.load(open(path))` for instance.
-        fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+# A lock is mandatory there, and would keep plain readers out: what is locked is a file beside it.
+_IS_BESIDE = sys.platform == "win32"
 
 
 def _take(fd: int, alone: bool = True) -> bool:
@@ -64,7 +53,12 @@ def _take(fd: int, alone: bool = True) -> bool:
         OSError: this file system has no locks (`ENOLCK`, `ENOTSUP`), or one is not allowed.
     """
     try:
-        _lock(fd, alone)
+        if sys.platform == "win32":
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            # Not lockf: POSIX record locks are dropped when *any* descriptor of the file is closed
+            # in this process, by a user's `pickle.load(open(path))` for instance.
+            fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _HELD:
             raise
@@ -78,13 +72,20 @@ class LockableFile(FileIO):
     _lock = -1  # what is locked: another descriptor of the file, or that of the file beside it
     _path = ""
 
-    def lock(self, path: str) -> bool:
-        """Take the lock, without waiting; the file is the one at `path`. Returns, and raises, what
-        `_take` does."""
-        beside = open_file(lock_file(path), os.O_RDWR | os.O_CREAT) if _IS_BESIDE else None
-        self._lock = os.dup(self.fileno()) if beside is None else beside
+    def lock(self, path: str, notes: list[str]) -> bool:
+        """Take the lock, without waiting; the file is the one at `path`. Returns whether nobody
+        else has it; where there are no locks, nobody has, and a note says so."""
         self._path = path
-        return _take(self._lock)
+        flags = os.O_RDWR | os.O_CREAT
+        try:
+            self._lock = open_file(lock_file(path), flags) if _IS_BESIDE else os.dup(self.fileno())
+            return _take(self._lock)
+        except OSError as error:
+            notes.append(
+                f"{quoted(path)} could not be locked ({error.strerror}), so a second run that "
+                "writes to it would not be noticed: make sure only one run uses it"
+            )
+            return True
 
     def let_go(self) -> None:
         """Keep the lock, but not the file, which is to be moved or removed."""
@@ -141,7 +142,7 @@ def open_locked(
         file = pipes.enter(LockableFile(fd, "r+"))
         with contextlib.ExitStack() as stack:
             stack.callback(pipes.close, file)
-            if not _is_taken(file, path, notes):
+            if not file.lock(path, notes):
                 if is_locked(path):  # and nobody was only looking whether it is
                     pid = holder(fd)
                     raise CheckpointLocked(named, pid, script_of(pid))
@@ -152,17 +153,6 @@ def open_locked(
                 stack.pop_all()
                 return file
     raise CheckpointLocked(named, None, None)
-
-
-def _is_taken(file: LockableFile, path: str, notes: list[str]) -> bool:
-    try:
-        return file.lock(path)
-    except OSError as error:
-        notes.append(
-            f"{quoted(path)} could not be locked ({error.strerror}), so a second run that writes "
-            "to it would not be noticed: make sure only one run uses it"
-        )
-        return True
 
 
 def is_at(status: os.stat_result, path: str) -> bool:

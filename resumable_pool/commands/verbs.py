@@ -1,8 +1,8 @@
 """The commands: run, show, export, check, compact, move, merge.
 
 Each stands here in one place: its arguments, as the parser takes them; what it is for, its
-docstring, which is also its help; and what it does. It returns its exit status. Of processes
-it knows no more than the runner's users do.
+docstring, which is also its help; and what it does. It returns its exit status, if that is not the
+one for "all done". Of processes it knows no more than the runner's users do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..records import AlikeFailures, Entry, count_files, explained, in_words, pr
 from ..runner import ResumableRunner
 from .loading import load
 
-ALL_DONE, SOME_LEFT, USAGE = 0, 1, 2
+SOME_LEFT, USAGE = 1, 2
 
 SHOWN_SLOWEST = 5
 
@@ -52,7 +52,7 @@ def _refusing(*errors: type[Exception]) -> Iterator[None]:
         raise Refused(explained(error)) from None
 
 
-Verb = Callable[..., int]
+Verb = Callable[..., int | None]
 
 # The names of an argument, and what else `ArgumentParser.add_argument` is told of it.
 Argument = tuple[Sequence[str], dict[str, Any]]
@@ -145,7 +145,7 @@ def run(
     quiet: bool = False,
     allow_empty: bool = False,
     **options: Any,
-) -> int:
+) -> int | None:
     """Process files, and continue where the last run stopped."""
     if quiet:
         options["progress"] = False
@@ -156,16 +156,14 @@ def run(
         files = _files(patterns, may_be_empty)
         runner = ResumableRunner(load(function), files, checkpoint, **options)
     report = runner.run()
-    if as_json:
-        failures = [failure._asdict() for failure in report.failures]
-        _write_json({**report._asdict(), "failures": failures})
-    elif not (report.ok and (quiet or report.note)):
-        _write(report.lines(f"show {checkpoint} --failures lists them all"))
+    if as_json or not (report.ok and (quiet or report.note)):
+        facts = {**report._asdict(), "failures": [each._asdict() for each in report.failures]}
+        _write(report.lines(f"show {checkpoint} --failures lists them all"), as_json and facts)
     if report.note and not may_be_empty:
         if quiet:  # or the run has said so
             raise Refused(report.note)
         return USAGE
-    return ALL_DONE if report.ok else SOME_LEFT
+    return None if report.ok else SOME_LEFT
 
 
 def _files(patterns: list[str], may_be_empty: bool) -> str | list[str]:
@@ -197,22 +195,18 @@ def _expanded(patterns: list[str]) -> Iterator[str]:
     _takes("--failures", "", "only the failures, a line each"),
     _takes("-v --verbose", "", "with --failures, also their tracebacks"),
     _takes("--json", "", "as JSON; with --failures one object a line, with tracebacks",
-              dest="as_json"),
+           dest="as_json"),
 )  # fmt: skip
 def show(
     checkpoint: str, failures: bool = False, as_json: bool = False, verbose: bool = False
-) -> int:
+) -> None:
     """Show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do not
     trust."""
     entries = _existing(checkpoint).entries()
     if failures:
         _write(_failures_in_lines(entries, as_json, verbose))
-        return ALL_DONE
+        return
     facts, slowest, alike = _counted(entries)
-    if as_json:
-        listed = [{"path": entry.path, "seconds": entry.seconds} for entry in slowest]
-        _write_json({"checkpoint": checkpoint, **facts, "slowest": listed})
-        return ALL_DONE
     lines = [f"{checkpoint}: {count_files(facts['done'])} done, {facts['failed']:,} failed"]
     if slowest:
         mean, total = facts["seconds"] / (facts["done"] + facts["failed"]), facts["seconds"]
@@ -220,8 +214,9 @@ def show(
         lines += [f"  {in_words(entry.seconds)}: {entry.path}" for entry in slowest]
     if alike:
         lines += ["failed:", *alike.lines("--failures lists them all")]
-    _write([*lines, f"values: {facts['size']:,} bytes (not unpickled)"])
-    return ALL_DONE
+    lines.append(f"values: {facts['size']:,} bytes (not unpickled)")
+    listed = [{"path": entry.path, "seconds": entry.seconds} for entry in slowest]
+    _write(lines, as_json and {"checkpoint": checkpoint, **facts, "slowest": listed})
 
 
 def _failures_in_lines(entries: Iterable[Entry], as_json: bool, verbose: bool) -> Iterator[str]:
@@ -255,7 +250,7 @@ def _counted(entries: Iterable[Entry]) -> tuple[dict[str, Any], list[Entry], Ali
     _takes("--force", "", "replace OUT if it exists"),
     _takes("--repr", "", "write values that are no JSON as text", dest="as_repr"),
 )
-def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int:
+def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int | None:
     """Write the values to a .jsonl or .csv file; this unpickles them, which can run code in the
     file, so only use it on a file that you trust."""
     source = _existing(checkpoint)
@@ -288,7 +283,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     if damaged:
         what = f"{len(damaged):,} values are damaged, and were left out; run again"
         print(what, file=sys.stderr)
-    return SOME_LEFT if damaged else ALL_DONE
+    return SOME_LEFT if damaged else None
 
 
 # What to do where the class of a value is not found.
@@ -372,54 +367,48 @@ def _columns(values: Values) -> list[str]:
 
 
 @_command("result.pkl", _CHECKPOINT, _takes("--json", "", "as JSON", dest="as_json"))
-def check(checkpoint: str, as_json: bool = False) -> int:
+def check(checkpoint: str, as_json: bool = False) -> int | None:
     """Read all of a checkpoint, and say what is wrong with it, one line each; unpickles nothing."""
     findings = _existing(checkpoint).check()
-    if as_json:
-        _write_json({"checkpoint": checkpoint, "findings": findings})
-    else:
-        _write(findings)
-    return SOME_LEFT if findings else ALL_DONE
+    _write(findings, as_json and {"checkpoint": checkpoint, "findings": findings})
+    return SOME_LEFT if findings else None
 
 
 @_command("result.pkl", _CHECKPOINT)
-def compact(checkpoint: str) -> int:
+def compact(checkpoint: str) -> None:
     """Rewrite a checkpoint with the last result of each path, if sound, and keep the old file as
     .bak; unpickles nothing, except a plain pickle that it adopts."""
     _write(_existing(checkpoint).compact())
-    return ALL_DONE
 
 
 @_command(
     "result.pkl old/folder new/folder",
     _CHECKPOINT,
-    _takes("old_start", "OLD_START", "the folder (or file) that paths in the checkpoint start "
-                                        "with; '' for relative paths"),
+    _takes("old_start", "OLD_START",
+           "the folder (or file) that paths in the checkpoint start with; '' for relative paths"),
     _takes("new_start", "NEW_START", "where those files are now"),
 )  # fmt: skip
-def move(checkpoint: str, old_start: str, new_start: str) -> int:
+def move(checkpoint: str, old_start: str, new_start: str) -> None:
     """Give files their results back after they were moved, or their folder was renamed, and keep
     the old checkpoint as .bak; unpickles nothing."""
     with _refusing(ValueError):
-        _write(map(printable, _existing(checkpoint).move(old_start, new_start)))
-    return ALL_DONE
+        _write(_existing(checkpoint).move(old_start, new_start))
 
 
 @_command(
     "result.pkl shard-*.pkl",
     _takes("out", "OUT", "the checkpoint to write; if it exists, it comes first"),
     _takes("inputs", "IN",
-              "checkpoints to join: of several results for one path the newest counts; a result "
-              "beats a failure; one that a run is writing to is taken as it is now", nargs="+"),
+           "checkpoints to join: of several results for one path the newest counts; a result beats "
+           "a failure; one that a run is writing to is taken as it is now", nargs="+"),
 )  # fmt: skip
-def merge(out: str, inputs: list[str]) -> int:
+def merge(out: str, inputs: list[str]) -> None:
     """Join checkpoints into one, for instance the shards of a run; unpickles nothing."""
     inputs = [*_expanded(inputs)]
     for path in inputs:
         _existing(path)
     with _refusing(ValueError):
         _write(checkpoints.merge(out, inputs))
-    return ALL_DONE
 
 
 def _existing(path: str) -> checkpoints.Checkpoint:
@@ -431,14 +420,11 @@ def _existing(path: str) -> checkpoints.Checkpoint:
     return checkpoint
 
 
-def _write_json(facts: dict[str, Any]) -> None:
-    _write(json.dumps(facts, indent=2).splitlines())
-
-
-def _write(lines: Iterable[str]) -> None:
-    """To stdout, as long as somebody reads it; whatever is in a line, it stays one."""
+def _write(lines: Iterable[str], facts: object = False) -> None:
+    """To stdout, as long as somebody reads it; whatever is in a line, it stays one. Where JSON is
+    asked for, these facts in place of the lines."""
     try:
-        for line in lines:
+        for line in json.dumps(facts, indent=2).splitlines() if facts else lines:
             print(printable(line))
         print(end="", flush=True)
     except BrokenPipeError:  # `head`, say, has seen enough; at its end Python would flush again
