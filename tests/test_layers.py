@@ -38,10 +38,10 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1160,  # the modules beside runner.py, and the front doors
+    "": 1140,  # the modules beside runner.py, and the front doors
     "between": 1236,
-    "checkpoints": 2140,
-    "commands": 407,
+    "checkpoints": 2134,
+    "commands": 394,
     "run": 2265,
     "saver": 386,
     "worker": 282,
