@@ -27,7 +27,6 @@ Knows nothing of pipes and messages, of bytes and pickling.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import sys
@@ -49,7 +48,7 @@ from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
 from .run.screen import Story, progress_line
-from .run.stop_requests import SHORT, Loop, StopRequests, shortened
+from .run.stop_requests import Loop, StopRequests
 from .saver.saving import Saving
 
 if TYPE_CHECKING:
@@ -179,11 +178,8 @@ class ResumableRunner(Hooks[Result]):
             ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
-        try:
-            for _ in self._outcomes(watched=False):
-                pass
-        except SHORT as error:
-            raise shortened(error)  # noqa: B904  it keeps its context
+        for _ in Loop(self._outcomes(watched=False)):
+            pass
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:
@@ -279,11 +275,29 @@ class ResumableRunner(Hooks[Result]):
             if plan.to_do:
                 life.enter_context(requests)
                 ring = self._ring = self._ring_for(make_plan, books, requests, story)
-                yield from self._go_round(life, ring.go(), requests, story, watched)
+                steps = ring.go()
+                life.callback(requests.finish, steps)
+                # A program may end with a loop that it still holds, and whose processes never do.
+                atexit.register(life.close)
+                life.callback(atexit.unregister, life.close)
+                for finished in steps:
+                    if finished and shared:
+                        with story.screen.aside():
+                            yield from self._tell(finished, life, watched)
             elif plan.total:
                 story.has_nothing_to_do(plan, self._checkpoint.path)
             self._report = books.report(self.failures, monotonic() - begun, note)
             story.ends(self._report)
+
+    def _tell(
+        self, finished: list[Finished], life: Owned, watched: bool
+    ) -> Generator[Outcome[Result], None, None]:
+        for path, ok in finished:
+            outcome = self._read_outcome(path, ok)
+            self.on_saved(outcome)
+            if watched:
+                yield outcome
+            life.check_process()
 
     def _ring_for(
         self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, story: Story
@@ -295,29 +309,6 @@ class ResumableRunner(Hooks[Result]):
             check_sent(self, options.context)
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
         return Run(options, saving, make_plan, books, requests, story)
-
-    def _go_round(
-        self,
-        life: Owned,
-        steps: Iterator[list[Finished]],
-        requests: StopRequests,
-        story: Story,
-        watched: bool,
-    ) -> Generator[Outcome[Result], None, None]:
-        life.callback(requests.finish, steps)
-        # A program may end with a loop that it still holds, and whose processes never do.
-        atexit.register(life.close)
-        life.callback(atexit.unregister, life.close)
-        told = overrides(self, "on_saved")
-        for finished in steps:
-            with story.screen.aside() if finished else contextlib.nullcontext():
-                for path, ok in finished if watched or told else ():
-                    outcome = self._read_outcome(path, ok)
-                    if told:
-                        self.on_saved(outcome)
-                    if watched:
-                        yield outcome
-                    life.check_process()
 
     def _let_go(self, requests: StopRequests, story: Story, *raised: Any) -> None:
         """The run is over: the signals that came during it take their effect."""

@@ -212,15 +212,7 @@ def _take_effect(signum: int, frame: FrameType | None) -> None:
 
 
 # What says all that there is to say, so that our part of its traceback would only hide it.
-SHORT = (KeyboardInterrupt, ResumablePoolError)
-
-
-def shortened(error: BaseException) -> BaseException:
-    """Without our part of its traceback. The context of a Ctrl-C is what had gone wrong by then."""
-    for one in (error, error.__context__):
-        if isinstance(one, SHORT):
-            one.__traceback__ = None
-    return error
+_SHORT = (KeyboardInterrupt, ResumablePoolError)
 
 
 class Loop(Iterator[Item]):
@@ -242,8 +234,12 @@ class Loop(Iterator[Item]):
     def __next__(self) -> Item:
         try:
             return next(self._items)
-        except SHORT as error:
-            raise shortened(error)  # noqa: B904  it keeps its context
+        except _SHORT as error:
+            # The context of a Ctrl-C is what had gone wrong by then.
+            for one in (error, error.__context__):
+                if isinstance(one, _SHORT):
+                    one.__traceback__ = None
+            raise error
 
     def close(self) -> None:
         """Leave the loop here."""
