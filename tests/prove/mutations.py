@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import atexit
 import contextlib
 import functools
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,9 +52,6 @@ MODULES = {
         "tests/checkpoints/test_contract.py",
     ],
 }
-
-# A mutant may make a loop endless.
-LONGEST_SECONDS = 120.0
 
 _OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -111,44 +112,114 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
         yield change.line, change.what, ast.unparse(ast.fix_missing_locations(tree))
 
 
-_copy: Path | None = None  # of the checkout, in a worker
+# A process that has imported what takes long, and forks for each trial.
+SERVER = """
+import os, sys
+import multiprocessing, pickle, sqlite3, subprocess, tempfile
+import pytest, _pytest.assertion, _pytest.tmpdir
+
+for line in sys.stdin:
+    if (pid := os.fork()) == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os._exit(pytest.main(line.split()))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 
-def copy_checkout(folder: str) -> None:
-    """The initializer of a worker."""
-    global _copy
-    _copy = Path(folder) / f"copy-{worker_slot()}"
-    shutil.rmtree(_copy, ignore_errors=True)
-    for name in ("resumable_pool", "tests", "docs"):
-        shutil.copytree(ROOT / name, _copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, _copy)
+class Tests:
+    """Runs tests in a copy of the checkout."""
+
+    def __init__(self, copy: Path, bytecode: str = "1") -> None:
+        self.copy = copy
+        self._temporary = tempfile.mkdtemp(prefix="mutants-", dir=_memory())
+        environment = {"PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=copy,
+            env={**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": bytecode},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        atexit.register(self.close)
+
+    def pass_(self, tests: Sequence[str], seconds: float) -> bool:
+        """Whether they do, within so long."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        temporary = f"--basetemp={self._temporary}/tests"
+        asked = " ".join(["-qx", "-p", "no:cacheprovider", temporary, *tests])
+        self._server.stdin.write(f"{asked}\n".encode())
+        self._server.stdin.flush()
+        pid = int(self._server.stdout.readline())
+        ready, _, _ = select.select([self._server.stdout], [], [], seconds)
+        # All that they have started, too, whatever came of it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        return int(self._server.stdout.readline()) == 0 and bool(ready)
+
+    def close(self) -> None:
+        """Be done with it."""
+        if self._server.poll() is None:
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            self._server.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+_tests: Tests | None = None  # in a worker
+_seconds: dict[str, float] = {}  # how long the tests of a module may take
+
+
+def set_up(folder: str, seconds: dict[str, float]) -> None:
+    """The initializer of a worker: a copy of its own."""
+    global _tests
+    copy = Path(folder) / f"copy-{worker_slot()}"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(Path(folder) / "undisturbed", copy)
+    _tests = Tests(copy)
+    _seconds.update(seconds)
 
 
 def noticed(mutant: str) -> bool:
     """Whether the tests of the mutant's module fail with it. Its folder names the module."""
-    assert _copy is not None
+    assert _tests is not None
     module = Path(mutant).parent.name.replace("!", "/")
-    place = _copy / "resumable_pool" / module
+    place = _tests.copy / "resumable_pool" / module
     before = place.read_bytes()
     place.write_bytes(Path(mutant).read_bytes())
-    tests = [name for name in MODULES[module] if (_copy / name).exists()]
-    command = [sys.executable, "-B", "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(
-            command,
-            cwd=_copy,
-            env={**os.environ, "PYTHONPATH": str(_copy)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=LONGEST_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return True
+        return not _tests.pass_(MODULES[module], _seconds[module])
     finally:
         place.write_bytes(before)
-    return done.returncode != 0
+
+
+def undisturbed(copy: Path, modules: Sequence[str]) -> dict[str, float]:
+    """Make a copy of the checkout. How long the tests of each module may take in one of it: much
+    longer than they do here, without a mutant."""
+    for name in ("resumable_pool", "tests", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    tests = Tests(copy, bytecode="")  # what is not changed need not be compiled again
+    seconds = {}
+    for module in modules:
+        begun = time.monotonic()
+        assert tests.pass_(MODULES[module], 600), f"without a mutant: {MODULES[module]}"
+        seconds[module] = 20 + 5 * (time.monotonic() - begun)
+    tests.close()
+    for module in MODULES:
+        place = copy / "resumable_pool" / module
+        for compiled in place.parent.glob(f"__pycache__/{place.stem}.*"):
+            compiled.unlink()
+    return seconds
 
 
 def write_mutants(folder: Path, modules: Sequence[str]) -> dict[str, str]:
@@ -177,7 +248,7 @@ class Score(NamedTuple):
         return f"{self.noticed:,} of {self.tried:,} mutants noticed"
 
 
-def run(modules: Sequence[str] = (), workers: int | None = None) -> dict[str, Score]:
+def run(modules: Sequence[str] = (), workers: int = 2) -> dict[str, Score]:
     """Try all mutants of these modules, or of all of them."""
     modules = modules or [*MODULES]
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
@@ -189,8 +260,8 @@ def run(modules: Sequence[str] = (), workers: int | None = None) -> dict[str, Sc
             sorted(described),
             os.path.join(scratch, "noticed.pkl"),
             max_workers=workers,
-            initializer=copy_checkout,
-            initargs=(scratch,),
+            initializer=set_up,
+            initargs=(scratch, undisturbed(Path(scratch) / "undisturbed", modules)),
         )
         report = runner.run()
         assert not report.failed, report
