@@ -99,7 +99,7 @@ class StopRequests:
         self._before: dict[int, Any] = {}
         self._signals: list[int] = []
         self._ended = False
-        self._console: system.ConsoleEnd | None = None
+        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -108,21 +108,20 @@ class StopRequests:
                 if before not in (signal.SIG_IGN, None):
                     self._before[signum] = before
                     signal.signal(signum, self._note)
-            self._console = system.ConsoleEnd(self._note_console_closed)
+                    self._undo.callback(self._put_back, signum)
+            self._undo.callback(system.ConsoleEnd(self._note_console_closed).close)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        """Put the handlers back."""
+        """Put the handlers back. (A signal may come right now, and its handler raise.)"""
         self._ended = True
-        if self._console is not None:
-            self._console.close()
-        if threading.current_thread() is not threading.main_thread():
-            return
-        with contextlib.ExitStack() as stack:  # a signal may come right now, and its handler raise
-            for signum in self._before:
-                # Another run, interleaved with this one, may have begun later and not ended yet.
-                if signal.getsignal(signum) == self._note:
-                    stack.callback(signal.signal, signum, self._handler_before(signum))
+        self._undo.close()
+
+    def _put_back(self, signum: int) -> None:
+        in_main = threading.current_thread() is threading.main_thread()
+        # Another run, interleaved with this one, may have begun later and not ended yet.
+        if in_main and signal.getsignal(signum) == self._note:
+            signal.signal(signum, self._handler_before(signum))
 
     def _handler_before(self, signum: int) -> Any:
         """That of before, and not of a run that had begun earlier and has ended."""

@@ -123,7 +123,6 @@ class Stopping:
         self.phase = Phase.ABANDONING
         self.due = self._insist_at = now + SAVING_SECONDS
         states = State.STARTING, State.READY, State.LEAVING
-        more = bool(self._crew.are(*states))
-        self._crew.terminate(now, *states)
-        if more and self._books.busy:
+        if self._crew.are(*states) and self._books.busy:
             self._story.announce(f"abandoning {count_files(self._books.busy)}")
+        self._crew.terminate(now, *states)
