@@ -41,6 +41,7 @@ import heapq
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any, NamedTuple
 
 from ..between.clock import NEVER
@@ -151,8 +152,8 @@ class Books:
         """
         for queue in (self._to_do, self.killed):
             queue.clear()
-        self.killed.extend(path for path in plan.to_do if path in killed)
-        self.add(path for path in plan.to_do if path not in killed)
+        self.killed.extend(filter(killed.__contains__, plan.to_do))
+        self.add(filterfalse(killed.__contains__, plan.to_do))
         counts = self.counts
         counts.total, counts.skipped, counts.left = plan.total, plan.done, plan.left
         self._sizes, counts.size_to_do = plan.sizes, sum(plan.sizes.values())
