@@ -12,7 +12,7 @@ from resumable_pool import ResumableRunner
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.files import fingerprint, not_asked
 from resumable_pool.options import Options
-from resumable_pool.records import NO_FINGERPRINT, Failure, Fingerprint, Outcome
+from resumable_pool.records import KILLED, NO_FINGERPRINT, Failure, Fingerprint, Outcome
 from resumable_pool.run.plan import Plan, make_plan
 
 
@@ -78,11 +78,31 @@ def test_of_a_result_that_was_made_without_looking_the_time_of_change_counts(
 
 
 def test_big_files_may_come_first(checkpoint: PickleFile) -> None:
-    """Those of the same size in path order."""
+    """Those of the same size in path order, and empty ones, and those that are gone, last."""
     Path("e").write_text("x")
     Path("0").write_text("x")
-    made = make_plan([*"0abcde"], checkpoint, options(largest_first=True))
-    assert made.to_do == ["d", "c", "0", "e"]
+    Path("1").touch()
+    made = make_plan([*"012abcde"], checkpoint, options(largest_first=True))
+    assert made.to_do == ["d", "c", "0", "e", "1", "2"]
+
+
+def test_what_is_saved_elsewhere_takes_the_place_of_what_is_here(checkpoint: PickleFile) -> None:
+    """What stands as failed here may have a result there, of which nobody knows the file."""
+    elsewhere = {"a", "c"}
+    for rerun_changed in (False, True):
+        changed = options(rerun_changed=rerun_changed)
+        made = make_plan(["a", "b", "c", "d"], checkpoint, changed, elsewhere)
+        assert (made.to_do, made.failed, made.done) == (["b", "d"], [], 2)
+
+
+def test_it_says_whose_worker_the_system_has_killed(checkpoint: PickleFile) -> None:
+    """Among those that are tried again."""
+    killed = Failure("b", "crashed", KILLED, "", 1, 1.0)
+    checkpoint.open()
+    checkpoint.save_failures([failed("b")._replace(failure=killed)])
+    checkpoint.close()
+    assert plan(checkpoint).killed() == {"b"}
+    assert plan(checkpoint, retry_failed=False).killed() == set()
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
@@ -189,6 +209,40 @@ def test_files_of_another_size_are_others(
     (tmp_path / "tuesday").mkdir()
     (tmp_path / "tuesday" / "data.csv").write_bytes(b"." * size)
     made = make_plan(["tuesday/data.csv"], checkpoint, options())
+    assert bool(made.advice) is noticed
+
+
+@pytest.mark.parametrize(
+    ("others", "noticed"), [((), True), ((1, 2), True), ((1, 2, 3), False)], ids=str
+)
+def test_most_of_what_is_new_must_have_been_there(
+    tmp_path: Path, others: tuple[int, ...], noticed: bool
+) -> None:
+    """Two of up to four, say."""
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    checkpoint.save([done("a/a.txt"), done("a/b.txt")])
+    checkpoint.close()
+    files = ["b/a.txt", "b/b.txt", *(f"b/other {number}.txt" for number in others)]
+    assert bool(make_plan(files, checkpoint, options()).advice) is noticed
+
+
+@pytest.mark.parametrize(("alike", "noticed"), [(0, False), (1, False), (2, True), (3, True)])
+def test_most_of_what_has_moved_must_be_as_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alike: int, noticed: bool
+) -> None:
+    """Two of four, say, but not one of three."""
+    monkeypatch.chdir(tmp_path)
+    names = ["1.txt", "2.txt", "3.txt", "4.txt"][: 4 if alike % 2 == 0 else 3]
+    checkpoint = PickleFile(tmp_path / "result.pkl")
+    checkpoint.open()
+    found = Fingerprint(5, 0)
+    checkpoint.save([done(f"a/{name}")._replace(fingerprint=found) for name in names])
+    checkpoint.close()
+    (tmp_path / "b").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "b" / name).write_bytes(b"." * (5 if number < alike else 6))
+    made = make_plan([f"b/{name}" for name in names], checkpoint, options())
     assert bool(made.advice) is noticed
 
 
