@@ -59,7 +59,7 @@ FEATURES = {
     "executor": {
         "runner", "options", "errors", "run.loop", "run.executors", "run.verdicts", "run.books",
     },
-    "shard": {"runner", "options", "files", "__main__"},
+    "shard": {"runner", "options", "files", "commands.verbs"},
     "largest_first": {"runner", "options", "run.plan"},
     "max_tasks_per_child": {"runner", "options", "run.workers"},
     "stop_after": {"runner", "options"},
