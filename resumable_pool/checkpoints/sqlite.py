@@ -40,13 +40,13 @@ import shutil
 import sqlite3
 from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, cast, get_args
+from typing import Any
 from urllib.parse import quote
 
 from ..between import pipes
 from ..errors import CheckpointError
 from ..files import as_key
-from ..records import Entry, Failure, FailureKind, Fingerprint, Outcome, quoted
+from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle, read_value
 from . import lock
 from .base import Checkpoint, damaged, foreign, of_another_version
@@ -287,9 +287,8 @@ class SqliteFile(Checkpoint):
         """They belong to a database that is here no more, and SQLite would write what they say into
         the new one."""
         for side in (self.file + end for end in _JOURNALS):
-            if os.path.exists(side):
-                aside = lock.new_name(side)
-                replace(side, aside)
+            with contextlib.suppress(FileNotFoundError):
+                replace(side, aside := lock.new_name(side))
                 kept = f"kept as {quoted(aside)}"
                 self._notes.append(f"{quoted(side)} belongs to a database that is gone: {kept}")
 
@@ -386,18 +385,16 @@ def _row_of(outcome: Outcome[Any]) -> tuple[object, ...]:
 
 def _outcome_of(table: str, row: Sequence[Any]) -> Outcome[Any]:
     """The outcome of a row of this table."""
-    seconds, attempts, *found, at = _numbers_of(row[-5:])
-    path, failure, data, checksum = _text_of(row[0]), None, None, 0
-    if table == "results":
-        data, checksum = _value_of(*row[1:3]), row[2]
-        if data is None:
-            raise sqlite3.DatabaseError("the value is not the one that was saved")
-    else:
+    path, (seconds, attempts, *found, at) = _text_of(row[0]), _numbers_of(row[-5:])
+    facts = seconds, attempts, Fingerprint(*found), at
+    if table == "failures":
+        kind: Any
         kind, message, traceback = map(_text_of, row[1:4])
-        if kind not in get_args(FailureKind):
-            raise sqlite3.DatabaseError(f"there is no failure of the kind {kind!r}")
-        failure = Failure(path, cast(FailureKind, kind), message, traceback, attempts, seconds)
-    return Outcome(path, data, checksum, failure, seconds, attempts, Fingerprint(*found), at)
+        failure = Failure(path, kind, message, traceback, attempts, seconds)
+        return Outcome(path, None, 0, failure, *facts)
+    if (data := _value_of(*row[1:3])) is None:
+        raise sqlite3.DatabaseError("the value is not the one that was saved")
+    return Outcome(path, data, row[2], None, *facts)
 
 
 # Connections.
