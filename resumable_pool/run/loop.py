@@ -12,7 +12,7 @@ from ..between import children, messages
 from ..between.clock import Clock
 from ..between.pipes import Owned
 from ..between.waiting import Waiter
-from ..errors import ExecutorError, ResumablePoolError, SaverError, WorkerStartError
+from ..errors import STOPS, ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
 from ..records import Failure, FailureKind, Outcome, WorkerStatus, count_files, in_words
@@ -21,7 +21,7 @@ from ..values import Encoder
 from .books import Books, Finished, Verdict
 from .plan import Plan
 from .saver_handle import Saver
-from .screen import Story
+from .screen import Story, describe_end
 from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Phase, Stopping
 from .suspicion import Starts
@@ -46,7 +46,7 @@ class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
 
     It is given what the saver saves with, and what says what is to do once the checkpoint is
-    locked. It keeps the `books`; `stopping` says whether it was stopped.
+    locked. It keeps the `books`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Run:
         self._opened = self._ready = self._slow = self._behind = False
         self._error: Exception | None = None
         self._excused = False
+        self._stopping = Stopping(options.grace_period)
         self._starts = Starts()
         self._why_not_started: dict[int, tuple[str, str]] = {}  # what workers said
         self._waiter = Waiter()
@@ -77,7 +78,6 @@ class Run:
         crew = _crew_for(options)
         books.batch_seconds = crew.batch_seconds(options)
         self._crew = crew(options, self._saver, books, self._waiter, here())
-        self.stopping = Stopping(options.grace_period, stop_requests, books, self._crew, story)
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
         self._threads = self._forked and children.has_other_threads()
 
@@ -145,7 +145,7 @@ class Run:
         if self._short_of_workers() or self._behind:
             return 0.0
         now = self._clock.look()
-        due = min(self._books.due, self._starts.due(now), self._crew.due(now), self.stopping.due)
+        due = min(self._books.due, self._starts.due(now), self._crew.due(now), self._stopping.due)
         seconds = min(due - now, self._stop_requests.seconds_left)
         return min(TICK_SECONDS, max(0.0, seconds))
 
@@ -153,9 +153,14 @@ class Run:
 
     def _look(self) -> None:
         """What time is it, and has anybody asked for a stop?"""
-        self._clock.look()
-        self.stopping.follow_requests(self._clock.now)
-        if self.stopping.phase is Phase.GIVEN_UP:
+        now = self._clock.look()
+        for request in self._stop_requests.take():
+            how = self._stopping.hear(request, now)
+            if how is not None:
+                self._stop("Ctrl-C" if request == "SIGINT" else request, how)
+        if now >= self._stopping.due:
+            self._abandon(now)
+        if self._stopping.phase is Phase.GIVEN_UP:
             self._saver.kill()
 
     def _note_reports(self) -> None:
@@ -202,12 +207,11 @@ class Run:
             if worker is not None:
                 worker.dismiss()
         now = self._clock.now
-        while judged := self._books.judge(now, self.stopping.stopped):
+        while judged := self._books.judge(now, self._stopping.stopped):
             self._follow_verdict(*judged)
             limit = self._options.max_failures or 0
-            if self._books.too_many and not self.stopping.stopped:
-                why = f"{count_files(limit + 1)} failed, more than max_failures={limit}"
-                self.stopping.stop(why, now)
+            if self._books.too_many and not self._stopping.stopped:
+                self._stop(f"{count_files(limit + 1)} failed, more than max_failures={limit}")
         self._books.wake(now)
 
     def _follow_verdict(self, verdict: Verdict, outcome: Outcome[Any], failure: Failure) -> None:
@@ -308,14 +312,14 @@ class Run:
         worker = self._crew.get(serial)
         if worker is not None and worker.state is not State.READY:
             self._why_not_started[serial] = message, traceback
-        elif not self.stopping.stopped:
+        elif not self._stopping.stopped:
             self._fail(_start_error(message, traceback))
 
     def _note_no_start(self, error: WorkerStartError, by_itself: bool) -> None:
         """A worker could not be started, or has ended before its first file, for this reason."""
         now = self._clock.now
         others = bool(self._crew.are(State.STARTING, State.READY) or self._books.busy)
-        if self.stopping.stopped:  # it may have failed of being told to end
+        if self._stopping.stopped:  # it may have failed of being told to end
             return
         if self._starts.note_failed(now, by_itself, others):
             self._fail(error)
@@ -364,6 +368,30 @@ class Run:
             words = said or (f"before its first file, a worker {how}", last_words)
             self._note_no_start(_start_error(*words), by_itself)
 
+    def _stop(self, why: str, how: str = "") -> None:
+        """Deal nothing more; files in progress are finished."""
+        if self._stopping.stop():
+            self._books.stop()
+            self._crew.recall()
+            self._crew.terminate(self._clock.now, State.STARTING)
+        in_work = self._books.busy
+        if self._crew.engine:
+            how = f"{how} (they are with the {self._crew.engine})"
+        what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
+        self._story.announce(f"{why}: {what}")
+
+    def _abandon(self, now: float) -> None:
+        """First the files in progress; what has arrived from them only if somebody insists."""
+        if not self._stopping.abandon(now):
+            self._story.announce(
+                f"the saver has not yet saved what has arrived; another {STOPS} gives up on it"
+            )
+            return
+        states = State.STARTING, State.READY, State.LEAVING
+        if self._crew.are(*states) and self._books.busy:
+            self._story.announce(f"abandoning {count_files(self._books.busy)}")
+        self._crew.terminate(now, *states)
+
     def _fail(self, error: Exception) -> None:
         """Bring the run to an end for this reason, if there is no earlier one."""
         if self._error is None:
@@ -388,11 +416,14 @@ class Run:
             if isinstance(report, (messages.Unable, messages.Received, messages.Saved)):
                 self._note_report(serial, report)
         how = self._saver.bury()
-        if (how or lost) and self.stopping.phase is not Phase.GIVEN_UP:
+        if (how or lost) and self._stopping.phase is not Phase.GIVEN_UP:
             self._fail(self._saver.loss(how or "ended", self._opened))
         self._story.screen.end(self._books.counts)
         self._note_bar()
-        self.stopping.end()
+        if self._stop_requests.signals:  # and so there will be no report
+            counts = self._books.counts
+            again = "; run again to go on" if counts.finished < counts.total else ""
+            self._story.announce(f"Stopped. {describe_end(counts)}{again}")
 
 
 def _start_error(message: str, traceback: str) -> WorkerStartError:

@@ -38,6 +38,7 @@ MODULES = {
     "run/books.py": ["tests/test_dealing.py", "tests/test_suspicion.py"],
     "run/suspicion.py": ["tests/test_suspicion.py"],
     "run/plan.py": ["tests/test_plan.py"],
+    "run/stopping.py": ["tests/test_stopping.py"],
     "run/screen.py": ["tests/test_progress.py", "tests/test_display.py"],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
