@@ -136,11 +136,9 @@ def _hint(pattern: str) -> str:
     for name in below.split("/"):
         path = f"{above}{name}"
         if glob.has_magic(name):
-            if os.path.exists(path):  # it is called like a glob
-                return (
-                    f"brackets match one character; for the name, use glob.escape({quoted(path)})"
-                )
-            return ""
+            remedy = f"for the name, use glob.escape({quoted(path)})"
+            # It may be called like a glob.
+            return f"brackets match one character; {remedy}" if os.path.exists(path) else ""
         if not os.path.exists(path or os.sep):
             return f"there is no {quoted(path)}"
         above = f"{path}/"

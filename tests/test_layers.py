@@ -57,7 +57,7 @@ USUAL_IN_FUNCTION = 25  # nine of ten have no more
 # is the question which system this is.
 FEATURES = {
     "executor": {
-        "runner", "options", "errors", "run.loop", "run.executors", "run.verdicts", "run.books",
+        "runner", "options", "errors", "run.loop", "run.executors", "run.books",
     },
     "shard": {"runner", "options", "files", "commands.verbs"},
     "largest_first": {"runner", "options", "run.plan"},
