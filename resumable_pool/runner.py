@@ -261,8 +261,7 @@ class ResumableRunner(Hooks[Result]):
             self._life = life
             life.callback(self._running.release)
             name = getattr(options.setup.function, "__name__", "files")
-            shared = watched or overrides(self, "on_saved")
-            story = Story(progress_line(options.progress, sys.stderr, name, shared))
+            story = Story(progress_line(options.progress, sys.stderr, name))
             requests = self._stop_requests = StopRequests(options.context, options.stop_after)
             life.push(functools.partial(self._let_go, requests, story))
             story.begins(name, self._checkpoint.path)
@@ -280,8 +279,9 @@ class ResumableRunner(Hooks[Result]):
                 # A program may end with a loop that it still holds, and whose processes never do.
                 atexit.register(life.close)
                 life.callback(atexit.unregister, life.close)
+                heard = watched or overrides(self, "on_saved")
                 for finished in steps:
-                    if finished and shared:
+                    if finished and heard:
                         with story.screen.aside():
                             yield from self._tell(finished, life, watched)
             elif plan.total:

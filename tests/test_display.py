@@ -80,11 +80,11 @@ def test_what_is_said_gets_a_line_of_its_own() -> None:
     assert stream.getvalue() == "\r0/1 file\r        \rhello\nattention\n"
 
 
-def test_a_shared_line_makes_room_and_comes_back() -> None:
+def test_the_line_makes_room_and_comes_back() -> None:
     """What the program writes meanwhile begins in an empty line; there is nothing to come back
     where nothing was, or something was said meanwhile."""
     stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True, shared=True)
+    line = ProgressLine(stream, redrawn=True)
     with line.aside():
         stream.write("first\n")
     line.draw(Counts(1, 0), 0.0)
@@ -97,14 +97,20 @@ def test_a_shared_line_makes_room_and_comes_back() -> None:
     assert stream.getvalue() == f"first\n\r0/1 file{empty}second\n0/1 file{empty}{last}"
 
 
-def test_a_line_that_is_not_shared_stays() -> None:
-    """It is written twice for nothing otherwise."""
-    stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True)
-    line.draw(Counts(1, 0), 0.0)
-    with line.aside():
-        pass
-    assert stream.getvalue() == "\r0/1 file"
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_line_stays_where_the_program_has_no_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    """It would be written twice for nothing."""
+    rooms: list[ProgressLine] = []
+    aside = ProgressLine.aside
+    monkeypatch.setattr(ProgressLine, "aside", lambda self: rooms.append(self) or aside(self))
+    runner = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False)
+    if watched:
+        assert len([*runner.as_completed()]) == 10
+    else:
+        assert runner.run().ok
+    assert bool(rooms) is watched
 
 
 def test_where_nobody_watches_only_announcements_are_written() -> None:

@@ -179,7 +179,6 @@ class ProgressLine:
         stream: where to.
         redrawn: whether in one place, on a terminal.
         logged: whether, where it is not redrawn, a line of its own is written now and then.
-        shared: whether the program may write to the same terminal, where it is left `aside`.
 
     Attributes:
         error: what somebody else's bar has raised, for which the run ends.
@@ -189,12 +188,9 @@ class ProgressLine:
     _line = ""  # what stands there now
     _draw_at = 0.0
 
-    def __init__(
-        self, stream: TextIO | None, redrawn: bool, logged: bool = False, shared: bool = False
-    ) -> None:
+    def __init__(self, stream: TextIO | None, redrawn: bool, logged: bool = False) -> None:
         self._stream = stream
         self._redrawn = redrawn
-        self._shared = shared
         self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else NEVER
 
     def draw(
@@ -239,10 +235,9 @@ class ProgressLine:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Make room for what the program writes meanwhile, if the terminal is shared."""
-        line = self._line if self._shared else ""
-        if line:
-            self.clear()
+        """Make room for what the program writes meanwhile, perhaps to the same terminal."""
+        line = self._line
+        self.clear()
         yield
         if line and not self._line:
             self._write(line)
@@ -337,10 +332,7 @@ class ProgressBar(ProgressLine):
 
 
 def progress_line(
-    progress: bool | Callable[..., Any] | None,
-    stream: TextIO | None,
-    name: str = "files",
-    shared: bool = False,
+    progress: bool | Callable[..., Any] | None, stream: TextIO | None, name: str = "files"
 ) -> ProgressLine:
     """What the runner's option `progress` asks for.
 
@@ -352,7 +344,7 @@ def progress_line(
         return ProgressBar(stream, progress, name)
     if progress is False or stream is None:
         return ProgressLine(None, redrawn=False)
-    return ProgressLine(stream, _is_watched(stream), logged=progress is True, shared=shared)
+    return ProgressLine(stream, _is_watched(stream), logged=progress is True)
 
 
 def _is_watched(stream: TextIO) -> bool:
