@@ -41,7 +41,7 @@ BUDGET = {
     "": 1140,  # the modules beside runner.py, and the front doors
     "between": 1236,
     "checkpoints": 2134,
-    "commands": 394,
+    "commands": 391,
     "run": 2265,
     "saver": 386,
     "worker": 282,

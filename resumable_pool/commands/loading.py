@@ -84,22 +84,17 @@ def _import_file(file: str) -> ModuleType:
 def _imported(module: str, called: str, remedy: str) -> ModuleType:
     try:
         __import__(module)  # unlike import_module, it leaves its own frames out of tracebacks
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _broken(called, error, remedy) from None
-        raise CannotLoad(f"there is no module {called!r} here: {remedy}") from None
     except (Exception, SystemExit) as error:  # code of the user's, which may do anything
-        raise _broken(called, error, remedy) from None
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise CannotLoad(f"there is no module {called!r} here: {remedy}") from None
+        first = error.__traceback__
+        lines = traceback.format_exception(type(error), error, first and first.tb_next)
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        remedy = remedy if isinstance(error, ImportError) else "fix that"
+        text = "".join(lines).rstrip()
+        why = f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}"
+        raise CannotLoad(why) from None
     return sys.modules[module]
-
-
-def _broken(called: str, error: BaseException, remedy: str) -> CannotLoad:
-    first = error.__traceback__
-    text = "".join(traceback.format_exception(type(error), error, first and first.tb_next)).rstrip()
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    if not isinstance(error, ImportError):
-        remedy = "fix that"
-    return CannotLoad(f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}")
 
 
 def _defined_in(module: ModuleType) -> str:
