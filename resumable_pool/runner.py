@@ -47,7 +47,7 @@ from .records import Failure, Outcome, Report, Result, WorkerStatus
 from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
-from .run.screen import Story, progress_line
+from .run.screen import Story, screen_for
 from .run.stop_requests import Loop, StopRequests
 from .saver.saving import Saving
 
@@ -261,7 +261,7 @@ class ResumableRunner(Hooks[Result]):
             self._life = life
             life.callback(self._running.release)
             name = getattr(options.setup.function, "__name__", "files")
-            story = Story(progress_line(options.progress, sys.stderr, name))
+            story = Story(screen_for(options.progress, sys.stderr, name))
             requests = self._stop_requests = StopRequests(options.context, options.stop_after)
             life.push(functools.partial(self._let_go, requests, story))
             story.begins(name, self._checkpoint.path)

@@ -19,8 +19,8 @@ from resumable_pool.run.screen import (
     LOG_SECONDS,
     REDRAW_SECONDS,
     Counts,
-    ProgressLine,
-    progress_line,
+    Screen,
+    screen_for,
 )
 
 from . import functions
@@ -37,7 +37,7 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 def _drawn(*seconds: float) -> str:
     stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True)
+    line = Screen(stream, redrawn=True)
     for completed, now in enumerate(seconds):
         line.draw(Counts(len(seconds), 0, completed), now)
     return stream.getvalue()
@@ -59,7 +59,7 @@ def test_drawing_too_often_is_left_out() -> None:
 def test_a_shorter_line_covers_a_longer_one() -> None:
     """What a longer line left behind is overwritten, also at the end."""
     stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True)
+    line = Screen(stream, redrawn=True)
     line.draw(Counts(10, 0, 5), 5.0)
     longer = len(stream.getvalue()) - 1
     line.draw(Counts(10, 0), 10.0)
@@ -73,7 +73,7 @@ def test_a_shorter_line_covers_a_longer_one() -> None:
 def test_what_is_said_gets_a_line_of_its_own() -> None:
     """A message clears the line of progress, and ends its own."""
     stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True)
+    line = Screen(stream, redrawn=True)
     line.draw(Counts(1, 0), 0.0)
     line.say("hello")
     line.announce("attention")
@@ -84,7 +84,7 @@ def test_the_line_makes_room_and_comes_back() -> None:
     """What the program writes meanwhile begins in an empty line; there is nothing to come back
     where nothing was, or something was said meanwhile."""
     stream = io.StringIO()
-    line = ProgressLine(stream, redrawn=True)
+    line = Screen(stream, redrawn=True)
     with line.aside():
         stream.write("first\n")
     line.draw(Counts(1, 0), 0.0)
@@ -102,9 +102,9 @@ def test_the_line_stays_where_the_program_has_no_say(
     folder: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     """It would be written twice for nothing."""
-    rooms: list[ProgressLine] = []
-    aside = ProgressLine.aside
-    monkeypatch.setattr(ProgressLine, "aside", lambda self: rooms.append(self) or aside(self))
+    rooms: list[Screen] = []
+    aside = Screen.aside
+    monkeypatch.setattr(Screen, "aside", lambda self: rooms.append(self) or aside(self))
     runner = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", progress=False)
     if watched:
         assert len([*runner.as_completed()]) == 10
@@ -116,7 +116,7 @@ def test_the_line_stays_where_the_program_has_no_say(
 def test_where_nobody_watches_only_announcements_are_written() -> None:
     """On a stream that is no terminal neither progress nor small talk is written."""
     stream = io.StringIO()
-    line = progress_line(None, stream)
+    line = screen_for(None, stream)
     line.draw(Counts(1, 0), 0.0)
     line.say("hello")
     line.announce("attention")
@@ -127,7 +127,7 @@ def test_where_nobody_watches_only_announcements_are_written() -> None:
 def test_a_log_gets_a_line_now_and_then() -> None:
     """progress=True writes whole lines where nothing can be redrawn: one at once, then few."""
     stream = io.StringIO()
-    line = progress_line(True, stream)
+    line = screen_for(True, stream)
     for seconds in (0.0, 1.0, LOG_SECONDS * 0.9, LOG_SECONDS, LOG_SECONDS * 1.9):
         line.draw(Counts(1, 0), seconds, lambda: ("a.wav", 5.0))
     line.say("hello")
@@ -138,7 +138,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
 def test_the_longest_is_asked_for_only_when_it_is_shown() -> None:
     """A million calls between two drawings cost a comparison each."""
     asked = []
-    line = ProgressLine(io.StringIO(), redrawn=True)
+    line = Screen(io.StringIO(), redrawn=True)
     for _ in range(1000):
         line.draw(Counts(1, 0), 0.0, lambda: asked.append("a.wav"))
     assert asked == ["a.wav"]
@@ -147,13 +147,13 @@ def test_the_longest_is_asked_for_only_when_it_is_shown() -> None:
 def test_listing_is_shown_and_the_clock_starts_anew() -> None:
     """What comes after it is drawn at once, in its place."""
     stream = io.StringIO()
-    line = progress_line(True, stream)
+    line = screen_for(True, stream)
     line.draw_text("looking for files: 12,000", 1.0)
     line.draw_text("looking for files: 13,000", 2.0)
     line.start_over()
     line.draw(Counts(1, 0), 0.0)
     assert stream.getvalue() == "looking for files: 12,000\n0/1 file\n"
-    unwatched = progress_line(None, stream)
+    unwatched = screen_for(None, stream)
     unwatched.draw_text("looking", 1.0)
     unwatched.start_over()
     unwatched.draw(Counts(1, 0), 0.0)
@@ -170,7 +170,7 @@ Notebook.__module__ = "ipykernel.iostream"
 def test_a_notebook_is_drawn_on() -> None:
     """It is no terminal, but somebody watches, and a carriage return works there."""
     stream = Notebook()
-    progress_line(None, stream).draw(Counts(1, 0), 0.0)
+    screen_for(None, stream).draw(Counts(1, 0), 0.0)
     assert stream.getvalue() == "\r0/1 file"
 
 
@@ -178,7 +178,7 @@ def test_a_notebook_is_drawn_on() -> None:
 def test_nothing_is_written_where_nobody_wants_it(progress: bool | None) -> None:
     """progress=False writes nothing at all, and neither does a process without stderr."""
     stream = io.StringIO()
-    line = progress_line(progress, stream if progress is False else None)
+    line = screen_for(progress, stream if progress is False else None)
     line.draw(Counts(1, 0), 0.0)
     line.announce("attention")
     line.clear()
@@ -188,11 +188,11 @@ def test_nothing_is_written_where_nobody_wants_it(progress: bool | None) -> None
 def test_a_closed_stream_is_no_matter() -> None:
     """When the stream was closed, the run goes on in silence."""
     stream = io.StringIO()
-    line = progress_line(True, stream)
+    line = screen_for(True, stream)
     stream.close()
     line.draw(Counts(1, 0), 0.0)
     line.announce("attention")
-    assert progress_line(None, stream) is not None
+    assert screen_for(None, stream) is not None
 
 
 class Terminal:
@@ -237,7 +237,7 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @not_on_windows("terminals")
 def test_a_terminal_is_drawn_on(terminal: Terminal) -> None:
     """By default progress is drawn on a terminal."""
-    progress_line(None, terminal.stream).draw(Counts(1, 0), 0.0)
+    screen_for(None, terminal.stream).draw(Counts(1, 0), 0.0)
     assert terminal.shown() == "\r0/1 file"
 
 
@@ -247,7 +247,7 @@ def test_a_dumb_terminal_is_not_drawn_on(
 ) -> None:
     """Where a carriage return does nothing, no line is redrawn."""
     monkeypatch.setenv("TERM", "dumb")
-    progress_line(None, terminal.stream).draw(Counts(1, 0), 0.0)
+    screen_for(None, terminal.stream).draw(Counts(1, 0), 0.0)
     assert terminal.shown() == ""
 
 
@@ -255,14 +255,14 @@ def test_a_dumb_terminal_is_not_drawn_on(
 @pytest.mark.parametrize("terminal", [20], indirect=True)
 def test_the_line_fits_a_narrow_terminal(terminal: Terminal) -> None:
     """It never wraps, because a wrapped line cannot be redrawn."""
-    progress_line(None, terminal.stream).draw(Counts(10, 0, 5), 5.0)
+    screen_for(None, terminal.stream).draw(Counts(10, 0, 5), 5.0)
     assert terminal.shown() == "\r5/10 files"
 
 
 @not_on_windows("terminals")
 def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
     """When the window was closed, the run goes on in silence."""
-    line = progress_line(None, terminal.stream)
+    line = screen_for(None, terminal.stream)
     line.draw(Counts(1, 0), 0.0)
     terminal.hang_up()
     line.draw(Counts(1, 0), 1.0)
@@ -345,7 +345,7 @@ def _bars(kind: type[Bar] = Bar, **options: Any) -> tuple[list[Bar], Any]:
 def test_a_bar_is_brought_to_the_counts_now_and_then() -> None:
     """It is made once, knows what was done before, and ends where the run ends."""
     made, make = _bars()
-    line = progress_line(make, io.StringIO(), "transcribe")
+    line = screen_for(make, io.StringIO(), "transcribe")
     counts = Counts(110, 100)
     for now in (0.0, 1.0, 1.0 + REDRAW_SECONDS / 2, 2.0):
         line.draw(counts, now)
@@ -359,7 +359,7 @@ def test_a_bar_is_brought_to_the_counts_now_and_then() -> None:
 def test_what_is_said_beside_a_bar_goes_to_stderr() -> None:
     """If the bar cannot say it, it gets a line of its own."""
     stream = io.StringIO()
-    line = progress_line(_bars()[1], stream)
+    line = screen_for(_bars()[1], stream)
     line.draw(Counts(1, 0), 0.0)
     line.say("hello")
     line.announce("attention")
@@ -370,7 +370,7 @@ def test_a_bar_that_can_write_says_it_all() -> None:
     """So that it can put itself below; and once it is closed the stream is written to again."""
     made, make = _bars(TalkingBar)
     stream = io.StringIO()
-    line = progress_line(make, stream)
+    line = screen_for(make, stream)
     line.draw(Counts(2, 0), 0.0)
     line.say("hello")
     line.draw(Counts(2, 0, 1, 1), 1.0)

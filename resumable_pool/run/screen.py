@@ -170,10 +170,9 @@ def describe_end(counts: Counts) -> str:
     )
 
 
-class ProgressLine:
-    """Draws the line on `stream`, or nothing where that is `None`.
-
-    What is said goes there too.
+class Screen:
+    """Where a person sees the run: a line on `stream`, and what is said; or nothing where that is
+    `None`. Lives in the runner's process.
 
     Args:
         stream: where to.
@@ -272,7 +271,7 @@ class ProgressLine:
             self._stream = None
 
 
-class ProgressBar(ProgressLine):
+class ScreenWithBar(Screen):
     """Drives somebody else's bar, `tqdm.tqdm` for instance, in place of the line.
 
     `make` is called once, for the first drawing; then come `update(n)` and in the end `close()`. If
@@ -331,9 +330,9 @@ class ProgressBar(ProgressLine):
             self.error, self._bar = error, None
 
 
-def progress_line(
+def screen_for(
     progress: bool | Callable[..., Any] | None, stream: TextIO | None, name: str = "files"
-) -> ProgressLine:
+) -> Screen:
     """What the runner's option `progress` asks for.
 
     `None` draws where somebody watches, though what must be said is said anywhere; `True` writes a
@@ -341,10 +340,10 @@ def progress_line(
     which shows `name`.
     """
     if callable(progress):
-        return ProgressBar(stream, progress, name)
+        return ScreenWithBar(stream, progress, name)
     if progress is False or stream is None:
-        return ProgressLine(None, redrawn=False)
-    return ProgressLine(stream, _is_watched(stream), logged=progress is True)
+        return Screen(None, redrawn=False)
+    return Screen(stream, _is_watched(stream), logged=progress is True)
 
 
 def _is_watched(stream: TextIO) -> bool:
@@ -360,7 +359,7 @@ def _is_watched(stream: TextIO) -> bool:
 class Story:
     """Tells one run, on this `screen`. Lives in the runner's process."""
 
-    def __init__(self, screen: ProgressLine) -> None:
+    def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self._kinds = AlikeFailures()
 
