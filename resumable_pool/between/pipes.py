@@ -215,28 +215,7 @@ if sys.platform == "win32":
         """What `os.chdir` takes."""
         return folder
 
-    class Bell:
-        """What wakes who waits for it. An event here: a pipe might be full, and be written to in
-        the middle of being written to, by a signal's handler.
-
-        Attributes:
-            handle: ready for `wait` when it has been rung.
-        """
-
-        def __init__(self, context: BaseContext) -> None:
-            self.handle: Any = system.new_event()
-
-        def ring(self) -> None:
-            """From any thread and any signal handler."""
-            system.set_event(self.handle)
-
-        def hush(self) -> None:
-            """It has been heard."""
-            system.reset_event(self.handle)
-
-        def close(self) -> None:
-            """Nobody waits any more, and nobody rings."""
-            _winapi.CloseHandle(self.handle)
+    Bell = system.Bell
 
     def _made_own(end: Connection) -> Connection:
         os.set_handle_inheritable(end.fileno(), False)

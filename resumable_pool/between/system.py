@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
+from types import SimpleNamespace
 from typing import Any
 
 if sys.platform == "win32":
@@ -65,26 +66,8 @@ if sys.platform == "win32":
         0xC0000409: "native code gave up",
         0xE06D7363: "an uncaught C++ exception",
     }
-    _SYSTEMS_OWN = 0x80000000
 
     _starting = threading.Lock()
-
-    class _InOwnGroup:
-        """`_winapi`, as multiprocessing uses it, but what this thread starts is in a process group
-        of its own."""
-
-        def __init__(self) -> None:
-            self._thread = threading.get_ident()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(_winapi, name)
-
-        def CreateProcess(self, *given: Any) -> Any:  # noqa: N802
-            *most, flags, environment, folder, startup = given
-            if threading.get_ident() == self._thread:
-                flags |= _CREATE_NEW_PROCESS_GROUP
-            create: Callable[..., Any] = _winapi.CreateProcess
-            return create(*most, flags, environment, folder, startup)
 
     @contextlib.contextmanager
     def interrupts_held_back(context: BaseContext) -> Iterator[None]:
@@ -95,8 +78,16 @@ if sys.platform == "win32":
         Ctrl-C here for a moment, which is inherited, would lose one.
         """
         module: Any = popen_spawn_win32
+        thread = threading.get_ident()
+
+        def create(*given: Any) -> Any:
+            *most, flags, environment, folder, startup = given
+            if threading.get_ident() == thread:
+                flags |= _CREATE_NEW_PROCESS_GROUP
+            return vars(_winapi)["CreateProcess"](*most, flags, environment, folder, startup)
+
         with _starting:
-            module._winapi = _InOwnGroup()
+            module._winapi = SimpleNamespace(**{**vars(_winapi), "CreateProcess": create})
             try:
                 yield
             finally:
@@ -117,18 +108,18 @@ if sys.platform == "win32":
         runner has to hear of it from whoever is asked first."""
         if event not in (_CTRL_C, _CTRL_BREAK):
             if (runner := multiprocessing.parent_process()) is not None and runner.pid is not None:
-                _kernel32.SetEvent(_console_closed(runner.pid))
+                _console_closed(runner.pid).ring()
             _kernel32.Sleep(_winapi.INFINITE)
         return True
 
     _heard_in_child = _HANDLER(_hear_in_child)
 
-    def _job_limits(flags: int) -> Any:
+    _job = wintypes.HANDLE()
+
+    def _limit_job(flags: int) -> None:
         limits = ctypes.create_string_buffer(_LIMITS_LENGTH)
         ctypes.c_uint32.from_buffer(limits, _FLAGS_AT).value = flags
-        return limits
-
-    _job = wintypes.HANDLE()
+        _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
 
     def hold_what_it_starts() -> None:
         """In a child: what it starts ends with it, however it ends, until `let_go` says otherwise.
@@ -138,14 +129,12 @@ if sys.platform == "win32":
         """
         global _job
         _job = wintypes.HANDLE(_kernel32.CreateJobObjectW(None, None))
-        limits = _job_limits(_KILL_ON_JOB_CLOSE)
-        _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
+        _limit_job(_KILL_ON_JOB_CLOSE)
         _kernel32.AssignProcessToJobObject(_job, _THIS_PROCESS)
 
     def let_go() -> None:
         """In a child that leaves in peace: what it has started may go on."""
-        limits = _job_limits(0)
-        _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
+        _limit_job(0)
 
     def signal_group(leader: int, name: str) -> bool:
         """End a process, and with it what it has started; there are no signals here. Returns
@@ -169,20 +158,11 @@ if sys.platform == "win32":
         finally:
             _winapi.CloseHandle(process)
 
-    def was_killed(exitcode: int | None) -> bool:
-        """Whether a process has not ended by itself."""
-        return exitcode is None or exitcode < 0 or exitcode >= _SYSTEMS_OWN
-
-    def ending_in_words(exitcode: int | None) -> str:
-        """How a process ended, as the end of a sentence that starts with its name."""
-        if exitcode is None:
-            return "died or lost its pipes"
+    def _killed_in_words(exitcode: int) -> str:
         if exitcode < 0:
             return "was terminated"
-        if exitcode < _SYSTEMS_OWN:
-            return f"exited with status {exitcode}"
-        words, meaning = f"crashed with status 0x{exitcode:08X}", _STATUSES.get(exitcode)
-        return f"{words}, {meaning}" if meaning else words
+        meaning = _STATUSES.get(exitcode)
+        return f"crashed with status 0x{exitcode:08X}" + (f", {meaning}" if meaning else "")
 
     def stop_alarm() -> None:
         """There is none."""
@@ -200,26 +180,35 @@ if sys.platform == "win32":
         with contextlib.suppress(RuntimeError):  # there can be no more threads
             timer.start()
 
-    def new_event() -> int:
-        """The handle of an event of Windows: what can be set, and waited for."""
-        handle: int = _kernel32.CreateEventW(None, True, False, None)
-        return handle
+    class Bell:
+        """What wakes who waits for it. An event here: a pipe might be full, and be written to in
+        the middle of being written to, by a signal's handler. One with a `name` is shared.
 
-    def set_event(event: int) -> None:
-        """Whoever waits for it goes on, until it is reset."""
-        _kernel32.SetEvent(event)
+        Attributes:
+            handle: ready for `wait` when it has been rung.
+        """
 
-    def reset_event(event: int) -> None:
-        """Whoever waits for it waits again."""
-        _kernel32.ResetEvent(event)
+        def __init__(self, context: BaseContext | None, name: str | None = None) -> None:
+            self.handle: Any = _kernel32.CreateEventW(None, True, False, name)
+
+        def ring(self) -> None:
+            """From any thread and any signal handler."""
+            _kernel32.SetEvent(self.handle)
+
+        def hush(self) -> None:
+            """It has been heard."""
+            _kernel32.ResetEvent(self.handle)
+
+        def close(self) -> None:
+            """Nobody waits any more, and nobody rings."""
+            _winapi.CloseHandle(self.handle)
 
     class ConsoleEnd:
         """Calls `tell`, in a thread, when the console is closed, of this process or its children:
         the window, or by the end of a session. Then there are five seconds. Lives in the runner."""
 
         def __init__(self, tell: Callable[[], None]) -> None:
-            self._closed = _console_closed(os.getpid())
-            self._over = new_event()
+            self._closed, self._over = _console_closed(os.getpid()), Bell(None)
             self._handler = _HANDLER(self._hear)
             _kernel32.SetConsoleCtrlHandler(self._handler, True)
             self._thread = threading.Thread(target=self._wait, args=[tell], daemon=True)
@@ -227,28 +216,26 @@ if sys.platform == "win32":
 
         def close(self) -> None:
             """The run has ended: whoever has closed the console need not wait any more."""
-            _kernel32.SetEvent(self._over)
+            self._over.ring()
             self._thread.join()
             _kernel32.SetConsoleCtrlHandler(self._handler, False)
-            _winapi.CloseHandle(self._closed)
-            _winapi.CloseHandle(self._over)
+            self._closed.close()
+            self._over.close()
 
         def _wait(self, tell: Callable[[], None]) -> None:
-            events = [self._closed, self._over]
+            events = [self._closed.handle, self._over.handle]
             if _winapi.WaitForMultipleObjects(events, False, _winapi.INFINITE) == 0:
                 tell()
 
         def _hear(self, event: int) -> bool:
             if event not in (_CTRL_C, _CTRL_BREAK):
-                _kernel32.SetEvent(self._closed)
-                _winapi.WaitForSingleObject(self._over, _winapi.INFINITE)
+                self._closed.ring()
+                _winapi.WaitForSingleObject(self._over.handle, _winapi.INFINITE)
             return False
 
-    def _console_closed(runner: int) -> int:
-        """An event that the processes of a runner's share. Made by whoever asks first."""
-        name = f"Local\\resumable_pool.console_closed.{runner}"
-        handle: int = _kernel32.CreateEventW(None, True, False, name)
-        return handle
+    def _console_closed(runner: int) -> Bell:
+        """What the processes of a runner's share. Made by whoever asks first."""
+        return Bell(None, f"Local\\resumable_pool.console_closed.{runner}")
 
 else:
     import multiprocessing.forkserver
@@ -315,33 +302,22 @@ else:
         """Whether there is such a process, and not just a zombie: where the first process of a
         container asks about nobody's end, one whose parent was killed stays that for ever."""
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # under another user
-            pass
-        try:
+            with contextlib.suppress(PermissionError):  # under another user
+                os.kill(pid, 0)
             with open(f"/proc/{pid}/stat", "rb") as status:
                 return status.read().rpartition(b") ")[2][:1] != b"Z"
+        except ProcessLookupError:
+            return False
         except OSError:  # not Linux, or just gone
             return True
 
-    def was_killed(exitcode: int | None) -> bool:
-        """Whether a process has not ended by itself."""
-        return exitcode is None or exitcode < 0
-
-    def ending_in_words(exitcode: int | None) -> str:
-        """How a process ended, as the end of a sentence that starts with its name."""
-        if exitcode is None:
-            return "died or lost its pipes"
-        if exitcode >= 0:
-            return f"exited with status {exitcode}"
+    def _killed_in_words(exitcode: int) -> str:
         try:
             name = signal.Signals(-exitcode).name
         except ValueError:
             name = f"signal {-exitcode}"
         hint = _HINTS.get(name)
-        return f"was killed by {name}, {hint}" if hint else f"was killed by {name}"
+        return f"was killed by {name}" + (f", {hint}" if hint else "")
 
     def stop_alarm() -> None:
         """In a worker: one file's must not go off in the next."""
@@ -369,3 +345,20 @@ else:
 
         def close(self) -> None:
             """Nothing to do."""
+
+
+# Exit codes from here on are Windows's own.
+_SYSTEMS_OWN = 0x80000000
+
+
+def was_killed(exitcode: int | None) -> bool:
+    """Whether a process has not ended by itself."""
+    return exitcode is None or not 0 <= exitcode < _SYSTEMS_OWN
+
+
+def ending_in_words(exitcode: int | None) -> str:
+    """How a process ended, as the end of a sentence that starts with its name."""
+    if exitcode is None:
+        return "died or lost its pipes"
+    killed = was_killed(exitcode)
+    return _killed_in_words(exitcode) if killed else f"exited with status {exitcode}"
