@@ -218,7 +218,7 @@ def break_worker(path: str) -> int:
 
 
 def _raise_in_send(frame: Any, event: str, argument: object) -> None:
-    if frame.f_code.co_name == "write_frames":
+    if frame.f_code.co_name == "_write":
         raise RuntimeError("from a hook")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from resumable_pool.between import pipes as forks
-from resumable_pool.between.frames import plain_frame, value_frame, write_frames
+from resumable_pool.between.frames import plain_frame, value_frame
 from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
 from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
@@ -40,9 +40,9 @@ class Worker:
         for message in messages:
             if isinstance(message, Outcome):
                 record = value_frame([b"a record"])
-                write_frames(self.end, record if message.ok else [plain_frame(message)])
+                forks.write(self.end, *(record if message.ok else [plain_frame(message)]))
             else:
-                write_frames(self.end, [plain_frame(message)])
+                forks.write(self.end, plain_frame(message))
 
 
 @pytest.fixture

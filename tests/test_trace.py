@@ -14,7 +14,6 @@ import pytest
 
 import resumable_pool
 from resumable_pool.between import pipes
-from resumable_pool.between.frames import write_frames
 from resumable_pool.between.messages import Setup
 from resumable_pool.checkpoints import checkpoint_at
 from resumable_pool.saver.process import _InSaver
@@ -32,7 +31,7 @@ FILES = 20
 
 # A value in the middle of a batch: calls of our own functions, and how often one of another file
 # goes on. Each step that is added costs every value; and nobody can follow it through more.
-MOST_CALLS, MOST_CHANGES = 35, 29
+MOST_CALLS, MOST_CHANGES = 30, 25
 
 
 class Trace:
@@ -122,7 +121,7 @@ def test_a_value_has_a_short_way(
     saver._streams.add(0, results)
     saver._turn()  # the first has more to do
     frame, _ = next(process_batch(setup, batch, 60.0, lambda: None, lambda: None))
-    write_frames(to_saver, frame)
+    pipes.write(to_saver, *frame)
     traced = trace()
     saver._turn()
     sys.setprofile(None)

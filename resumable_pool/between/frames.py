@@ -32,9 +32,6 @@ from .messages import BatchOver, Done, FromWorker, Hello, Ready, StartFailed, Va
 _FRAME = struct.Struct("<4s Q")
 _VALUE, _MESSAGE = b"\xa5rpv", b"\xa5rpp"
 
-# A body of this length or more gets a buffer of its own.
-_LARGE = 1 << 16
-
 # What a pipe of ours holds at most, where the system lets us ask: more is never there at once.
 PIPE_SIZE = 1 << 20
 
@@ -58,18 +55,7 @@ def value_frame(record: Sequence[Bytes]) -> Sequence[Bytes]:
     return [_FRAME.pack(_VALUE, sum(map(len, record))), *record]
 
 
-_BATCH_OVER = plain_frame(BatchOver())
-
-
-def write_frames(end: Connection, parts: Sequence[Bytes], batch_over: bool = False) -> None:
-    """Return once the pipe has all of a frame, or several, that consist of these parts, and a
-    `BatchOver` if that follows; raises `OSError` when nobody reads it any more."""
-    if batch_over:
-        parts = [*parts, _BATCH_OVER]
-    if sum(map(len, parts)) < _LARGE:
-        parts = [b"".join(parts)]
-    for part in parts:
-        pipes.write(end, part)
+BATCH_OVER = plain_frame(BatchOver())
 
 
 def _decode(body: bytes) -> FromWorker:
@@ -159,7 +145,7 @@ class FrameReader:
             if kind not in (_VALUE, _MESSAGE):
                 raise ValueError(f"no frame starts with {kind}")
             if end > len(data):
-                if length >= _LARGE:
+                if length >= pipes.LARGE:  # a buffer of its own
                     self._begin_large(kind, length, data[start:])
                     begin = len(data)
                 break

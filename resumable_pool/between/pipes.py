@@ -43,6 +43,9 @@ else:
 # Where a child has its own ends: the last so many numbers that it may use, or that few use.
 _HIGH, _HIGHEST = 64, 4096
 
+# What is so long is not copied to be written, or read, together with anything.
+LARGE = 1 << 16
+
 
 class Closable(Protocol):
     """A pipe end or an open file."""
@@ -126,8 +129,7 @@ if sys.platform == "win32":
         view[:count] = reading.getbuffer() or b""
         return count
 
-    def write(end: Connection, data: Bytes) -> None:
-        """Return once the pipe has all of it; raises `OSError` when nobody reads it any more."""
+    def _write(end: Connection, data: Bytes) -> None:
         view = memoryview(data)
         for begin in range(0, len(view), _CHUNK):
             end.send_bytes(view[begin : begin + _CHUNK])
@@ -258,8 +260,7 @@ else:
             raise EOFError
         return count
 
-    def write(end: Connection, data: Bytes) -> None:
-        """Return once the pipe has all of it; raises `OSError` when nobody reads it any more."""
+    def _write(end: Connection, data: Bytes) -> None:
         fd = end.fileno()
         written = os.write(fd, data)
         while written < len(data):
@@ -379,6 +380,14 @@ else:
             return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(0, limit - _HIGH))
         except OSError:
             return os.dup(descriptor)
+
+
+def write(end: Connection, *parts: Bytes) -> None:
+    """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
+    if sum(map(len, parts)) < LARGE:
+        parts = (b"".join(parts),)
+    for part in parts:
+        _write(end, part)
 
 
 def poll(end: Connection) -> bool:

@@ -124,14 +124,9 @@ class Checkpoint(Mapping[str, Any]):
 
     # What workers are given.
 
-    @staticmethod
-    def encode(value: Any) -> bytes:
-        """What is saved of a result: the bytes that an outcome then has of it.
-
-        Raises:
-            UnstorableValue: this format cannot hold it; the file has failed, with that reason.
-        """
-        return pickle_value(value)
+    # What is saved of a result: called with it in a worker, and returns the bytes that an outcome
+    # then has of it. Raises `UnstorableValue` if this format cannot hold it: the file has failed.
+    encode: Callable[[Any], bytes] = staticmethod(pickle_value)
 
     def encoder(self) -> Encoder:
         """What makes, in a worker, the records that `append` is given. Asked for once it is open;

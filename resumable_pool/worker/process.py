@@ -17,14 +17,13 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
 
 from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
-from ..between.frames import FrameReader, plain_frame, write_frames
+from ..between.frames import BATCH_OVER, FrameReader, plain_frame
 from ..between.messages import BATCH_SECONDS, Setup, Task
 from ..between.waiting import Waiter
 from ..values import Bytes, name_script_main
@@ -143,7 +142,7 @@ class _InWorker:
             now = monotonic()
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
-            self._write(frame, batch_over=last)
+            self._write(*frame, *([BATCH_OVER] if last else []))
             self._outcomes += 1
             if last:
                 return
@@ -195,13 +194,13 @@ class _InWorker:
     def _send(self, message: messages.FromWorker) -> None:
         self._end_if_copy()  # the initializer may have forked, too
         self._check(self._results.fileno())
-        self._write([plain_frame(message)])
+        self._write(plain_frame(message))
 
-    def _write(self, parts: Sequence[Bytes], batch_over: bool = False) -> None:
+    def _write(self, *parts: Bytes) -> None:
         # Not looked at each time: its number is so high that what is closed stays closed, and to
         # write there fails.
         try:
-            write_frames(self._results, parts, batch_over)
+            pipes.write(self._results, *parts)
         except OSError:
             os._exit(LOST_SAVER)
 
