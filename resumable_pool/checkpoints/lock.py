@@ -38,11 +38,10 @@ _ATTEMPTS = 100
 # The first byte of a lock file is what is locked on Windows, where nobody else can read it then.
 _PID_OFFSET, _PID_LENGTH = 1, 20
 
-
 # What a system says of a lock that somebody else has; what else it may say is that there are none.
 _HELD = errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK
 
-# A lock is mandatory there, and would keep plain readers out: what is locked is a file beside it.
+# On Windows a lock is mandatory, and would keep plain readers out: what is locked is a file beside.
 _IS_BESIDE = sys.platform == "win32"
 
 
