@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1236,
     "checkpoints": 2134,
     "commands": 391,
-    "run": 2265,
+    "run": 2000,
     "saver": 386,
     "worker": 282,
 }

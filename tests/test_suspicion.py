@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from resumable_pool.between.clock import NEVER
 from resumable_pool.run.books import JUDGING_SECONDS, Books
+from resumable_pool.run.suspicion import Starts
 
 from .test_dealing import failed, in_the_way, new_books
 
@@ -201,3 +203,41 @@ def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
     play.review()
     assert (play.dismissed, play.counted) == ([1], ["e"])
     assert [*play.books._doubtful] == ["d", "c"]
+
+
+# Starts that failed: when, whether by themselves, and whether there are others who could work; and
+# then whether the run has to end, and when the next may be tried.
+STARTS: dict[str, tuple[bool, list[tuple[float, bool, bool]], tuple[bool, float]]] = {
+    "by itself, and nobody was ever ready": (False, [(0.0, True, False)], (True, 0.5)),
+    "killed": (False, [(0.0, False, False)], (False, 0.5)),
+    "killed twice": (False, [(0.0, False, False), (1.0, False, False)], (False, 2.0)),
+    "killed three times, and nobody was ever ready": (
+        False, [(0.0, False, True), (1.0, False, True), (3.0, False, True)], (True, 5.0)
+    ),
+    "two at a time are one attempt": (
+        False, [(0.0, False, False), (0.1, False, False), (0.2, False, False)], (False, 0.5)
+    ),
+    "by itself, where others were ready": (True, [(0.0, True, False)], (False, 0.5)),
+    "three times, and nobody else is there": (
+        True, [(0.0, True, False), (1.0, True, False), (3.0, True, False)], (True, 5.0)
+    ),
+    "three times, and others work": (
+        True, [(0.0, True, True), (1.0, True, True), (3.0, True, True)], (False, 5.0)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ready", "failures", "decided"), STARTS.values(), ids=STARTS)
+def test_a_start_that_fails_is_tried_again(
+    ready: bool, failures: list[tuple[float, bool, bool]], decided: tuple[bool, float]
+) -> None:
+    """After a pause, doubled each time, unless the reason is one that stays."""
+    starts = Starts()
+    if ready:
+        starts.note_ready()
+    ends = [starts.note_failed(*failure) for failure in failures]
+    assert (ends[-1], starts.allowed_at) == decided
+    assert not any(ends[:-1])
+    starts.note_proven()
+    assert starts.due(99.0) == NEVER
+    assert starts.allowed_at == 0.0
