@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Failure, Outcome, ResumableRunner
+from resumable_pool import Failure, Outcome, Report, ResumableRunner
 from resumable_pool.between.clock import NEVER
 from resumable_pool.between.messages import BATCH_SECONDS
+from resumable_pool.records import KILLED
 from resumable_pool.run import books as dealing
 from resumable_pool.run.books import JUDGING_SECONDS, Books, Verdict
 from resumable_pool.run.plan import Plan
@@ -386,6 +387,83 @@ def test_a_failure_during_a_stop_is_nobody_s() -> None:
     assert judged is not None
     assert judged[0] is Verdict.DROP
     assert (books.over, books.counts.failed, books.report({}, 0.0, "").remaining) == (True, 0, 1)
+
+
+@pytest.mark.parametrize(("message", "killed"), [(KILLED, True), ("exited with status 1", False)])
+def test_what_took_its_worker_along_is_judged_like_any_failure(message: str, killed: bool) -> None:
+    """After a moment; then it waits for a fresh worker, and all the memory if it was killed."""
+    books = new_books(retries=1)
+    books.add("a")
+    books.deal(0, NOW)
+    assert books.lose(0) == "a"
+    books.blame("a", "crashed", message, "", 1.5, NOW)
+    assert (books.judge(NOW, stopped=False), books.due) == (None, NOW + JUDGING_SECONDS)
+    judged = books.judge(NOW + JUDGING_SECONDS, stopped=False)
+    assert judged is not None
+    assert judged[1] == Outcome("a", None, 0, judged[2], 1.5, 1)
+    assert judged[::2] == (Verdict.RETRY, Failure("a", "crashed", message, "", 1, 1.5))
+    books.wake(NOW + JUDGING_SECONDS)
+    assert ([*books.killed], [*books.dangerous]) == ((["a"], []) if killed else ([], ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "pause"), [(1, 3.0), (2, 6.0), (4, 24.0), (12, 600.0), (5_000, 600.0)]
+)
+def test_the_pause_before_an_attempt_grows(attempt: int, pause: float) -> None:
+    """It doubles each time, up to ten minutes."""
+    books = new_books(retries=10_000, retry_delay=3.0)
+    books._attempts["a"] = attempt
+    books.blame("a", "error", "no", "", 0.0, NOW)
+    books.judge(NOW + JUDGING_SECONDS, stopped=False)
+    assert books.due == NOW + JUDGING_SECONDS + pause
+
+
+def test_how_many_may_fail() -> None:
+    """A failure counts as soon as it is judged, and not twice when it is saved."""
+    books = new_books(max_failures=1)
+    books.add("ab")
+    for path, too_many in (("a", False), ("b", True)):
+        books.deal(0, NOW)
+        books.fail(0, failed(path), NOW)
+        books.give_back(0)
+        books.judge(NOW + JUDGING_SECONDS, stopped=False)
+        assert books.too_many is too_many
+        books.note_failure_saved(path)
+        assert books.too_many is too_many
+    assert not new_books().too_many
+
+
+@pytest.mark.parametrize("keep_failures", [False, True])
+def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) -> None:
+    """With what was done and has failed before; a failure is the checkpoint's, or, where that has
+    none, the run's own."""
+    plan = Plan([*"abcd"], 5, ["c", "x"], 1, 0, 3, sizes={"a": 1, "b": 2, "c": 4, "d": 8})
+    books = Books(new_books()._options, plan, keep_failures)
+    books.begin(plan)  # once more, when the checkpoint is locked
+    assert (books.counts.total, books.counts.completed, books.counts.failed) == (10, 0, 0)
+    assert (books.to_do, books.counts.skipped, books.counts.left) == (4, 5, 1)
+    for path in "abc":
+        assert _deal(books, 0, most=1) == [path]
+        if path == "b":
+            books.fail(0, failed("b"), NOW)
+            books.give_back(0)
+            books.judge(NOW + JUDGING_SECONDS, stopped=False)
+            books.note_failure_saved("b")
+        else:
+            books.finish(0, 1, NOW)
+            books.give_back(0)
+            books.note_saved(1)
+    assert (books.counts.completed, books.counts.failed) == (2, 1)
+    assert (books.counts.size_done, books.counts.size_to_do) == (7, 15)
+    assert books.take_finished(2) == [("a", True), ("b", False)]
+    assert books.take_finished() == [("c", True)]
+    own = failed("b").failure
+    assert own is not None
+    elsewhere = own._replace(path="x")
+    report = books.report({"x": elsewhere} if keep_failures else {"b": own}, 2.0, "a note")
+    # What is known of x is damaged, unless it is there.
+    failures = [own, elsewhere] if keep_failures else [own]
+    assert report == Report(10, 2, 5, 2, 1, 2.0, False, failures, "a note")
 
 
 ILLEGAL: dict[str, tuple[Callable[[Books], object], str]] = {

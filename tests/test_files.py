@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 import pytest
 
 from resumable_pool.checkpoints import PickleFile
-from resumable_pool.files import as_key, check_pattern, fingerprint, list_files, nothing_found
+from resumable_pool.files import (
+    as_key,
+    check_pattern,
+    fingerprint,
+    is_in_shard,
+    list_files,
+    not_asked,
+    nothing_found,
+)
 from resumable_pool.records import Fingerprint, quoted
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
@@ -196,6 +204,29 @@ def test_only_files_count(tmp_path: Path) -> None:
         assert _files("*.x") == ["link.x"]
 
 
+@posix
+def test_a_backslash_is_a_letter(tmp_path: Path) -> None:
+    """In a name and in a key; and a name that is too long is that of no file."""
+    (tmp_path / "a\\b.y").touch()
+    assert _files("*.y") == ["a\\b.y"]
+    assert as_key("a\\b") == "a\\b"
+    assert _files("x" * 1_000) == _files(f"{'x' * 1_000}/*") == []
+
+
+def test_a_warning_names_the_caller() -> None:
+    """Not a line of this package."""
+    with pytest.warns(UserWarning, match="no such file") as warned:
+        _files(["a.txt", "nothing"])
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize(("path", "shard"), [("a.txt", 5), ("in/b.txt", 5)])
+def test_a_file_stays_in_its_shard(path: str, shard: int) -> None:
+    """On every machine, and with every version."""
+    assert [is_in_shard(path, (number, 7)) for number in range(7)].index(True) == shard
+    assert sum(is_in_shard(path, (number, 7)) for number in range(7)) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "pattern"),
     [
@@ -355,3 +386,4 @@ def test_a_fingerprint_is_size_and_time(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_has_no_fingerprint() -> None:
     """Where there is nothing, both are -1."""
     assert fingerprint("gone") == Fingerprint(-1, -1)
+    assert not_asked().size == -1

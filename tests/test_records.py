@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from resumable_pool import Failure, Outcome, Report
-from resumable_pool.records import SHOWN_FAILURES, count_files, explained, in_words, quoted
+from resumable_pool.records import (
+    KILLED,
+    SHOWN_FAILURES,
+    AlikeFailures,
+    count_files,
+    explained,
+    in_words,
+    quoted,
+)
 
 
 def _failure(path: str = "a.wav", message: str = "ValueError: no") -> Failure:
@@ -66,6 +74,43 @@ def test_failures_that_are_alike_share_a_line() -> None:
         "  in/x.wav: OSError: no space",
         "  (report.failures has them all)",
     ]
+
+
+def test_messages_that_name_their_files_are_alike() -> None:
+    """Whole names, by path or without the folder; what follows the first line is no matter."""
+    alike = AlikeFailures()
+    for number, name in enumerate(["one.wav", "two.wav", "three.wav"], 1):
+        message = f"ValueError: in/{name} and {name}\nand {name}, {_letters(number)}"
+        assert alike.add(_failure(f"in/{name}", message)) == number
+    assert len(alike) == 1
+    assert alike.add(_failure("in/a", "ValueError: in/abc and abc")) == 1
+    assert [*alike.lines("there")] == [
+        "  in/one.wav and 2 more: ValueError: in/one.wav and one.wav...",
+        "  in/a: ValueError: in/abc and abc",
+        "  (there)",
+    ]
+
+
+def test_two_that_are_alike_are_one_and_one_more() -> None:
+    """And ten kinds are shown."""
+    alike = AlikeFailures([_failure("a"), _failure("b")])
+    assert [*alike.lines("there")] == ["  a and 1 more: ValueError: no", "  (there)"]
+    alike = AlikeFailures(_failure(message=f"Error: {_letters(number)}") for number in range(12))
+    assert len([*alike.lines("there")]) == 11
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "killed"),
+    [
+        ("crashed", KILLED, True),
+        ("crashed", f"{KILLED}, perhaps out of memory", True),
+        ("crashed", "its worker exited with status 1", False),
+        ("error", KILLED, False),
+    ],
+)
+def test_whether_the_system_has_killed_the_worker(kind: Any, message: str, killed: bool) -> None:
+    """Its function may say so, too."""
+    assert _failure(message=message)._replace(kind=kind).was_killed is killed
 
 
 def test_ok_means_that_every_file_has_a_result() -> None:
@@ -135,6 +180,8 @@ def test_a_report_can_be_printed_whatever_a_file_is_called() -> None:
         (7500, "2 h 05 min"),
         (86_400, "1 d 00 h"),
         (3 * 86_400 + 4 * 3600 + 59, "3 d 04 h"),
+        (float("inf"), "? s"),
+        (float("nan"), "? s"),
     ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
@@ -155,6 +202,14 @@ def test_an_outcome_has_a_value() -> None:
     assert outcome.ok
     assert outcome.value == [1]
     assert outcome.value is not outcome.value
+
+
+def test_of_what_is_saved_elsewhere_the_value_is_not_known_here() -> None:
+    """The error says what to override; and what nobody has said is not known either."""
+    outcome = Outcome[Any]("a", None, 0, None, 0.5)
+    with pytest.raises(LookupError, match="'a' is saved elsewhere: override read_result"):
+        _ = outcome.value
+    assert (outcome.attempts, outcome.finished_at, outcome.fingerprint) == (1, 0.0, (-1, -1))
 
 
 def test_an_outcome_may_be_none() -> None:

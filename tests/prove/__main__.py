@@ -40,6 +40,7 @@ MACHINES = {
     ),
     "power cuts": Machine(["-m", "tests.prove.power_cuts", "--states", "{30}"]),
     "fuzzing": Machine(["-m", "tests.prove.fuzzing", "--seconds", "{20}"]),
+    "guided": Machine(["-m", "tests.prove.guided", "--seconds", "{20}"], needs="atheris"),
     "contract": Machine(
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/checkpoints/test_machine.py"],
         needs="hypothesis",

@@ -35,8 +35,12 @@ ROOT = Path(__file__).parents[2]
 
 # The pure modules, and the tests that are about each.
 MODULES = {
-    "run/books.py": ["tests/test_dealing.py", "tests/test_suspicion.py"],
-    "run/suspicion.py": ["tests/test_suspicion.py"],
+    "run/books.py": [
+        "tests/test_dealing.py",
+        "tests/test_suspicion.py",
+        "tests/test_simulation.py",
+    ],
+    "run/suspicion.py": ["tests/test_suspicion.py", "tests/test_simulation.py"],
     "run/plan.py": ["tests/test_plan.py"],
     "run/stopping.py": ["tests/test_stopping.py"],
     "run/screen.py": ["tests/test_progress.py", "tests/test_display.py"],
@@ -46,12 +50,8 @@ MODULES = {
     "checkpoints/pickle_record.py": [
         "tests/checkpoints/test_pickle_layout.py",
         "tests/checkpoints/test_pickle_damage.py",
-        "tests/checkpoints/test_contract.py",
     ],
-    "checkpoints/json_lines.py": [
-        "tests/checkpoints/test_json_lines.py",
-        "tests/checkpoints/test_contract.py",
-    ],
+    "checkpoints/json_lines.py": ["tests/checkpoints/test_json_lines.py"],
 }
 
 _OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
