@@ -170,9 +170,7 @@ class StopRequests:
                 for that.
         """
         self._new.close()
-        with contextlib.ExitStack() as stack:  # the last one first, whatever their handlers raise
-            for signum in dict.fromkeys(self._signals):
-                stack.callback(_take_effect, signum, sys._getframe())
+        _deliver(*dict.fromkeys(self._signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         # In a child that another thread of the program has forked, or when the run has ended in
@@ -188,6 +186,17 @@ class StopRequests:
         """Windows only. It takes the effect of SIGBREAK, as in C."""
         self._signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
         self._new.put(CONSOLE_CLOSED)
+
+
+def _deliver(*signums: int) -> None:
+    """One after the other, the last one first, whatever their handlers raise. (An `ExitStack` would
+    take away the context of that: what the run has ended with.)"""
+    if signums:
+        *earlier, last = signums
+        try:
+            _take_effect(last, sys._getframe())
+        finally:
+            _deliver(*earlier)
 
 
 def _take_effect(signum: int, frame: FrameType | None) -> None:
