@@ -164,7 +164,7 @@ def test_ends_are_handed_over(kept: bool, waiter: Waiter, monkeypatch: pytest.Mo
     has to be kept until it is known to be there. Also where a time limit is set for all sockets."""
     monkeypatch.setattr(waiting, "_KEPT", kept)
     ours, theirs = pipes.pipe(CONTEXT, duplex=True)
-    writer, reader = PipeWriter(ours, waiter), FrameReader(theirs, bytes, with_ends=True)
+    writer, reader = PipeWriter(ours, waiter), FrameReader(theirs, bytes)
     made = [pipes.pipe(CONTEXT, duplex=False) for _ in range(40)]
     for end, _ in made:
         writer.write(frame(LARGE[:20_000]))

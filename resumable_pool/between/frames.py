@@ -82,18 +82,14 @@ class FrameReader:
     _scratch = memoryview(bytearray(PIPE_SIZE))
 
     def __init__(
-        self,
-        end: Connection,
-        decode: Callable[[bytes], Any] = _decode,
-        with_ends: bool = False,
-        waits: bool = False,
+        self, end: Connection, decode: Callable[[bytes], Any] = _decode, waits: bool = False
     ) -> None:
         """`decode` makes the messages that are no values, which are those of a worker if it is not
-        given; `with_ends` says whether ends are handed over with them, and `waits` whether a read
-        waits for something to come."""
+        given; `waits` says whether a read waits for something to come. Through a pipe for both ways
+        ends may be handed over."""
         self.end = end
         self.at_end = False
-        self.handed_over: deque[int] | None = deque() if with_ends else None
+        self.handed_over: deque[int] | None = deque() if end.writable else None
         self._decode = decode
         self._rest = b""  # the beginning of a frame
         self._kind, self._large, self._unread = _VALUE, bytearray(), memoryview(b"")

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..values import Bytes
 from . import system
@@ -47,16 +47,9 @@ _HIGH, _HIGHEST = 64, 4096
 LARGE = 1 << 16
 
 
-class Closable(Protocol):
-    """A pipe end or an open file."""
+End = TypeVar("End")  # a pipe's, or an open file
 
-    def close(self) -> None:
-        """Give up the descriptor."""
-
-
-End = TypeVar("End", bound=Closable)
-
-_ends: set[Closable] = set()
+_ends: set[Any] = set()
 _kept = threading.local()
 # Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in
 # another thread could slip in between and copy an end that nobody knows yet. Within one process.
@@ -85,7 +78,7 @@ def enter(end: End) -> End:
     return end
 
 
-def close(*ends: Closable) -> None:
+def close(*ends: Any) -> None:
     """Close `ends` and forget them. One that is closed already is no error."""
     with _guard:
         for end in ends:
@@ -411,7 +404,7 @@ def number_of(thing: Any) -> int:
 
 
 @contextlib.contextmanager
-def handing_over(*ends: Closable) -> Iterator[None]:
+def handing_over(*ends: Any) -> Iterator[None]:
     """A child that this thread forks meanwhile keeps `ends`."""
     _kept.ends = ends
     try:

@@ -59,7 +59,7 @@ class _InSaver:
         self._timeout = timeout
         self._waiter = Waiter()
         self._waiter.add(orders)
-        self._orders = FrameReader(orders, pickle.loads, with_ends=True)
+        self._orders = FrameReader(orders, pickle.loads)
         self._reports = PipeWriter(reports, self._waiter)
         self._streams = Streams(self._waiter)
         self._untold: list[Report] = []
