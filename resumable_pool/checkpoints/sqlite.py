@@ -500,7 +500,7 @@ def _mode(db: sqlite3.Connection, to: str = "") -> str:
 
 def _is_damage(error: Exception) -> bool:
     """Whether the file is to blame, and not a full disk, say, or somebody who is writing."""
-    its = any(words in str(error) for words in ("no such", "no column"))
+    its = any(words in str(error) for words in ("no such", "no column", "unsupported file format"))
     return type(error) is not sqlite3.OperationalError or its
 
 

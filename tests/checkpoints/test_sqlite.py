@@ -120,6 +120,16 @@ def test_a_database_that_was_cut_is_damaged(path: Path) -> None:
         open_checkpoint(path)
 
 
+def test_a_schema_of_a_format_that_sqlite_does_not_know_is_damage(path: Path) -> None:
+    """The number of its format is in the header."""
+    write(path, result("a", 1))
+    content = bytearray(path.read_bytes())
+    content[47] = 5
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged: unsupported file format"):
+        open_checkpoint(path)
+
+
 def test_a_value_that_sqlite_cannot_hold_is_its_files_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

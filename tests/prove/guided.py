@@ -21,7 +21,7 @@ from pathlib import Path
 FORMATS = (".pkl", ".jsonl", ".sqlite")  # as in fuzzing.py, which is not imported here
 
 # The largest file, in bytes, that is made: larger ones reach nothing that these do not.
-LARGEST = 1 << 14
+LARGEST = 1 << 15
 
 
 def fuzz(suffix: str, corpus: Path, seconds: float, seed: int) -> None:
