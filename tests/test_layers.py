@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1095,
     "checkpoints": 2134,
     "commands": 391,
-    "run": 2000,
+    "run": 2003,
     "saver": 290,
     "worker": 282,
 }
