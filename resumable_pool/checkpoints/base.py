@@ -33,11 +33,6 @@ def of_another_version(path: str, version: int, known: int) -> CheckpointError:
     return CheckpointError(path, what, "Use the version of the library that wrote it.")
 
 
-def no_record() -> ValueError:
-    """What to raise for bytes that came from a worker, and that no worker of ours has made."""
-    return ValueError("a worker sent what is not a record: did the function write into its pipe?")
-
-
 def texts_of(failure: Failure) -> bytes:
     """What is saved of a failure beside its outcome's facts. JSON, because a failure is shown from
     files that one would not unpickle; ASCII, because the texts of exceptions may hold lone
@@ -46,9 +41,14 @@ def texts_of(failure: Failure) -> bytes:
     return json.dumps(texts).encode("ascii")
 
 
-def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Failure | None:
-    """The failure whose texts are in this JSON; `None` if they are not, though the checksum may be
-    right: there are people who can make one."""
+def outcome_with(
+    path: str, content: Encoded, checksum: int, failed: bool, *facts: Any
+) -> Outcome[Any] | None:
+    """The outcome with these bytes of a value, or of a failure's texts; `facts` are the seconds,
+    the attempts and what else an `Outcome` has. `None` if they are not such texts, though the
+    checksum may be right: there are people who can make one."""
+    if not failed:
+        return Outcome(path, content, checksum, None, *facts)
     try:
         texts = json.loads(bytes(content))
         kind, message, traceback = (texts[name] for name in ("kind", "message", "traceback"))
@@ -56,7 +56,9 @@ def failure_in(content: Bytes, path: str, attempts: int, seconds: float) -> Fail
         return None
     if not all(isinstance(text, str) for text in (kind, message, traceback)):
         return None
-    return Failure(path, kind, message, traceback, attempts, seconds)
+    seconds, attempts, *_ = facts
+    failure = Failure(path, kind, message, traceback, attempts, seconds)
+    return Outcome(path, None, 0, failure, *facts)
 
 
 def damaged(path: str, how: object) -> CheckpointError:
@@ -311,7 +313,7 @@ class Checkpoint(Mapping[str, Any]):
         if not os.path.exists(self.file):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
         notes: list[str] = []
-        self._take(notes, notes)
+        self._take(notes)
         try:
             self._rewrite(notes, through)
         finally:
@@ -319,9 +321,8 @@ class Checkpoint(Mapping[str, Any]):
         return notes
 
     @abstractmethod
-    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
-        """Lock it, and make it if it is new; refuse what is none of ours. With a list, what can be
-        told although it is damaged is noted there."""
+    def _take(self, notes: list[str]) -> None:
+        """Lock it, and make it if it is new."""
 
     @abstractmethod
     def _rewrite(self, notes: list[str], through: Through | None = None) -> None:

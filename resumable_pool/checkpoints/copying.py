@@ -12,7 +12,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..records import Outcome, count_files, quoted
@@ -21,6 +21,9 @@ from .lock import OLD_FILE, new_name
 
 if TYPE_CHECKING:
     from .base import Checkpoint
+
+# What is in a new checkpoint: checksums, by path and whether it is a result.
+Written = dict[tuple[str, bool], int]
 
 REWRITTEN = "rewritten with the results of {results} and the failures of {failures}"
 
@@ -44,13 +47,15 @@ def rewrite(
     # Where the file itself is: what is put in place of a link would not be in place of the file.
     new = type(checkpoint)(new_name(checkpoint.file))
     try:
-        results, failures = _fill(new, outcomes)
-        counts = {"results": count_files(len(results)), "failures": count_files(len(failures))}
+        written = _fill(new, outcomes)
+        results = sum(ok for _, ok in written)
+        counts = {"results": results, "failures": len(written) - results}
         checkpoint.make_way()
         # On Windows nobody may have it open. One asks before there is a link to it, which could not
         # be removed then.
         replace(checkpoint.file, checkpoint.file)
-        notes += [done.format(**counts), _keep_old(checkpoint, results, failures)]
+        words = {what: count_files(number) for what, number in counts.items()}
+        notes += [done.format(**words), _keep_old(checkpoint, written)]
         shutil.copymode(checkpoint.file, new.file)
         replace(new.file, checkpoint.file)
         force_folder(checkpoint.file)
@@ -63,29 +68,25 @@ def rewrite(
         raise
 
 
-def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> tuple[dict[str, int], set[str]]:
-    """Returns the checksums of the results by their paths, and the paths of the failures."""
-    results: dict[str, int] = {}
-    failures: set[str] = set()
+def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> Written:
+    """Save them in it. Returns what they are."""
+    written: Written = {}
     new.open()
     try:
         for outcome in outcomes:
             new.save([outcome])
-            if outcome.ok:
-                results[outcome.path] = outcome.checksum
-            else:
-                failures.add(outcome.path)
+            written[outcome.path, outcome.ok] = outcome.checksum
     finally:
         new.close()
-    return results, failures
+    return written
 
 
-def _keep_old(checkpoint: Checkpoint, results: dict[str, int], failures: set[str]) -> str:
+def _keep_old(checkpoint: Checkpoint, written: Written) -> str:
     """Keep the file, which is to be replaced by one with these, under another name as well. Says
     which, in words."""
     path = checkpoint.file
     old = path + OLD_FILE
-    if os.path.lexists(old) and not _is_in(checkpoint, old, results, failures):
+    if os.path.lexists(old) and not _is_in(checkpoint, old, written):
         numbered = (f"{old}-{number}" for number in itertools.count(2))
         old = next(name for name in numbered if not os.path.lexists(name))
     copy = new_name(path)
@@ -103,7 +104,7 @@ def _keep_old(checkpoint: Checkpoint, results: dict[str, int], failures: set[str
     return f"what was there before is kept as {quoted(old)}"
 
 
-def _is_in(checkpoint: Checkpoint, old: str, results: dict[str, int], failures: set[str]) -> bool:
+def _is_in(checkpoint: Checkpoint, old: str, written: Written) -> bool:
     """Whether the file `old` is the checkpoint itself, or all that it has is in these as well."""
     if not os.path.isfile(old):
         return False
@@ -112,9 +113,8 @@ def _is_in(checkpoint: Checkpoint, old: str, results: dict[str, int], failures: 
     older = type(checkpoint)(old)
     try:
         return not older.check() and all(
-            results.get(outcome.path) == outcome.checksum
-            if outcome.ok
-            else outcome.path in results or outcome.path in failures
+            written.get((outcome.path, outcome.ok)) == outcome.checksum
+            or (not outcome.ok and (outcome.path, True) in written)
             for outcome in older.outcomes()
         )
     except (CheckpointError, OSError):
@@ -124,14 +124,6 @@ def _is_in(checkpoint: Checkpoint, old: str, results: dict[str, int], failures: 
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
-
-
-class _Place(NamedTuple):
-    """Where an outcome is; of two, the greater one counts."""
-
-    finished_at: float
-    source: int
-    checksum: int
 
 
 def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
@@ -146,36 +138,37 @@ def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
     Raises:
         CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
-    results: dict[str, _Place] = {}
-    failures: dict[str, _Place] = {}
+    # Where the result of a path is that counts, and the failure: when it was finished, its source's
+    # number, and its checksum; of two, the greater one.
+    places: dict[tuple[str, bool], tuple[float, int, int]] = {}
     differing: set[str] = set()
 
     def enter(number: int, source: Checkpoint) -> None:
         for outcome in source.outcomes():
-            place = _Place(outcome.finished_at, number, outcome.checksum)
-            places = results if outcome.ok else failures
-            other = places.setdefault(outcome.path, place)
-            same = (place.finished_at, place.checksum) == (other.finished_at, other.checksum)
-            places[outcome.path] = place if same else max(place, other)
-            if place.checksum != other.checksum:
+            place = (outcome.finished_at, number, outcome.checksum)
+            other = places.setdefault((outcome.path, outcome.ok), place)
+            if place[2] != other[2]:
                 differing.add(outcome.path)
+            same = (place[0], place[2]) == (other[0], other[2])
+            places[outcome.path, outcome.ok] = place if same else max(place, other)
 
     for number, source in enumerate(sources, 1):
         enter(number, source)
     notes = target.open()
     try:
         enter(0, target)
+        results = [path for path, ok in places if ok]
         for path in results:
-            failures.pop(path, None)
+            places.pop((path, False), None)
         for number, source in enumerate(sources, 1):
             for outcome in source.outcomes():
-                place = (results if outcome.ok else failures).get(outcome.path)
-                if place is not None and place.source == number:
+                place = places.get((outcome.path, outcome.ok))
+                if place is not None and place[1] == number:
                     target.save([outcome])
     finally:
         target.close()
-    done = f"merged the results of {count_files(len(results))} and the failures of "
-    done += count_files(len(failures))
+    counts = count_files(len(results)), count_files(len(places) - len(results))
+    done = "merged the results of {} and the failures of {}".format(*counts)
     if differing:
         done += f"; {len(differing):,} had different results in them, of which the newest counts"
     return [*notes, done]

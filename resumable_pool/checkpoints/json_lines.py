@@ -24,6 +24,7 @@ Knows nothing of the runner and of workers, and never decodes a value unless a r
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -32,12 +33,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..records import Fingerprint, Outcome
-from ..values import Bytes, Encoded, Encoder, json_value
-from .base import damaged, failure_in, foreign, no_record, texts_of
+from ..values import Bytes, Encoder, json_value
+from .base import foreign, outcome_with, texts_of
 from .disk import read_at, write_at
 from .lock import sign, signer, unsign
 from .log_file import LogFile
-from .log_reader import Found, Index, Scan
+from .log_reader import Found, Scan
 
 _START = b'{"path": "'
 _TEXT = rb'"[ !#-\[\]-~]*(?:\\(?:["\\/bfnrt]|u[0-9a-f]{4})[ !#-\[\]-~]*)*"'
@@ -58,46 +59,21 @@ _BEGINNINGS_TRIED = 8
 _COMMITTED = b"\t"
 _MARK_FROM_END = len(b' "crc32": "01234567"}\n')
 
-_BLOCK_SIZE = 1 << 20
+_READ_SIZE = 1 << 20
 
 
 class JsonLines(LogFile):
     """A checkpoint that other programs and people read. See the module's text."""
 
-    _commits = (_COMMITTED, b" ")
-
-    @staticmethod
-    def encode(value: Any) -> bytes:
-        return json_value(value)
+    _commits = (b" ", _COMMITTED)
+    encode = staticmethod(json_value)
+    _made_of = staticmethod(lambda record: outcome_of(bytes(record)))
 
     def encoder(self) -> Encoder:
         return Encoder(self.encode, record_of)
 
-    def outcome_in(self, record: Encoded) -> Outcome[Any]:
-        outcome = outcome_of(bytes(record))
-        if outcome is None:
-            raise no_record()
-        return outcome
-
-    def _new_file(self) -> bytes:
-        return b""
-
-    def _recognise(self, fd: int, damaged: list[str] | None = None) -> bool:
-        return True  # there is no header, so it is for the scan to say
-
     def _scan(self, fd: int, start: int, committed: int) -> LineScan:
         return LineScan(fd, self.path, start, committed)
-
-    def _outcome_at(self, fd: int, start: int) -> Outcome[Any] | None:
-        with open(fd, "rb", closefd=False) as file:
-            file.seek(start)
-            line = file.readline()
-        # It may have lost its end, see `_parts`.
-        return outcome_of(line) or outcome_of(next(_parts(line), (b"", None))[0])
-
-    def _look(self, fd: int, findings: list[str]) -> tuple[Index, list[str]]:
-        LineScan(fd, self.path, 0, 0).refuse_foreign()
-        return super()._look(fd, findings)
 
     def _ends_well(self, fd: int, end: int) -> bool:
         return read_at(fd, 3, max(0, end - 1)) in ((b"\n", b"}\n") if end else (b"",))
@@ -108,8 +84,8 @@ class JsonLines(LogFile):
             self._end += 1
         super()._end_here(fd)
 
-    def _mark_committed(self, fd: int) -> None:
-        write_at(fd, _COMMITTED, self._end - _MARK_FROM_END)
+    def _mark(self) -> int:
+        return self._end - _MARK_FROM_END
 
     def _sign(self, fd: int) -> None:
         sign(self.path)
@@ -143,59 +119,74 @@ def outcome_of(line: bytes) -> Outcome[Any] | None:
     match = _sound(line)
     if match is None:
         return None
-    path, content = json.loads(match[_PATH]), match[_CONTENT]
-    seconds, attempts = float(match[_SECONDS]), int(match[_ATTEMPTS])
-    fingerprint = Fingerprint(int(match[_SIZE]), int(match[_MTIME]))
-    told = (seconds, attempts, fingerprint, float(match[_FINISHED]))
-    if match[_KIND] == b"value":
-        return Outcome(path, content, crc32(content), None, *told)
-    failure = failure_in(content, path, attempts, seconds)
-    return None if failure is None else Outcome(path, None, 0, failure, *told)
+    facts = (
+        float(match[_SECONDS]),
+        int(match[_ATTEMPTS]),
+        Fingerprint(int(match[_SIZE]), int(match[_MTIME])),
+        float(match[_FINISHED]),
+    )
+    content, failed = match[_CONTENT], match[_KIND] == b"failure"
+    return outcome_with(json.loads(match[_PATH]), content, crc32(content), failed, *facts)
 
 
 def _sound(line: bytes) -> re.Match[bytes] | None:
-    match = _LINE.fullmatch(line)
-    if match is not None:
+    if (match := _LINE.fullmatch(line)) is not None:
         with memoryview(line) as view:
             checksum = crc32(view[: match.start(_MARK) - 1])
-        if checksum == int(match[_CHECKSUM], 16):
-            return match
+        return match if checksum == int(match[_CHECKSUM], 16) else None
     return None
 
 
 class LineScan(Scan):
     """Finds the lines of a `.jsonl`."""
 
-    committed = 0
-
-    def __init__(self, fd: int, path: str, start: int, committed: int) -> None:
-        super().__init__(fd, path, start)
-        self.committed = committed
-
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[list[Found]]:
         start = self.end
-        for line, match in self._lines_from(start):
+        for line, match in self._lines(start):
             if match is not None:
                 self.end = start + len(line)
                 if match[_MARK] == _COMMITTED:
-                    self.committed = self.end
-                path, failed = json.loads(match[_PATH]), match[_KIND] == b"failure"
+                    self._committed = self.end
                 size = match.end(_CONTENT) - match.start(_CONTENT)
-                yield (
-                    path,
-                    start,
-                    failed,
-                    True,
-                    (float(match[_SECONDS]), int(match[_ATTEMPTS]), size),
-                )
+                facts = (float(match[_SECONDS]), int(match[_ATTEMPTS]), size)
+                failed = match[_KIND] == b"failure"
+                yield [(json.loads(match[_PATH]), start, failed, True, facts)]
             elif line != b"\n":  # an empty one harms nobody
                 return
             start += len(line)
 
-    def refuse_foreign(self) -> None:
+    def outcome_at(self, start: int) -> Outcome[Any] | None:
+        with open(self._fd, "rb", closefd=False) as file:
+            file.seek(start)
+            line = file.readline()
+        # It may have lost its end, see `_parts`.
+        return outcome_of(line) or outcome_of(next(_parts(line), (b"", None))[0])
+
+    def skip(self, reading: bool) -> tuple[list[str], bool]:
+        if self.end == 0:
+            self._refuse_foreign()
+        between: list[str] = []
+        end, number = self.end, 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
+        torn = False
+        for line, match in self._lines(end):
+            if match is not None:
+                self.end = end
+                return between, True
+            whole = _is_whole(line)
+            if whole:  # what is left of a line of ours is not: somebody else has written it
+                self._committed = end + len(line)
+            torn = not whole and not line.endswith(b"\n")
+            if line != b"\n":
+                path = re.match(rb'\{"path": (%b)' % _TEXT, line)
+                whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
+                between.append(f"line {number:,} is not what was written{whose}")
+            end, number = end + len(line), number + line.count(b"\n")
+        return between[:-1] if torn else between, False
+
+    def _refuse_foreign(self) -> None:
         """Raise `CheckpointError` if there are lines, but none of ours, whole or torn."""
         ours = self.size == 0
-        for line, match in self._lines_from(0):
+        for line, match in self._lines(0):
             torn = not line.endswith(b"\n") and _START.startswith(line[: len(_START)])
             ours = match is not None or (torn and not _is_whole(line))
             if ours or not line.endswith(b"\n"):
@@ -203,61 +194,33 @@ class LineScan(Scan):
         if not ours:
             raise foreign(self._path)
 
-    def refuse_damage(self) -> None:
-        if self.end == 0:
-            self.refuse_foreign()
-        for line, match in self._lines_from(self.end):
-            # What is left of a line of ours is not whole; a whole one somebody else has written.
-            if _is_whole(line) if match is None else match[_MARK] == _COMMITTED:
-                raise damaged(self._path, f"line {self._line_number():,} is not what was written")
-
-    def skip(self) -> tuple[list[str], bool]:
-        between: list[str] = []
-        end, number = self.end, self._line_number()
-        for line, match in self._lines_from(end):
-            if match is not None:
-                self.end = end
-                return between, True
-            if line != b"\n":
-                path = re.match(rb'\{"path": (%b)' % _TEXT, line)
-                whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
-                between.append(f"line {number:,} is not what was written{whose}")
-            end, number = end + len(line), number + line.count(b"\n")
-        torn = end > self.end and not line.endswith(b"\n")
-        return between[:-1] if torn else between, False
-
-    def _lines_from(self, start: int) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
+    def _lines(self, start: int) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
         """The lines, with what is in those that are sound. One that has lost its end is told apart
         from what was written behind it."""
-        for line in self._lines(start):
+        for line in self._raw(start, self.size):
             if (match := _sound(line)) is not None:
                 yield line, match
             else:
                 yield from _parts(line)
 
-    def _lines(self, start: int) -> Iterator[bytes]:
-        """The last one perhaps without its end. Whatever else is read from the file in between,
-        through the same descriptor, changes nothing."""
-        parts: list[bytes] = []  # of a line that is longer than a block
-        for block in self._blocks(start, self.size):
-            *whole, rest = block.split(b"\n")
-            for line in whole:
-                yield b"".join([*parts, line, b"\n"])
-                parts.clear()
-            parts.append(rest)
-        if any(parts):
-            yield b"".join(parts)
+    def _raw(self, start: int, end: int) -> Iterator[bytes]:
+        return iter(io.BufferedReader(_Part(self._fd, start, end), _READ_SIZE))
 
-    def _blocks(self, start: int, end: int) -> Iterator[bytes]:
-        while start < end:
-            block = read_at(self._fd, min(_BLOCK_SIZE, end - start), start)
-            if not block:  # it was cut meanwhile
-                return
-            yield block
-            start += len(block)
 
-    def _line_number(self) -> int:
-        return 1 + sum(block.count(b"\n") for block in self._blocks(0, self.end))
+class _Part(io.RawIOBase):
+    """A part of a file, whatever else is read through the same descriptor in between."""
+
+    def __init__(self, fd: int, start: int, end: int) -> None:
+        self._fd, self._at, self._end = fd, start, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = read_at(self._fd, min(len(buffer), self._end - self._at), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _parts(line: bytes) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:

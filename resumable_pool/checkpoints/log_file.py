@@ -8,6 +8,9 @@ it: the format changes one byte to say that everything before is on the disk for
 that is not sound is either damage, which is refused, or a write that was cut short, which is cut
 off: it depends on whether anything committed comes after it.
 
+It is read by an index of where the records start, which log_reader.py makes. Keys are found without
+reading values, as far as the format can; values are read one by one, when somebody asks for them.
+
 Knows nothing of what a record looks like: the formats say that in the first methods below.
 """
 
@@ -16,47 +19,101 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..between import pipes
-from ..records import Outcome, quoted
+from ..errors import CheckpointError
+from ..records import Entry, Outcome, quoted
 from ..values import Bytes, Encoded
+from .base import Checkpoint, damaged
 from .copying import REWRITTEN, rewrite
-from .disk import begin_to_force, force, write_at, write_parts
-from .lock import open_locked, refuse_if_gone, remove_leftovers
-from .log_reader import LogReader, Recovering, Scan
+from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
+from .lock import is_locked, open_locked, refuse_if_gone, remove_leftovers
+from .log_reader import Index, Scan
 from .moving import Through
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
 _FORCED_TOGETHER = 8 << 20
 
+# So many bytes on both sides of where the last record starts tell it, and those before it, from
+# others. As long as they are the same, what was scanned is still there.
+_EVIDENCE = 1 << 10
 
-class LogFile(LogReader):
+# So many bytes of large values, the newest, a run verifies before it begins: it takes a second. Of
+# what is older it finds damage when it is read.
+_VERIFIED_BY_A_RUN = 1 << 30
+
+
+def _seen(fd: int) -> tuple[tuple[int, int], int, int]:
+    """Which file it is, how long, and when it was changed."""
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
+
+
+class LogFile(Checkpoint):
     """A checkpoint in one file that is appended to. Abstract: `PickleFile` and `JsonLines` are so.
 
     One object serves a reader in any process, or, after `open`, the saver as the only writer. When
     records are appended the terminator is left standing in front of them; a commit replaces it.
     """
 
+    # Where the first record starts, what stands behind the last, and what a commit changes to what.
+    _first = 0
+    _terminator = b""
+    _commits: tuple[bytes, bytes]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._forget()
+
+    def _forget(self) -> None:
+        # In this order, so that half of it does no harm to who is forked meanwhile.
+        self._seen = ((0, 0), 0, 0)
+        self._evidence = b""
+        self._scanned = self._committed = self._first
+        self._index = Index()
+        self._unverified: list[int] = []
+        self._doubtful: set[int] = set()  # where damage was found: every pass looks there again
+
+    def __reduce__(self) -> tuple[type[LogFile], tuple[str]]:
+        return type(self), (self.path,)
+
     # What a format says of its bytes.
 
-    @abstractmethod
-    def _new_file(self) -> bytes:
+    @staticmethod
+    def _new_file() -> bytes:
         """What a new file consists of."""
+        return b""
 
-    def _convert(self, notes: list[str]) -> bool:
-        """Put a file of this format in the place of one that is none yet. Returns whether there was
-        one."""
-        return False
+    def _recognise(self, fd: int, findings: list[str] | None = None) -> None:
+        """Read what stands before the first record; raises `CheckpointError` if this is no such
+        file. With a list it does without, if that is damaged and can be told from the records, and
+        says so there."""
 
     @abstractmethod
-    def _mark_committed(self, fd: int) -> None:
-        """Change the byte that says that everything up to `_end` is on the disk."""
+    def _scan(self, fd: int, start: int, committed: int) -> Scan:
+        """A scan of the records from `start` on; `committed` is what is known to be, before it."""
 
-    def _mend(self, fd: int, scan: Scan) -> None:
-        """What is to do for a file that is sound up to its end, before a torn end is cut off."""
+    @staticmethod
+    def _told(facts: tuple[Any, ...]) -> tuple[float, int, int]:
+        """Seconds, attempts and size, of what a scan knows of a record."""
+        seconds, attempts, size = facts
+        return seconds, attempts, size
+
+    @staticmethod
+    @abstractmethod
+    def _made_of(record: Encoded) -> Outcome[Any] | None:
+        """What a whole record was made of; `None` if it is none."""
+
+    def _ends_well(self, fd: int, end: int) -> bool:
+        """Whether what stands behind the last record, which ends there, is what has to."""
+        return read_at(fd, len(self._terminator) + 1, end) == self._terminator
+
+    def _mark(self) -> int:
+        """Where the byte is that is changed to say that everything up to `_end` is on the disk."""
+        return self._commit
 
     @abstractmethod
     def _sign(self, fd: int) -> None:
@@ -65,6 +122,161 @@ class LogFile(LogReader):
     @abstractmethod
     def _signer(self, fd: int) -> int | None:
         """The process that has signed last."""
+
+    # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
+    # close, nothing to inherit.
+
+    def completed(self) -> Collection[str]:
+        with self._reading():
+            return self._index.results.keys()
+
+    def _failed(self) -> Collection[str]:
+        with self._reading():
+            return self._index.failures.keys()
+
+    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
+        with self._reading() as fd:
+            failed = path in self._index.failures if failed is None else failed
+            index = self._index.failures if failed else self._index.results
+            start = index[path]
+            outcome = self._scan(fd, start, start).outcome_at(start)
+            if outcome is None or outcome.path != path or outcome.ok == failed:
+                del index[path]  # damaged: as good as missing
+                raise KeyError(path)
+            return outcome
+
+    def entries(self) -> Iterator[Entry]:
+        with self._opened() as fd:
+            if fd < 0:
+                return
+            with pipes.undivided():
+                self._update_index(fd)
+                standing = {**self._index.results, **self._index.failures}
+            scan = self._scan(fd, self._first, self._first)
+            for batch in scan.records(self._doubtful):
+                for path, start, failed, _, facts in batch:
+                    if standing.get(path) == start:
+                        outcome = scan.outcome_at(start) if failed else None
+                        failure = outcome.failure if outcome is not None else None
+                        if failed == (failure is not None):  # or it is damaged
+                            yield Entry(path, failure, *self._told(facts))
+
+    def outcomes(self) -> Iterator[Outcome[Any]]:
+        with self._opened() as fd:
+            if fd >= 0:
+                self._recognise(fd)
+                findings: list[str] = []
+                index, _ = self._look(fd, findings)
+                if findings:
+                    raise damaged(self.path, findings[0])
+                yield from self._outcomes_of(fd, index)
+
+    def _outcomes_of(self, fd: int, index: Index) -> Iterator[Outcome[Any]]:
+        scan = self._scan(fd, self._first, self._first)
+        for start in [*index.results.values(), *index.failures.values()]:
+            if (outcome := scan.outcome_at(start)) is not None:
+                yield outcome
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file's descriptor; -1 if there is nothing to read."""
+        try:
+            fd = open_file(self.file, os.O_RDONLY)
+        except FileNotFoundError:
+            yield -1
+            return
+        try:  # of an empty file, the saver will make a checkpoint
+            yield fd if os.fstat(fd).st_size else -1
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[int]:
+        """The same, with the index up to date."""
+        with pipes.undivided(), self._opened() as fd:
+            if fd < 0:
+                self._forget()
+            else:
+                self._update_index(fd)
+            yield fd
+
+    def _update_index(self, fd: int) -> None:
+        seen = _seen(fd)
+        if seen == self._seen:
+            return
+        self._recognise(fd)
+        if seen[0] != self._seen[0] or self._evidence != self._read_evidence(fd):
+            self._forget()  # this is another file, or an older copy
+        scan = self._scan(fd, self._scanned, self._committed)
+        self._index.enter(scan.records(self._doubtful))
+        self._scanned, self._committed = scan.end, scan.committed
+        self._unverified += scan.unverified
+        self._evidence = self._read_evidence(fd)
+        self._seen = seen
+
+    def _read_evidence(self, fd: int) -> bytes:
+        start = max(self._first, self._index.last - _EVIDENCE)
+        end = min(self._scanned, self._index.last + _EVIDENCE)
+        return read_at(fd, max(0, end - start), start).replace(*self._commits)
+
+    def _is_settled(self) -> bool:
+        """Whether plain readers see all that we do: everything is sound, and committed."""
+        with pipes.undivided(), self._opened() as fd:
+            if fd < 0:
+                return True
+            if self._seen != _seen(fd):
+                self._forget()  # what was looked at before may be damaged since
+            self._update_index(fd)
+            self._verify(fd)
+            whole = self._index.sound and self._committed == self._scanned
+            return whole and self._ends_well(fd, self._scanned)
+
+    def _verify(self, fd: int) -> None:
+        """Read the large values that were not looked at, the newest first."""
+        scan, left = self._scan(fd, self._first, self._first), _VERIFIED_BY_A_RUN
+        while self._unverified and left > 0:
+            start = self._unverified.pop()
+            if (outcome := scan.outcome_at(start)) is not None:
+                left -= len(outcome.pickled or b"")
+            else:
+                self._doubtful.add(start)
+                self._index.sound = False
+
+    # Checking.
+
+    def check(self) -> list[str]:
+        findings: list[str] = []
+        with self._opened() as fd:
+            if fd < 0:
+                return []
+            before = _seen(fd)
+            try:
+                self._recognise(fd)
+                _, unfinished = self._look(fd, findings)
+            except CheckpointError as error:
+                return [*findings, f"{quoted(self.path)} {error.reason}"]
+            # What is unfinished may be being written, or have been until a moment ago.
+            if not unfinished or is_locked(self.file):
+                return findings
+            if before == _seen(fd):
+                return findings + unfinished
+        return self.check()
+
+    def _look(self, fd: int, findings: list[str]) -> tuple[Index, list[str]]:
+        """Read every record, past all damage. Returns where the last of each path is, if sound, and
+        what is unfinished behind the last, in words."""
+        index, scan = Index(), self._scan(fd, self._first, self._first)
+        index.enter(scan.records(findings=findings))
+        rest = scan.size - (scan.end + len(self._terminator))
+        if rest > 0:
+            what = f"there is an unfinished end of {rest:,} bytes"
+        elif not self._ends_well(fd, scan.end):
+            what = "its end is missing"
+        elif scan.committed < scan.end:
+            what = f"its last {scan.end - scan.committed:,} bytes are not committed"
+        else:
+            return index, []
+        return index, [f"{what}; the next run fixes that, even if it has nothing to do"]
 
     # Writing. What was appended since the last commit stands between `_commit` and `_end`.
 
@@ -82,21 +294,10 @@ class LogFile(LogReader):
         self._release()
         return [*notes, *self.open()]
 
-    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
-        """Lock the file, and make it if it is new; refuse what is none of ours."""
+    def _take(self, notes: list[str]) -> None:
         self._file = open_locked(self.file, self._new_file(), self._signer, notes)
         self._unforced: OSError | None = None
-        try:
-            remove_leftovers(self.file)
-            converted = self._convert(notes)
-            if not converted:
-                self._recognise(self._file.fileno(), damaged)
-        except BaseException:
-            self._release()
-            raise
-        if converted:
-            self._release()
-            self._take(notes)
+        remove_leftovers(self.file)
 
     def _release(self) -> None:
         pipes.close(self._file)
@@ -104,39 +305,45 @@ class LogFile(LogReader):
     def _recover(self, notes: list[str]) -> bool:
         """Take in whole records that were not committed, cut off a torn one. Returns whether that
         is all: what is not sound in the middle of the file has to be left out of a new one."""
-        fd, reporter = self._file.fileno(), Recovering()
+        fd = self._file.fileno()
+        self._recognise(fd)
         scan = self._scan(fd, self._first, self._first)
-        for _ in self._pass(fd, scan, reporter):
+        for _ in scan.records(self._doubtful, recovering=True):
             pass
         self._end, self._commit = scan.end, scan.committed
         self._forcing = self._end  # up to where the disk has been set to work
-        if reporter.lossy:
+        if scan.lossy:
             return False
-        self._mend(fd, scan)
+        for mark in scan.marks[1:]:  # an earlier commit did not reach the disk, but its data did
+            if mark < self._end:
+                write_at(fd, self._commits[1], mark)
         if not self._ends_well(fd, self._end):
             torn = scan.size - (self._end + len(self._terminator))
-            what = (
-                f"cut off an unfinished end of {torn:,} bytes" if torn > 0 else "repaired its end"
-            )
-            notes.append(f"{quoted(self.path)}: {what}")
+            cut_off = f"cut off an unfinished end of {torn:,} bytes"
+            notes.append(f"{quoted(self.path)}: {cut_off if torn > 0 else 'repaired its end'}")
             self._end_here(fd)
-        self.sync()
+        if self._end != self._commit:
+            self.sync()
         return True
 
     def _end_here(self, fd: int) -> None:
         write_at(fd, self._terminator, self._end)
         os.ftruncate(fd, self._end + len(self._terminator))
 
-    def append(self, records: Sequence[Encoded]) -> None:
-        self._append([*records])
+    def outcome_in(self, record: Encoded) -> Outcome[Any]:
+        if (outcome := self._made_of(record)) is None:
+            what = "a worker sent what is not a record"
+            raise ValueError(f"{what}: did the function write into its pipe?")
+        return outcome
 
     def save(self, outcomes: Sequence[Outcome[Any]]) -> None:
         record = self.encoder().record
-        self._append([part for outcome in outcomes for part in record(outcome)])
+        self.append([part for outcome in outcomes for part in record(outcome)])
 
-    def _append(self, parts: list[Bytes]) -> None:
-        length = sum(map(len, parts))
-        parts.append(self._terminator)
+    def append(self, records: Sequence[Bytes]) -> None:
+        """They may be in parts, too."""
+        length = sum(map(len, records))
+        parts = [*records, self._terminator]
         # Of what was committed the terminator stays, in place of the first record's first byte.
         kept = len(self._terminator) if self._end == self._commit else 0
         if kept:
@@ -165,7 +372,7 @@ class LogFile(LogReader):
         refuse_if_gone(os.fstat(self._file.fileno()), self.file)
         if self._end != self._commit:
             self._force()
-            self._mark_committed(self._file.fileno())
+            write_at(self._file.fileno(), self._commits[1], self._mark())
             self._commit = self._end
 
     def _force(self) -> None:
@@ -187,13 +394,16 @@ class LogFile(LogReader):
             self._release()
 
     def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
-        """Put what is sound, and counts, in the place of what is there."""
-        fd = self._file.fileno()
+        done, outcomes = self._content(self._file.fileno(), notes)
+        rewrite(self, through(outcomes) if through else outcomes, done, notes)
+
+    def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
+        """What is sound, and counts; and what is said when it is in a new file."""
+        self._recognise(fd, notes)
         index, unfinished = self._look(fd, notes)
         notes += unfinished
         self._sign(fd)
-        outcomes = self._outcomes_of(fd, index)
-        rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
+        return REWRITTEN, self._outcomes_of(fd, index)
 
     def make_way(self) -> None:
         self._file.let_go()

@@ -30,8 +30,8 @@ class Moving:
         if self._old == self._new or not any(map(self._moved, known)):
             example = f" (one of them is {quoted(min(known))})" if known else ""
             raise ValueError(f"no path starts with {quoted(old_start)}{example}: nothing was moved")
-        self._results = {path for path in results if self._moved(path) is None}
-        self._failures = {path for path in failures if self._moved(path) is None}
+        there = [*((path, True) for path in results), *((path, False) for path in failures)]
+        self._stay = {(path, ok) for path, ok in there if self._moved(path) is None}
         self._number = self._left = 0
 
     def _moved(self, path: str) -> str | None:
@@ -47,7 +47,7 @@ class Moving:
             path = self._moved(outcome.path)
             if path is None:
                 yield outcome
-            elif path in self._results or (path in self._failures and not outcome.ok):
+            elif (path, True) in self._stay or (path, outcome.ok) in self._stay:
                 self._left += 1
             else:
                 self._number += 1

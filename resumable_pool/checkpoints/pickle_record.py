@@ -16,34 +16,35 @@ make it work:
   What protocol 3 cannot hold is a bytes constant that the program gives to `pickle.loads`.
 - The metadata say how long key and value are, so that keys are found without running anything.
 - The first byte of a record is the only one that differs between "in the file" and "part of the
-  pickle": `.` (STOP) or `C` (SHORT_BINBYTES). pickle_file.py commits by changing it.
+  pickle": `.` (STOP) or `C` (SHORT_BINBYTES). log_file.py commits by changing it.
 
 A worker makes all of a record, which it can once it knows the file's salt.
 
-Pure: outcomes in, bytes out, and back. pickle_scan.py finds the records in a file. Knows nothing of
-locks, commits or values' classes.
+Outcomes in, bytes out, and back; and `PickleScan`, which finds the records in a file. Never writes,
+and knows nothing of locks and of values' classes.
 """
 
 from __future__ import annotations
 
-import mmap
+import operator
 import os
 import re
 import struct
 from binascii import crc32
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoded
-from .base import damaged, failure_in, foreign, no_record, of_another_version, texts_of
+from .base import damaged, foreign, of_another_version, outcome_with, texts_of
 from .disk import read_at, read_into
+from .log_reader import Found, Scan
 
 STOP = b"."
 COMMITTED = b"C"
-POP, SETITEM = b"0", b"s"
+_POP, _SETITEM = b"0", b"s"
 _BINBYTES = b"B"
 
 # PROTO 4, EMPTY_DICT, SHORT_BINBYTES of 22 bytes. The magic is PNG's trick: a transfer in text mode
@@ -55,27 +56,34 @@ _HEADER_CHECKED = 23  # the checksum covers what stands before it
 _PID_OFFSET = 30
 FIRST_RECORD = _HEADER.size
 
-# How other pickles begin that a dict may be in, and what a reader says of them.
-_PICKLES = (b"\x80", b"}", b"(")
+# How other pickles begin that a dict may be in: PROTO; EMPTY_DICT in protocol 1, MARK DICT in 0.
+_PICKLES = (b"\x80", b"}", b"(d")
+# And what a reader says of them.
 _PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or compact converts it"
 
 # What stands before a record's key, as `Metadata` says: C 52 and the tag, 2 checksums, ..., POP X
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
 METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
 _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
-CHECKED_FROM = _START.size
-_RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", POP + b"X"
-_RECORD = re.compile(rb"[C.]4.{52}0X", re.DOTALL)  # where one may begin, whatever the tag
+_CHECKED_FROM = _START.size
+_RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", _POP + b"X"
+_ANY_RECORD = re.compile(rb"4.{52}0X", re.DOTALL)  # behind its first byte, whatever the tag
 
-RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
+_RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
 _INVISIBLE = 0x80
 
+_PROTO = b"\x80"  # what every pickle of today begins with
 _PROTO_3 = b"\x80\x03"
-PROTO_3_CHECKSUM = crc32(_PROTO_3)
+_PROTO_3_CHECKSUM = crc32(_PROTO_3)
 _NESTED_START = b"\x8c\x06pickle\x8c\x05loads\x93\x8e"  # pickle.loads, BINBYTES8
 _NESTED_END = b"\x85R"  # TUPLE1, REDUCE
 _LENGTH8, _LENGTH4 = struct.Struct("<Q"), struct.Struct("<I")
 
+# Reading: big steps while records are small, small ones to skip over large values unread.
+_BIG_READ, _SMALL_READ = 1 << 20, 1 << 12
+# Values up to this length are verified while their keys are scanned: they are in the buffer anyway,
+# and crc32 of them costs a tenth of the rest. Larger ones are verified when they are read.
+_VERIFIED_IN_PASSING = 1 << 12
 # Up to this length a value is copied into the record; a larger one is a part of its own.
 _COPIED = 1 << 12
 
@@ -139,13 +147,14 @@ class Metadata(NamedTuple):
     @property
     def last(self) -> bytes:
         """What that is."""
-        return POP if self.kind & _INVISIBLE else SETITEM
+        return _POP if self.kind & _INVISIBLE else _SETITEM
 
 
-def new_header(pid: int) -> bytes:
-    """The header of a new file, and the STOP behind it: a pickle of `{}`."""
+def new_header(pid: int | None = None) -> bytes:
+    """The header of a new file, of this process if no other, and the STOP behind it: a pickle of
+    `{}`."""
     salt = os.urandom(8)
-    start = _HEADER.pack(_MAGIC, _VERSION, salt, 0, b"0", b"C\x04", pid, b"0")
+    start = _HEADER.pack(_MAGIC, _VERSION, salt, 0, _POP, b"C\x04", pid or os.getpid(), _POP)
     checksum = crc32(start[:_HEADER_CHECKED])
     return start[:_HEADER_CHECKED] + _LENGTH4.pack(checksum) + start[27:] + STOP
 
@@ -155,17 +164,22 @@ def pid_field(pid: int) -> tuple[bytes, int]:
     return _LENGTH4.pack(pid), _PID_OFFSET
 
 
-def begins_as_ours(fd: int) -> bool:
-    """Whether the file, open as `fd`, begins as ours do, be it a little damaged, or with a record
-    of ours behind what is lost. Nothing else does: a program that pickles a dict never writes bytes
-    in front of its first key."""
-    start = read_at(fd, FIRST_RECORD + METADATA.size, 0)
-    same = sum(one == other for one, other in zip(start, _MAGIC, strict=False))
+def _begins_as_ours(start: bytes) -> bool:
+    """Whether a file with this start begins as ours do, be it a little damaged, or with a record of
+    ours behind what is lost. Nothing else does: a program that pickles a dict never writes bytes in
+    front of its first key."""
     return (
         _MAGIC.startswith(start[: len(_MAGIC)])
-        or same > len(_MAGIC) // 2
-        or _RECORD.match(start, FIRST_RECORD) is not None
+        or sum(map(operator.eq, start, _MAGIC)) > len(_MAGIC) // 2
+        or _ANY_RECORD.match(start, FIRST_RECORD + 1) is not None
     )
+
+
+def may_be_plain(fd: int) -> bool:
+    """Whether the file, open as `fd`, begins as a dict may that another program has pickled."""
+    start = read_at(fd, FIRST_RECORD + METADATA.size, 0)
+    ours = start.startswith(_MAGIC) or _begins_as_ours(start)
+    return start.startswith(_PICKLES) and not ours
 
 
 def read_header(fd: int, path: str) -> Header:
@@ -174,41 +188,44 @@ def read_header(fd: int, path: str) -> Header:
     Raises:
         CheckpointError: this is no checkpoint, or not one that this version can read.
     """
-    start = read_at(fd, FIRST_RECORD, 0)
-    if not begins_as_ours(fd):
-        raise foreign(path, "" if start[:1] not in _PICKLES else _PERHAPS_PLAIN)
+    start = read_at(fd, FIRST_RECORD + METADATA.size, 0)
+    magic, version, salt, checksum, *opcodes, pid, pop = _HEADER.unpack(
+        start[:FIRST_RECORD].ljust(FIRST_RECORD)
+    )
+    if magic == _MAGIC and checksum == crc32(start[:_HEADER_CHECKED]):
+        if version != _VERSION:
+            raise of_another_version(path, version, _VERSION)
+        if [*opcodes, pop] == [_POP, b"C\x04", _POP]:
+            return Header(salt, pid)
+    if not _begins_as_ours(start):
+        raise foreign(path, _PERHAPS_PLAIN if start.startswith(_PICKLES) else "")
     if len(start) < FIRST_RECORD and _MAGIC.startswith(start[: len(_MAGIC)]):
         raise CheckpointError(
             path, "ends inside its header, so it holds no result", "Move it away and run again."
         )
-    start = start.ljust(FIRST_RECORD)
-    magic, version, salt, checksum, pop, pid_start, pid, pid_pop = _HEADER.unpack(start)
-    sound = checksum == crc32(start[:_HEADER_CHECKED]) and magic == _MAGIC
-    if sound and version != _VERSION:
-        raise of_another_version(path, version, _VERSION)
-    if not sound or pop + pid_start + pid_pop != b"0C\x040":
-        raise damaged(path, "its header is not what was written")
-    return Header(salt, pid)
+    raise damaged(path, "its header is not what was written")
+
+
+def _places(fd: int, pattern: re.Pattern[bytes], start: int) -> Iterator[int]:
+    """Where in the file, from `start` on, a record may begin: this stands behind its first byte."""
+    while block := read_at(fd, _BIG_READ, start):
+        yield from (start + match.start() - 1 for match in pattern.finditer(block))
+        # What one block ends in, the next one begins with.
+        start += len(block) if len(block) < _BIG_READ else len(block) - METADATA.size
 
 
 def header_of_records(fd: int) -> Header | None:
     """The header of the file, by its records, of which two agree if there are two; their values are
     what was saved. A checksum that is computed backwards ends at the seed."""
     found: Counter[tuple[bytes, int]] = Counter()
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
-        at = 0
-        while (match := _RECORD.search(data, at)) is not None:
-            start = at = match.start()
-            at += 1
-            metadata = Metadata._make(
-                METADATA.unpack(data[start : start + METADATA.size].ljust(60))
-            )
-            region, end = start + metadata.region, start + metadata.end
-            if data[end : end + 1] != metadata.last or read_payload(fd, region, metadata) is None:
-                continue
-            seed = _seed_of(data[start + CHECKED_FROM : region], metadata.header_checksum)
-            found[metadata.start[2:], seed] += 1
-            at = end + 1
+    end, size = -1, os.fstat(fd).st_size
+    for start in _places(fd, _ANY_RECORD, 0):
+        metadata = Metadata._make(METADATA.unpack(read_at(fd, METADATA.size, start).ljust(60)))
+        inside = end < start and start + metadata.end < size
+        if inside and read_payload(fd, start, metadata) is not None:
+            checked = read_at(fd, metadata.region - _CHECKED_FROM, start + _CHECKED_FROM)
+            found[metadata.start[2:], _seed_of(checked, metadata.header_checksum)] += 1
+            end = start + metadata.end
     # One that stands alone may be damaged. Where others agree as well, the records of a whole other
     # file are in a value.
     agreed = [header for header in found if found[header] > 1] or [*found]
@@ -239,7 +256,7 @@ def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
         value = pickled if len(pickled) <= _COPIED else memoryview(pickled)
         kind = _NESTED_RESULT
         if pickled.startswith(_PROTO_3):
-            kind, value = RESULT, value[len(_PROTO_3) : -len(STOP)]
+            kind, value = _RESULT, value[len(_PROTO_3) : -len(STOP)]
     before, after = _around(kind, len(value))
     key = outcome.path.encode("utf-8", "surrogatepass")
     checked = _FACTS.pack(
@@ -247,70 +264,216 @@ def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
         outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
     ) + key  # fmt: skip
     start = _START.pack(header.record_start, crc32(checked, header.seed))
-    return [start + checked + before, value, after + (POP if kind & _INVISIBLE else SETITEM)]
-
-
-def outcome_in(record: Encoded) -> Outcome[Any]:
-    """What such a record was made of.
-
-    Raises:
-        ValueError: it is no such record.
-    """
-    metadata = Metadata._make(METADATA.unpack_from(record))
-    region = metadata.region
-
-    def fill(value: memoryview) -> None:
-        value[:] = record[region : region + len(value)]
-
-    payload = _payload(metadata, fill) if len(record) == metadata.end + 1 else None
-    path = record[METADATA.size : region].decode("utf-8", "surrogatepass")
-    outcome = outcome_of(path, metadata, payload) if payload is not None else None
-    if outcome is None:
-        raise no_record()
-    return outcome
+    return [start + checked + before, value, after]
 
 
 def _around(kind: int, length: int) -> tuple[bytes, bytes]:
-    """What stands before and behind a payload of this length."""
-    if kind == RESULT:
-        return b"", b""
+    """What stands before and behind a payload of this length, up to the record's end."""
+    if kind == _RESULT:
+        return b"", _SETITEM
     if kind == _NESTED_RESULT:
-        return _NESTED_START + _LENGTH8.pack(length), _NESTED_END
-    return _BINBYTES + _LENGTH4.pack(length), POP
+        return _NESTED_START + _LENGTH8.pack(length), _NESTED_END + _SETITEM
+    return _BINBYTES + _LENGTH4.pack(length), _POP + _POP
 
 
-# How many bytes that is.
-_OVERHEAD = {kind: len(b"".join(_around(kind, 0))) for kind in (RESULT, _NESTED_RESULT, _FAILURE)}
+# How many bytes of that are in the region.
+_OVERHEAD = {
+    kind: len(b"".join(_around(kind, 0))) - 1 for kind in (_RESULT, _NESTED_RESULT, _FAILURE)
+}
 
 
-def outcome_of(path: str, metadata: Metadata, payload: bytes | bytearray) -> Outcome[Any] | None:
-    """What the record was made of; `payload` as `read_payload` gives it. `None` if it only says
-    that it is a failure."""
+def outcome_in(record: Encoded) -> Outcome[Any] | None:
+    """What a whole record was made of; `None` if it is none."""
+    metadata = Metadata._make(METADATA.unpack_from(record))
+    path = record[METADATA.size : metadata.region].decode("utf-8", "surrogatepass")
+    with memoryview(record) as view:
+        around = bytearray(view[metadata.region - len(_PROTO_3) :])
+    return outcome_of(path, metadata, _payload(metadata, around))
+
+
+def outcome_of(path: str, metadata: Metadata, payload: Encoded | None) -> Outcome[Any] | None:
+    """What the record was made of; `payload` as `read_payload` gives it. `None` if it is `None`, or
+    only says that it is a failure."""
+    if payload is None:
+        return None
     facts = (metadata.seconds, metadata.attempts, metadata.fingerprint, metadata.finished_at)
-    if not metadata.failed:
-        return Outcome(path, payload, metadata.checksum, None, *facts)
-    failure = failure_in(payload, path, metadata.attempts, metadata.seconds)
-    return None if failure is None else Outcome(path, None, 0, failure, *facts)
+    return outcome_with(path, payload, metadata.checksum, metadata.failed, *facts)
 
 
-def read_payload(fd: int, region: int, metadata: Metadata) -> bytearray | None:
-    """The value's pickle, or the failure's JSON, whose region begins at that byte; `None` if it is
+def read_payload(fd: int, start: int, metadata: Metadata) -> bytearray | None:
+    """The value's pickle, or the failure's JSON, of the record that starts there; `None` if it is
     not what was saved. It is not copied, however large."""
-    return _payload(metadata, lambda value: read_into(fd, value, region))
+    around = bytearray(len(_PROTO_3) + metadata.length + len(STOP))
+    with memoryview(around) as view:
+        read_into(fd, view, start + metadata.region - len(_PROTO_3))
+    return _payload(metadata, around)
 
 
-def _payload(metadata: Metadata, fill: Callable[[memoryview], None]) -> bytearray | None:
-    """The same of a region that `fill` puts in its place."""
-    if metadata.kind not in _OVERHEAD:
+def _payload(metadata: Metadata, around: bytearray) -> bytearray | None:
+    """The same of a region, in place: with so many bytes around it as a pickle has that a record
+    leaves out."""
+    head = len(_PROTO_3)
+    whole = len(around) == head + metadata.length + len(STOP)
+    if not whole or metadata.kind not in _OVERHEAD:
         return None
-    # A value has lost these ends of its pickle; of the others there is too much, see below.
-    head, tail = (_PROTO_3, STOP) if metadata.kind == RESULT else (b"", b"")
-    payload = bytearray(len(head) + metadata.length + len(tail))
-    payload[: len(head)], payload[len(payload) - len(tail) :] = head, tail
-    with memoryview(payload) as view:
-        fill(view[len(head) : len(view) - len(tail)])
     before, after = _around(metadata.kind, max(metadata.length - _OVERHEAD[metadata.kind], 0))
-    if not (payload.startswith(before or head) and payload.endswith(after or tail)):
+    if not (around.startswith(before, head) and around.endswith(after)):
         return None
-    del payload[: len(before)], payload[len(payload) - len(after) :]
-    return payload if crc32(payload) == metadata.checksum else None
+    if metadata.kind == _RESULT:
+        around[:head], around[-len(STOP) :] = _PROTO_3, STOP
+    else:
+        del around[: head + len(before)], around[len(around) - len(after) :]
+    return around if crc32(around) == metadata.checksum else None
+
+
+class PickleScan(Scan):
+    """Finds the records of a `result.pkl`. Values are not read, unless they are small or not
+    committed yet.
+
+    Its `marks` are the STOPs, in place of a record's first byte or at the end. The first is the one
+    that `pickle.load` ends at; records from there on are whole, but not part of the plain pickle
+    yet.
+    """
+
+    def __init__(self, fd: int, path: str, start: int, committed: int, header: Header) -> None:
+        super().__init__(fd, path, start, committed)
+        if committed < start and read_at(fd, 1, committed) == STOP:
+            self.marks = [committed]
+        self._header = header
+        self._buffer = b""
+        self._buffer_start = 0
+        self._step = _SMALL_READ
+
+    def __iter__(self) -> Iterator[list[Found]]:
+        while True:
+            self._bytes_at(self.end, 1)
+            yield self._plain_records()
+            if (record := self._next_record()) is None:
+                return
+            yield [record]
+
+    def _plain_records(self) -> list[Found]:
+        """The next records, as long as they are what nearly all are: results with small values,
+        sound, and whole in the buffer. Of any other `_next_record` can tell what it is."""
+        found: list[Found] = []
+        buffer, buffer_start = self._buffer, self._buffer_start
+        record_start, seed = self._header.record_start, self._header.seed
+        start = self.end - buffer_start
+        while start <= len(buffer) - METADATA.size:
+            metadata = METADATA.unpack_from(buffer, start)
+            first, header_checksum, checksum, kind, _, length, _, _, _, _, _, key_length = metadata
+            key = start + METADATA.size
+            region = key + key_length
+            end = region + length
+            if (
+                first != record_start
+                or kind != _RESULT
+                or crc32(buffer[start + _CHECKED_FROM : region], seed) != header_checksum
+                or crc32(STOP, crc32(buffer[region:end], _PROTO_3_CHECKSUM)) != checksum
+                or buffer[end : end + 1] != _SETITEM  # also where the buffer ends before
+            ):
+                break
+            try:
+                path = buffer[key:region].decode("utf-8", "surrogatepass")
+            except UnicodeDecodeError:
+                break
+            found.append((path, buffer_start + start, False, True, metadata))
+            start = end + 1
+        self.end = buffer_start + start
+        return found
+
+    def _next_record(self) -> Found | None:
+        """The record at `end`, or `None` if there is no sound one."""
+        start = self.end
+        if self._bytes_at(start, 1) == STOP:
+            self.marks.append(start)
+            if start + len(STOP) == self.size:
+                return None
+        record = self.record_at(start)
+        if record is None:
+            return None
+        path, metadata = record
+        sound = True
+        if self.marks or metadata.length <= _VERIFIED_IN_PASSING:
+            sound = read_payload(self._fd, start, metadata) is not None
+            if self.marks and not sound:
+                return None  # never forced to disk, so what is missing is a write cut short
+        else:
+            self.unverified.append(start)
+        self.end = start + metadata.end + 1
+        return path, start, metadata.failed, sound, metadata
+
+    def record_at(self, start: int) -> tuple[str, Metadata] | None:
+        """The key and the metadata at `start`, if they are sound and the record ends as it has
+        to; whether its value is, they do not tell."""
+        fixed = self._bytes_at(start, METADATA.size)
+        if len(fixed) < METADATA.size:
+            return None
+        metadata = Metadata._make(METADATA.unpack(fixed))
+        end = start + metadata.end
+        tagged = fixed[1 : len(metadata.start)] == self._header.record_start[1:]
+        if fixed[:1] not in (COMMITTED, STOP) or not tagged or end >= self.size:
+            return None
+        checked = self._bytes_at(start + _CHECKED_FROM, metadata.region - _CHECKED_FROM)
+        if crc32(checked, self._header.seed) != metadata.header_checksum:
+            return None
+        if metadata.length > _VERIFIED_IN_PASSING:
+            self._step = _SMALL_READ
+        if self._bytes_at(end, 1) != metadata.last:
+            return None
+        key = checked[METADATA.size - _CHECKED_FROM :]
+        try:
+            return key.decode("utf-8", "surrogatepass"), metadata
+        except UnicodeDecodeError:  # somebody has made it who knows how to make the checksum
+            return None
+
+    def outcome_at(self, start: int) -> Outcome[Any] | None:
+        if (record := self.record_at(start)) is None:
+            return None
+        path, metadata = record
+        return outcome_of(path, metadata, read_payload(self._fd, start, metadata))
+
+    @property
+    def committed(self) -> int:
+        """Where the STOP of the plain pickle stands, or has to."""
+        return self.marks[0] if self.marks else self.end
+
+    def skip(self, reading: bool) -> tuple[list[str], bool]:
+        begin = self.end
+        behind = begin + len(STOP)  # nobody reads that, and what we write there begins otherwise
+        if read_at(self._fd, len(STOP) + 1, begin) == STOP + _PROTO:
+            raise CheckpointError(
+                self._path,
+                f"has another pickle behind it, from byte {behind:,} on, as after `cat`",
+                "Cut it in two there, and join the parts with python -m resumable_pool merge.",
+            )
+        if behind >= self.size or (reading and self.marks):
+            return [], False
+        later = self.find_later_record()
+        if later is None:
+            return [], False
+        self.end = later
+        lost = f"the {later - begin:,} bytes from byte {begin:,} on are not what was written"
+        return [f"there is no record at byte {begin:,}: {lost}"], True
+
+    def find_later_record(self) -> int | None:
+        """Where the next whole record behind `end` starts, if there is one.
+
+        Then what stands between is damage, and not the torn end of a file that was cut or of a
+        write that was cut short.
+        """
+        pattern = re.compile(re.escape(self._header.record_start[1:]))
+        for start in _places(self._fd, pattern, self.end + 1):
+            if start > self.end and self.outcome_at(start) is not None:
+                return start
+        return None
+
+    def _bytes_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, through one buffer; fewer at the end of the file."""
+        begin = offset - self._buffer_start
+        if begin < 0 or begin + length > len(self._buffer):
+            step = min(max(length, self._step), self.size - offset)
+            self._buffer = read_at(self._fd, step, offset)
+            self._buffer_start, begin = offset, 0
+            self._step = _BIG_READ
+        return self._buffer[begin : begin + length]

@@ -18,11 +18,8 @@ from ..files import normalised
 from ..records import Outcome, quoted
 from ..values import UnstorableValue, pickle_value
 from .base import foreign
-from .disk import read_at
 
-# How a pickle of a dict begins: PROTO; EMPTY_DICT in protocol 1, MARK DICT in protocol 0.
-_STARTS = (b"\x80", b"}", b"(d")
-# And its first opcode that makes something: of a dict, or of a class of dicts.
+# The first opcode of a pickle that makes something: of a dict, or of a class of dicts.
 _MAKE_A_DICT = (
     ("EMPTY_DICT", None),
     ("MARK", None),
@@ -35,74 +32,63 @@ _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _NO_DICT = ": it is a pickle, but not of a dict {path: value}"
 
 
-def may_be_a_dict(fd: int) -> bool:
-    """Whether the file, open as `fd`, begins as a pickled dict may."""
-    return read_at(fd, 2, 0).startswith(_STARTS)
-
-
-class PlainPickle:
-    """What is in the plain pickle at `path`, open as `fd`.
+def read_plain(fd: int, path: str) -> tuple[str, Iterator[Outcome[Any]]]:
+    """What has been done when the plain pickle at `path`, open as `fd`, is converted, in words; and
+    its results, which raise `CheckpointError` where one cannot be pickled again.
 
     Raises:
         CheckpointError: it is something else, or it cannot be unpickled.
     """
-
-    def __init__(self, fd: int, path: str) -> None:
-        self.path = path
-        with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
-            self._refuse_others(data)
-            try:
-                data.seek(0)
-                loaded = pickle.load(data)
-            except Exception as error:  # code of the values' own
-                raise self._refusal("it cannot be unpickled", error) from error
-        if not isinstance(loaded, dict):
-            raise foreign(path, _NO_DICT)
-        if not all(type(key) is str for key in loaded):
-            what = "it is a pickle of a dict whose keys are not all strings, as paths are"
-            raise foreign(path, f": {what}")
-        # A key is the path that the function would receive; of two that name one file the later.
-        self._values = {normalised(key): value for key, value in loaded.items()}
-        self._dropped = len(loaded) - len(self._values)
-
-    @property
-    def done(self) -> str:
-        """What has been done when it is converted, in words."""
-        done = "adopted the results of {results} from a plain pickle"
-        if self._dropped:
-            done += f"; {self._dropped:,} more were for the same files under other names"
-        return done
-
-    def outcomes(self) -> Iterator[Outcome[Any]]:
-        """Its results; raises `CheckpointError` for one that cannot be pickled again."""
-        for path, value in self._values.items():
-            try:
-                pickled = pickle_value(value)
-            except UnstorableValue as error:
-                raise self._refusal(f"{error}, of {quoted(path)}", error.__cause__) from error
-            yield Outcome(path, pickled, crc32(pickled), None, 0.0)
-
-    def _refuse_others(self, data: mmap.mmap) -> None:
-        """Raise `CheckpointError` for what cannot be such a dict, without running any of it."""
-        first = None
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        _refuse_others(data, path)
         try:
-            for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type]
-                if first is None and opcode.name not in ("PROTO", "FRAME"):
-                    first = (opcode.name, argument)
-                    if first not in _MAKE_A_DICT:
-                        raise foreign(self.path, _NO_DICT)
-                if opcode.name in _PUTS and int(argument or 0) > len(data):
-                    raise foreign(self.path)  # and that much memory would be taken
-        except (ValueError, OverflowError, MemoryError, UnicodeError):  # whatever other bytes are
-            raise foreign(self.path) from None
-        if data.read(1):
-            what = "it is a pickle with something behind it, perhaps another one"
-            raise foreign(self.path, f": {what}")
+            data.seek(0)
+            loaded = pickle.load(data)
+        except Exception as error:  # code of the values' own
+            raise _refusal(path, "it cannot be unpickled", error) from error
+    if not isinstance(loaded, dict):
+        raise foreign(path, _NO_DICT)
+    if not all(type(key) is str for key in loaded):
+        what = "it is a pickle of a dict whose keys are not all strings, as paths are"
+        raise foreign(path, f": {what}")
+    # A key is the path that the function would receive; of two that name one file the later.
+    values = {normalised(key): value for key, value in loaded.items()}
+    done = "adopted the results of {results} from a plain pickle"
+    if dropped := len(loaded) - len(values):
+        done += f"; {dropped:,} more were for the same files under other names"
+    return done, _outcomes_of(values, path)
 
-    def _refusal(self, what: str, error: BaseException | None) -> CheckpointError:
-        return CheckpointError(
-            self.path,
-            f"is a plain pickle, but {what}: {type(error).__name__}: {error}",
-            "Its classes must be importable where it is read. If the script that wrote it defined "
-            "them, define them in the script that reads it, too.",
-        )
+
+def _outcomes_of(values: dict[str, Any], path: str) -> Iterator[Outcome[Any]]:
+    for key, value in values.items():
+        try:
+            pickled = pickle_value(value)
+        except UnstorableValue as error:
+            raise _refusal(path, f"{error}, of {quoted(key)}", error.__cause__) from error
+        yield Outcome(key, pickled, crc32(pickled), None, 0.0)
+
+
+def _refuse_others(data: mmap.mmap, path: str) -> None:
+    """Raise `CheckpointError` for what cannot be such a dict, without running any of it."""
+    first = None
+    try:
+        for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type]
+            if first is None and opcode.name not in ("PROTO", "FRAME"):
+                first = (opcode.name, argument)
+                if first not in _MAKE_A_DICT:
+                    raise foreign(path, _NO_DICT)
+            if opcode.name in _PUTS and int(argument or 0) > len(data):
+                raise foreign(path)  # and that much memory would be taken
+    except (ValueError, OverflowError, MemoryError, UnicodeError):  # whatever other bytes are
+        raise foreign(path) from None
+    if data.read(1):
+        raise foreign(path, ": it is a pickle with something behind it, perhaps another one")
+
+
+def _refusal(path: str, what: str, error: BaseException | None) -> CheckpointError:
+    return CheckpointError(
+        path,
+        f"is a plain pickle, but {what}: {type(error).__name__}: {error}",
+        "Its classes must be importable where it is read. If the script that wrote it defined "
+        "them, define them in the script that reads it, too.",
+    )

@@ -243,7 +243,7 @@ class SqliteFile(Checkpoint):
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return notes
 
-    def _take(self, notes: list[str], damaged: list[str] | None = None) -> None:
+    def _take(self, notes: list[str]) -> None:
         """Take the lock, and make a database if there is none."""
         self._notes = notes
         self._db = None

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.checkpoints import checkpoint_at
-from resumable_pool.checkpoints import log_reader as indexed_file
+from resumable_pool.checkpoints import checkpoint_at, log_file
 from resumable_pool.records import Outcome
 
 from . import conftest
@@ -89,12 +88,12 @@ def test_entries_are_those_of_one_moment(
     with writing(path) as checkpoint:
         checkpoint.save([result("a", 1), result("b", 1)])
 
-        class Interrupted(indexed_file.Index):
+        class Interrupted(log_file.Index):
             def enter(self, records: Any) -> None:
                 super().enter(records)
                 checkpoint.save([result("a", 2), result("b", 2)])
 
-        monkeypatch.setattr(indexed_file, "Index", Interrupted)
+        monkeypatch.setattr(log_file, "Index", Interrupted)
         paths = []
         for entry in checkpoint_at(path).entries():
             paths.append(entry.path)

@@ -14,8 +14,13 @@ import pytest
 from resumable_pool import CheckpointError, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, disk, pickle_file
 from resumable_pool.checkpoints import log_file as append_file
-from resumable_pool.checkpoints.pickle_file import PickleScan
-from resumable_pool.checkpoints.pickle_record import FIRST_RECORD, Metadata, pid_field, read_header
+from resumable_pool.checkpoints.pickle_record import (
+    FIRST_RECORD,
+    Metadata,
+    PickleScan,
+    pid_field,
+    read_header,
+)
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 from .test_pickle_file import NeedsProtocol4
@@ -49,9 +54,10 @@ def _ends(path: Path) -> list[int]:
     """Where each record ends."""
     with open(path, "rb") as file:
         scan = PickleScan(
-            file.fileno(), "", read_header(file.fileno(), ""), FIRST_RECORD, FIRST_RECORD
+            file.fileno(), "", FIRST_RECORD, FIRST_RECORD, read_header(file.fileno(), "")
         )
-        return [start + Metadata._make(facts).end + 1 for _, start, _, _, facts in scan]
+        found = itertools.chain.from_iterable(scan)
+        return [start + Metadata._make(facts).end + 1 for _, start, _, _, facts in found]
 
 
 def _after(count: int) -> tuple[dict[str, Any], set[str]]:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from resumable_pool import CheckpointError
-from resumable_pool.checkpoints.pickle_file import PickleScan, read_record
 from resumable_pool.checkpoints.pickle_record import (
     FIRST_RECORD,
     METADATA,
     STOP,
     Header,
     Metadata,
+    PickleScan,
     new_header,
     outcome_of,
     pid_field,
@@ -57,11 +57,17 @@ class Record(NamedTuple):
         return self.start + self.metadata.end + 1
 
     def payload(self, fd: int) -> bytes | None:
-        return read_payload(fd, self.start + self.metadata.region, self.metadata)
+        return read_payload(fd, self.start, self.metadata)
 
 
 def records_of(scan: PickleScan) -> list[Record]:
-    return [Record(*found[:4], Metadata._make(found[4])) for found in scan]
+    found = itertools.chain.from_iterable(scan)
+    return [Record(*facts[:4], Metadata._make(facts[4])) for facts in found]
+
+
+def record_at(fd: int, start: int) -> tuple[str, Metadata] | None:
+    """What stands there, for one that has not looked at anything before."""
+    return PickleScan(fd, "", start, start, HEADER).record_at(start)
 
 
 class File:
@@ -208,7 +214,7 @@ def test_a_scan_finds_every_record(file: File) -> None:
     """The records tile the file from its header to its STOP, with what their metadata say."""
     encoded = [encode(HEADER, outcome) for outcome in RECORDS]
     fd = file.holding(new_header(1)[:-1], *encoded, STOP)
-    scan = PickleScan(fd, "", HEADER, FIRST_RECORD, FIRST_RECORD)
+    scan = PickleScan(fd, "", FIRST_RECORD, FIRST_RECORD, HEADER)
     records = records_of(scan)
     assert [record.path for record in records] == [outcome.path for outcome in RECORDS]
     assert [record.failed for record in records] == [not outcome.ok for outcome in RECORDS]
@@ -216,17 +222,17 @@ def test_a_scan_finds_every_record(file: File) -> None:
     assert records[0].start == FIRST_RECORD
     assert all(one.end == two.start for one, two in itertools.pairwise(records))
     assert scan.end == records[-1].end
-    assert scan.stops == [scan.end]
+    assert scan.marks == [scan.end]
     for record, outcome in zip(records, RECORDS, strict=True):
         assert record.sound
-        assert read_record(fd, HEADER, record.start) == (record.path, record.metadata)
+        assert record_at(fd, record.start) == (record.path, record.metadata)
         payload = record.payload(fd)
         assert payload is not None
         assert outcome_of(record.path, record.metadata, payload) == outcome
 
 
 def _scan(fd: int, header: Header = HEADER) -> tuple[list[Record], PickleScan]:
-    scan = PickleScan(fd, "", header, 0, 0)
+    scan = PickleScan(fd, "", 0, 0, header)
     return records_of(scan), scan
 
 
@@ -237,7 +243,7 @@ def test_records_behind_the_stop_are_found(file: File) -> None:
     records, scan = _scan(file.holding(one, STOP + two[1:], three, STOP + four[1:], STOP))
     assert len(records) == 4
     assert scan.end == len(one + two + three + four)
-    assert scan.stops == [len(one), len(one + two + three), scan.end]
+    assert scan.marks == [len(one), len(one + two + three), scan.end]
 
 
 def test_an_uncommitted_record_counts_only_with_its_value(file: File) -> None:
@@ -246,7 +252,7 @@ def test_an_uncommitted_record_counts_only_with_its_value(file: File) -> None:
     for damaged in (large[:-9] + bytes(9), large[:-100] + b"yy" + large[-98:]):
         records, scan = _scan(file.holding(STOP + damaged[1:], STOP))
         assert not records
-        assert (scan.stops, scan.end) == ([0], 0)
+        assert (scan.marks, scan.end) == ([0], 0)
 
 
 def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
@@ -294,7 +300,7 @@ def test_records_of_another_file_are_none(file: File) -> None:
 def test_a_record_that_is_not_there_is_none(file: File) -> None:
     """Reading a record where none starts finds nothing."""
     fd = file.holding(encode(HEADER, result("a", 1)))
-    assert read_record(fd, HEADER, 3) is None
+    assert record_at(fd, 3) is None
 
 
 @pytest.mark.parametrize(
@@ -306,8 +312,8 @@ def test_a_later_record_is_found(file: File, distance: int, first_byte: bytes) -
     record = encode(HEADER, result("later", 1))
     for shift in range(-4, 5):
         gap = bytes(max(distance + shift, 1))
-        scan = PickleScan(file.holding(gap, first_byte + record[1:]), "", HEADER, 0, 0)
-        assert not list(scan)
+        scan = PickleScan(file.holding(gap, first_byte + record[1:]), "", 0, 0, HEADER)
+        assert not records_of(scan)
         assert scan.find_later_record() == len(gap)
 
 
@@ -316,8 +322,8 @@ def test_what_only_looks_like_a_later_record_is_none(file: File) -> None:
     record = encode(HEADER, result("later", "value"))
     pieces = [HEADER.tag * 50, record[:-1], record.replace(b"value", b"valve")]
     for piece in pieces:
-        scan = PickleScan(file.holding(b"x", piece), "", HEADER, 0, 0)
-        assert not list(scan)
+        scan = PickleScan(file.holding(b"x", piece), "", 0, 0, HEADER)
+        assert not records_of(scan)
         assert scan.find_later_record() is None
 
 
