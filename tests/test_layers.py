@@ -38,7 +38,7 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1140,  # the modules beside runner.py, and the front doors
+    "": 1123,  # the modules beside runner.py, and the front doors
     "between": 1095,
     "checkpoints": 2014,
     "commands": 391,
@@ -48,7 +48,7 @@ BUDGET = {
 }
 
 # A file is one story, and a function one thought.
-MOST_MODULES = 51
+MOST_MODULES = 46
 MOST_IN_FILE = 400
 MOST_IN_FUNCTION = 50
 USUAL_IN_FUNCTION = 25  # nine of ten have no more
