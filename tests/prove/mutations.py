@@ -36,14 +36,14 @@ ROOT = Path(__file__).parents[2]
 # The pure modules, and the tests that are about each.
 MODULES = {
     "run/books.py": [
-        "tests/test_dealing.py",
-        "tests/test_suspicion.py",
-        "tests/test_simulation.py",
+        "tests/run/test_dealing.py",
+        "tests/run/test_suspicion.py",
+        "tests/run/test_simulation.py",
     ],
-    "run/suspicion.py": ["tests/test_suspicion.py", "tests/test_simulation.py"],
-    "run/plan.py": ["tests/test_plan.py"],
-    "run/stopping.py": ["tests/test_stopping.py"],
-    "run/screen.py": ["tests/test_progress.py", "tests/test_display.py"],
+    "run/suspicion.py": ["tests/run/test_suspicion.py", "tests/run/test_simulation.py"],
+    "run/plan.py": ["tests/run/test_plan.py"],
+    "run/stopping.py": ["tests/run/test_stopping.py"],
+    "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py"],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
     "values.py": ["tests/test_values.py"],

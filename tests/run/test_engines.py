@@ -16,8 +16,8 @@ import pytest
 
 from resumable_pool import ExecutorError, ResumableRunner, open_checkpoint
 
-from .functions import KILL, calls, note
-from .stage import PATIENCE
+from ..functions import KILL, calls, note
+from ..stage import PATIENCE
 
 fcntl = pytest.importorskip("fcntl")
 

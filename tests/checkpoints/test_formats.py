@@ -21,9 +21,9 @@ from resumable_pool import (
 )
 from resumable_pool.checkpoints import JsonLines, PickleFile
 
-from . import functions
-from .conftest import CHEAPEST, not_on_windows
-from .stage import Stage, act
+from .. import functions
+from ..conftest import CHEAPEST, not_on_windows
+from ..stage import Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

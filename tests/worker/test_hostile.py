@@ -29,10 +29,10 @@ from resumable_pool import (
 )
 from resumable_pool.checkpoints import PickleFile
 
-from . import functions
-from . import hostile_functions as hostile
-from .functions import number_in
-from .stage import PATIENCE, Stage, act
+from .. import functions
+from .. import hostile_functions as hostile
+from ..functions import number_in
+from ..stage import PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -15,9 +15,9 @@ from resumable_pool import Report, ResumableRunner
 from resumable_pool.records import quoted
 from resumable_pool.run.screen import FIRST_FILES, SHOWN_KINDS
 
-from . import functions
-from .conftest import not_on_windows
-from .stage import PATIENCE, Stage, act, announcement
+from .. import functions
+from ..conftest import not_on_windows
+from ..stage import PATIENCE, Stage, act, announcement
 
 ROOT = Path(__file__).parent.parent
 

@@ -39,9 +39,9 @@ from resumable_pool import (
 from resumable_pool.run.executors import FarCrew
 from resumable_pool.run.stop_requests import Inbox
 
-from .functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
-from .stage import PATIENCE, Stage, act, announcement
-from .test_scripts import python
+from ..functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
+from ..stage import PATIENCE, Stage, act, announcement
+from ..test_scripts import python
 
 TEN = [f"in/{number:02}.txt" for number in range(10)]
 POOLS: dict[str, Callable[..., Executor]] = {

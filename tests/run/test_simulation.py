@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .prove.simulation import Universe, simulate
+from ..prove.simulation import Universe, simulate
 
 pytestmark = pytest.mark.alike
 

@@ -18,8 +18,8 @@ from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.checkpoints import merge
 from resumable_pool.files import is_in_shard
 
-from . import functions
-from .stage import Stage, act
+from .. import functions
+from ..stage import Stage, act
 
 PATHS = [f"audio/{number // 100:03}/{number:05}.wav" for number in range(10_000)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CHEAPEST
-from .test_scripts import python
+from ..conftest import CHEAPEST
+from ..test_scripts import python
 
 needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
 

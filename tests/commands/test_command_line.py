@@ -19,10 +19,10 @@ from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.__main__ import main
 from resumable_pool.checkpoints import PickleFile, checkpoint_at
 
-from . import functions
-from .checkpoints.conftest import failed, result, write, writing
-from .conftest import not_on_windows
-from .stage import PATIENCE
+from .. import functions
+from ..checkpoints.conftest import failed, result, write, writing
+from ..conftest import not_on_windows
+from ..stage import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,9 +23,9 @@ from resumable_pool.run.screen import (
     screen_for,
 )
 
-from . import functions
-from .conftest import not_on_windows
-from .stage import PATIENCE, Stage, act, announcement
+from .. import functions
+from ..conftest import not_on_windows
+from ..stage import PATIENCE, Stage, act, announcement
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_what_a_program_prints_stands_in_lines_of_its_own(
     folder: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, hooked: bool
 ) -> None:
     """In its loop, and in `on_saved`; progress is drawn below."""
-    from .terminal import screen
+    from ..terminal import screen
 
     monkeypatch.setattr(sys, "stderr", terminal.stream)
     monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)

@@ -18,7 +18,7 @@ from resumable_pool.between.waiting import Waiter
 from resumable_pool.records import Failure, Outcome
 from resumable_pool.saver.streams import Streams
 
-from .conftest import not_on_windows
+from ..conftest import not_on_windows
 
 pytestmark = not_on_windows("frames of our own, of which one read gets several")
 

@@ -12,7 +12,7 @@ from resumable_pool.between import children as processes
 from resumable_pool.between import system
 from resumable_pool.between.waiting import Waiter
 
-from .stage import PATIENCE
+from ..stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

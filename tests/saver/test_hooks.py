@@ -16,8 +16,8 @@ import pytest
 from resumable_pool import Outcome, ResumableRunner, SaverError, open_checkpoint
 from resumable_pool.saver import process as saver_process
 
-from . import functions
-from .conftest import CHEAPEST
+from .. import functions
+from ..conftest import CHEAPEST
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -22,10 +22,10 @@ from resumable_pool.records import Outcome
 from resumable_pool.run import workers
 from resumable_pool.worker import process as worker_process
 
-from . import functions
-from .conftest import CHEAPEST, not_on_windows
-from .functions import KILL, number_in
-from .stage import FAIL, PATIENCE, Stage, act, load_until_told_to_end
+from .. import functions
+from ..conftest import CHEAPEST, not_on_windows
+from ..functions import KILL, number_in
+from ..stage import FAIL, PATIENCE, Stage, act, load_until_told_to_end
 
 BOTH = sorted({CHEAPEST, "spawn"})  # forked here, a worker has no watchdog
 

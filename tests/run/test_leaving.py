@@ -22,10 +22,10 @@ from resumable_pool.between.frames import FrameReader
 from resumable_pool.between.messages import Done, Hello
 from resumable_pool.worker.process import run_worker
 
-from .conftest import not_on_windows
-from .functions import number_in
-from .hostile_functions import wait_for_ever
-from .test_scripts import python
+from ..conftest import not_on_windows
+from ..functions import number_in
+from ..hostile_functions import wait_for_ever
+from ..test_scripts import python
 
 _kept: list[Any] = []
 

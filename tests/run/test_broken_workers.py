@@ -19,9 +19,9 @@ from resumable_pool.run.suspicion import STREAK
 if sys.platform == "win32":
     pytest.skip("limits of a process", allow_module_level=True)
 
-from . import broken_functions as broken
-from .functions import callers, calls, number_in
-from .stage import PATIENCE
+from .. import broken_functions as broken
+from ..functions import callers, calls, number_in
+from ..stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

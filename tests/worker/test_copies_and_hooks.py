@@ -14,8 +14,8 @@ import pytest
 
 from resumable_pool import Outcome, ResumableRunner, SaverError
 
-from .functions import calls, number_in
-from .test_scripts import python
+from ..functions import calls, number_in
+from ..test_scripts import python
 
 OPTIONS: dict[str, Any] = {"max_workers": 2, "progress": False}
 

@@ -11,7 +11,7 @@ import pytest
 
 from resumable_pool.run.stop_requests import BY_CALL, StopRequests
 
-from .stage import PATIENCE
+from ..stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

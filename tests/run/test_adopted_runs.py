@@ -9,8 +9,8 @@ import pytest
 
 from resumable_pool import CheckpointError, ResumableRunner, open_checkpoint
 
-from . import functions
-from .test_scripts import CLASSES, python
+from .. import functions
+from ..test_scripts import CLASSES, python
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

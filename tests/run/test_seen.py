@@ -11,8 +11,8 @@ import pytest
 
 from resumable_pool import Outcome, ResumableRunner, open_checkpoint, worker_slot
 
-from . import functions
-from .stage import FAIL, PATIENCE, Stage, act
+from .. import functions
+from ..stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -19,9 +19,9 @@ from resumable_pool import Report, ResumableRunner, WorkerStartError
 from resumable_pool.between import children
 from resumable_pool.run.loop import STARTING_SECONDS
 
-from . import functions
-from .conftest import IMPORTING
-from .stage import PATIENCE, announcement
+from .. import functions
+from ..conftest import IMPORTING
+from ..stage import PATIENCE, announcement
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left"),

@@ -17,9 +17,9 @@ import pytest
 from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.run.books import Books
 
-from .conftest import not_on_windows
-from .functions import CALLS, KILL, calls, note
-from .stage import FAIL, PATIENCE, Stage, act, announcement
+from ..conftest import not_on_windows
+from ..functions import CALLS, KILL, calls, note
+from ..stage import FAIL, PATIENCE, Stage, act, announcement
 
 pytestmark = pytest.mark.alike
 

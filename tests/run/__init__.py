@@ -1,0 +1,1 @@
+"""Tests of the folder of that name in the package."""
