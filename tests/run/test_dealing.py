@@ -418,6 +418,15 @@ def test_the_pause_before_an_attempt_grows(attempt: int, pause: float) -> None:
     assert books.due == NOW + JUDGING_SECONDS + pause
 
 
+def test_for_what_is_dealt_alone_one_worker_is_enough() -> None:
+    """However many there are of it."""
+    books = new_books(4)
+    books.begin(Plan([*"abc"], 0, [*"abc"], 0, 0, 0), killed={"a", "b", "c"})
+    assert (books.wanted, books.to_do) == (1, 3)
+    assert _deal(books, 0) == ["a"]
+    assert (books.wanted, in_the_way(books, 1)) == (1, True)
+
+
 def test_how_many_may_fail() -> None:
     """A failure counts as soon as it is judged, and not twice when it is saved."""
     books = new_books(max_failures=1)
@@ -438,7 +447,8 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
     """With what was done and has failed before; a failure is the checkpoint's, or, where that has
     none, the run's own."""
     plan = Plan([*"abcd"], 5, ["c", "x"], 1, 0, 3, sizes={"a": 1, "b": 2, "c": 4, "d": 8})
-    books = Books(new_books()._options, plan, keep_failures)
+    kept = (True,) if keep_failures else ()
+    books = Books(new_books()._options, plan, *kept)
     books.begin(plan)  # once more, when the checkpoint is locked
     assert (books.counts.total, books.counts.completed, books.counts.failed) == (10, 0, 0)
     assert (books.to_do, books.counts.skipped, books.counts.left) == (4, 5, 1)
