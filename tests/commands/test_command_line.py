@@ -24,7 +24,7 @@ from ..checkpoints.conftest import failed, result, write, writing
 from ..conftest import not_on_windows
 from ..stage import PATIENCE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 WORK = """
 import dataclasses, time

@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 # Fifty of them: all would take most of the time.
 _UNIVERSES = "tests/run/test_simulation.py::test_in_whatever_order_things_happen_the_promises_hold"
 SOME_UNIVERSES = f"{_UNIVERSES}[0]"
+_STORY = "tests/run/test_story.py"
 
 # The pure modules, and the tests that are about each.
 MODULES = {
@@ -43,7 +44,7 @@ MODULES = {
     "run/suspicion.py": ["tests/run/test_suspicion.py", SOME_UNIVERSES],
     "run/plan.py": ["tests/run/test_plan.py"],
     "run/stopping.py": ["tests/run/test_stopping.py"],
-    "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py"],
+    "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py", _STORY],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
     "values.py": ["tests/test_values.py"],

@@ -209,12 +209,17 @@ def apart() -> None:
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
+class Unmountable(OSError):
+    """The file system itself has not survived: Btrfs does not find its way without its first
+    superblock, if that is torn."""
+
+
 def _mount_image(image: Path, place: Path, system: System) -> None:
     options = f"loop,{system.options}"
     command = ["mount", "-t", system.type, "-o", options, str(image), str(place)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise OSError(errno.EIO, f"cannot be mounted: {done.stderr.strip()}", str(image))
+        raise Unmountable(errno.EIO, f"cannot be mounted: {done.stderr.strip()}", str(image))
 
 
 def _unmount(place: Path) -> None:
@@ -551,6 +556,8 @@ class Trial:
                 self.counts[judge(place, self._suffix, state)] += 1
             finally:
                 _unmount(place)
+        except Unmountable:
+            self.counts["unmountable"] += 1
         except Exception as error:
             self._keep(state, error)
 
@@ -567,9 +574,10 @@ class Trial:
 
     def __str__(self) -> str:
         counts = self.counts
+        lost = f" ({counts['unmountable']} could not be mounted)" if counts["unmountable"] else ""
         return (
             f"{self._name}: {counts['states']:,} states of {counts['writes']:,} writes and "
-            f"{counts['flushes']:,} flushes, {len(self.faults)} faults"
+            f"{counts['flushes']:,} flushes{lost}, {len(self.faults)} faults"
         )
 
 

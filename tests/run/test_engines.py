@@ -21,7 +21,7 @@ from ..stage import PATIENCE
 
 fcntl = pytest.importorskip("fcntl")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUMBER = 300
 
 # Engines leave sockets and loops to the garbage collector, and so to whatever test comes next.

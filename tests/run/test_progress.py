@@ -29,6 +29,12 @@ def test_render(counts: Counts, seconds: float, line: str) -> None:
     assert render(counts, seconds) == line
 
 
+def test_what_is_left_alone_is_finished_and_says_nothing_about_the_speed() -> None:
+    """It had failed before this run."""
+    counts = Counts(13, 2, completed=3, failed=1, left=3)
+    assert render(counts, 2.0) == "9/13 files, 1 failed, 2.0 files/s, 2.0 s left"
+
+
 def test_nobody_knows_how_long_what_is_being_stopped_takes() -> None:
     """Of the files that are left, none is begun."""
     counts = Counts(10, 0, completed=5)

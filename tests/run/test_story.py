@@ -19,7 +19,7 @@ from .. import functions
 from ..conftest import not_on_windows
 from ..stage import PATIENCE, Stage, act, announcement
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def odd_ones_fail(path: str) -> int:
