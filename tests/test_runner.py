@@ -24,7 +24,7 @@ from resumable_pool import (
     WorkerStartError,
     open_checkpoint,
 )
-from resumable_pool.worker import process as worker_process
+from resumable_pool.worker import calling
 
 from . import functions
 from .conftest import METHODS, not_on_windows
@@ -166,7 +166,7 @@ def test_whatever_a_function_raises_is_that_files_failure(folder: Path, method: 
         assert (failure.kind, failure.attempts) == ("error", 1)
         assert failure.message.startswith(paths[failure.path])
         assert "functions.py" in failure.traceback
-        assert worker_process.__file__ not in failure.traceback
+        assert calling.__file__ not in failure.traceback
     assert (report.completed, report.failed, report.remaining) == (10, len(paths), 0)
     assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
 
@@ -227,7 +227,7 @@ def test_a_crash_in_native_code_leaves_its_traceback(folder: Path, method: str) 
     (failure,) = runner(functions.sabotage, mp_context=method).run().failures
     assert "Segmentation fault" in failure.traceback
     assert "in sabotage" in failure.traceback
-    assert worker_process.__file__ not in failure.traceback
+    assert calling.__file__ not in failure.traceback
 
 
 def test_failed_files_are_tried_again(folder: Path) -> None:

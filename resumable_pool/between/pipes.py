@@ -377,7 +377,7 @@ else:
 
 def write(end: Connection, *parts: Bytes) -> None:
     """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
-    if sum(map(len, parts)) < LARGE:
+    if len(parts) > 1 and sum(map(len, parts)) < LARGE:
         parts = (b"".join(parts),)
     for part in parts:
         _write(end, part)

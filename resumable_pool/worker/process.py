@@ -142,7 +142,7 @@ class _InWorker:
             now = monotonic()
             if last or now >= self._look_at:
                 last = self._look_around(now) or last
-            self._write(*frame, *([BATCH_OVER] if last else []))
+            self._write(*frame, BATCH_OVER) if last else self._write(*frame)
             self._outcomes += 1
             if last:
                 return

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from resumable_pool import open_checkpoint
-from resumable_pool.worker import process as worker_process
+from resumable_pool.worker import calling
 from tests import functions
 from tests.conftest import METHODS
 from tests.stage import FAIL, PATIENCE, Stage
@@ -257,7 +257,7 @@ def test_a_time_out_says_where_it_hung(folder: Path, method: str) -> None:
     assert (failure.kind, failure.message) == ("timeout", "took longer than 0.5 s, and was killed")
     assert "script.py" in failure.traceback
     assert "in hang" in failure.traceback
-    assert worker_process.__file__ not in failure.traceback
+    assert calling.__file__ not in failure.traceback
 
 
 def test_of_the_script_alone_the_time_out_still_holds(folder: Path, method: str) -> None:

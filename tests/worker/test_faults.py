@@ -20,7 +20,7 @@ from resumable_pool.between import children as processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 from resumable_pool.run import workers
-from resumable_pool.worker import process as worker_process
+from resumable_pool.worker import calling
 
 from .. import functions
 from ..conftest import CHEAPEST, not_on_windows
@@ -67,7 +67,7 @@ def test_whatever_a_function_hangs_in_it_is_ended(folder: Path, method: str) -> 
             method != "fork" and sys.platform != "win32"
         ):  # pytest has a watchdog running; forked from it, no other can be used
             assert "functions.py" in failure.traceback
-            assert worker_process.__file__ not in failure.traceback
+            assert calling.__file__ not in failure.traceback
     assert functions.calls() == sorted(path.split()[0] for path in paths.values())
 
 
