@@ -148,6 +148,7 @@ class Index:
         results, failures = self.results, self.failures
         for batch in batches:
             for path, start, failed, sound, _ in batch:
+                self.last = start
                 if not sound:  # as good as none, but what it stood instead of does not come back
                     self.sound = False
                     failures.pop(path, None)
@@ -159,5 +160,3 @@ class Index:
                     results[path] = start
                     if failures:
                         failures.pop(path, None)
-            if batch:
-                self.last = batch[-1][1]
