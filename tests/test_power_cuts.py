@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LACKING = missing(SYSTEMS["ext4"])
 
 
+@pytest.mark.alike
 @pytest.mark.skipif(LACKING != "", reason=f"{LACKING} is missing")
 def test_a_checkpoint_survives_power_cuts_at_some_moments() -> None:
     """Of its whole life, on a real file system that is recorded."""

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -80,8 +81,10 @@ def test_the_beginning_of_a_message_is_not_waited_for(ends: Ends, waiter: Waiter
     assert reader.messages() == []
     assert not reader.at_end
     writer.close()
+    came: list[bytes] = []
     while not reader.at_end:
-        assert LARGE not in reader.messages()
+        came += reader.messages()
+    assert not came or sys.platform == "win32"  # where the system may have had all of it
 
 
 def test_an_idle_loop_waits(ends: Ends, waiter: Waiter) -> None:

@@ -57,6 +57,7 @@ def values_in(path: Path) -> dict[str, object]:
     return dict(checkpoint_at(path))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("committed", [NUMBER, COMMITTED, 0])
 def test_no_sound_record_is_lost(path: Path, committed: int) -> None:
     """Whatever is overwritten, every record that is not touched is there after the next run, or the

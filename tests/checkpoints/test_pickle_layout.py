@@ -266,6 +266,7 @@ def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
     assert [record.payload(fd) for record in records] == [None, None]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "outcome",
     [result("key", "value"), result("key", pickle.PickleBuffer(b"value")), failed("key")],

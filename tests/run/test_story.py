@@ -101,6 +101,7 @@ def test_ten_kinds_of_failure_are_enough(folder: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err.count("failed: ways/") == SHOWN_KINDS
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("first_succeeds", [False, True])
 def test_a_function_that_never_works_is_told_as_such(
     folder: Path, capsys: pytest.CaptureFixture[str], first_succeeds: bool

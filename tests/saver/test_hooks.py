@@ -144,6 +144,7 @@ def test_the_checkpoint_can_be_kept_as_well(folder: Path) -> None:
     assert Path("sizes").exists()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("every", "sizes"), [(4, [4, 4, 2]), (10, [10]), (100, [10]), (3, [3, 3, 3, 1])]
 )
