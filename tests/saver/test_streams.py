@@ -20,7 +20,7 @@ from resumable_pool.saver.streams import Streams
 
 from ..conftest import not_on_windows
 
-pytestmark = not_on_windows("frames of our own, of which one read gets several")
+pytestmark = not_on_windows("one read gets one write, and not several")
 
 Read = Callable[[], list[tuple[int, Any]]]
 
