@@ -25,7 +25,7 @@ from resumable_pool.between.messages import (
 from resumable_pool.records import Failure, Fingerprint, Outcome
 from resumable_pool.values import Bytes
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="on Windows one read gets one write")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="one read gets one write there")
 
 
 def _value(record: bytes) -> Values:
