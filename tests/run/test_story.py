@@ -159,7 +159,6 @@ def test_the_log_tells_why_a_run_ended_early(folder: Path, log: pytest.LogCaptur
     assert told == f"the run has ended early: CheckpointError: {raised.value}"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="its stage is made of named pipes")
 def test_a_run_has_a_time_budget(folder: Path) -> None:
     """When it is over no file is begun, and those in progress are finished."""
     stage = Stage(folder)
@@ -193,7 +192,6 @@ def wait_for_cue() -> None:
     act("a model")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="its stage is made of named pipes")
 def test_workers_that_load_are_shown(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
