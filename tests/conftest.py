@@ -16,7 +16,7 @@ import pytest
 # The newest Pythons take all start methods. The others differ little from them, and share them, or
 # the tests would take too long. (All of them everywhere: RESUMABLE_POOL_ALL_METHODS=1.)
 METHODS = multiprocessing.get_all_start_methods()
-_SHARES = {(3, 10): ["fork", "spawn"], (3, 11): ["forkserver"], (3, 12): ["fork"]}
+_SHARES = {(3, 10): ["spawn"], (3, 11): ["forkserver"], (3, 12): ["fork"]}
 if sys.platform != "win32" and "RESUMABLE_POOL_ALL_METHODS" not in os.environ:
     METHODS = _SHARES.get(sys.version_info[:2], METHODS)
 

@@ -449,6 +449,7 @@ def restless() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.alike
 @pytest.mark.usefixtures("restless")
 def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -> None:
     """They share one object: a runner's results are its own checkpoint."""

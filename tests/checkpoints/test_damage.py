@@ -256,6 +256,7 @@ def _with_inner_file(path: Path, values: dict[str, object]) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("others", [{}, {"in/b.wav": "text", "in/c.wav": [1] * 5000}])
 def test_a_damaged_header_costs_no_result(tmp_path: Path, others: dict[str, object]) -> None:
     """It is refused, and told as damage; compact, which the error names, saves every record."""

@@ -581,6 +581,7 @@ def write_with_facts(path: Path) -> None:
         checkpoint.save_failures([failed("bad")])
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(("damage", "lost"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_damage_is_told_as_damage_and_compact_saves_the_rest(
     path: Path, damage: Callable[[Path], None], lost: int

@@ -364,6 +364,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(("line", "message"), REFUSED, ids=[" ".join(line) for line, _ in REFUSED])
 def test_what_cannot_be_carried_out_is_refused(folder: Path, line: list[str], message: str) -> None:
     """Status 2, one line that names the value, and nothing is made or changed."""
