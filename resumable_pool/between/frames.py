@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -70,6 +71,11 @@ def _decode(body: bytes) -> FromWorker:
     return message
 
 
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(PIPE_SIZE))
+
+
 class FrameReader:
     """An end that is read: whole messages out of whatever bytes have come.
 
@@ -80,8 +86,8 @@ class FrameReader:
         handed_over: the ends that have come through it.
     """
 
-    # One for all pipes, since they are read one after the other.
-    _scratch = memoryview(bytearray(PIPE_SIZE))
+    # One for all pipes that are read in a thread, since there it is one after the other.
+    _scratches = _Scratch()
 
     def __init__(
         self, end: Connection, decode: Callable[[bytes], Any] = _decode, waits: bool = False
@@ -117,7 +123,8 @@ class FrameReader:
         known = len(self._rest)
         count = 0
         try:
-            room = self._unread or self._scratch[known:]
+            scratch = self._scratches.view
+            room = self._unread or scratch[known:]
             count = pipes.read_into(self.end, room, self.handed_over)
             if self._unread:
                 self._unread = self._unread[count:]
@@ -125,8 +132,8 @@ class FrameReader:
                     self._add(self._kind, self._large, received)
                     self._begin_large(_VALUE, 0, self._unread)  # or its memory could not be freed
             else:
-                self._scratch[:known] = self._rest
-                self._take_frames(self._scratch[: known + count], received)
+                scratch[:known] = self._rest
+                self._take_frames(scratch[: known + count], received)
         except BlockingIOError:
             pass
         except (OSError, EOFError, ValueError, TypeError, KeyError, MemoryError, OverflowError):

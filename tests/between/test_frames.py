@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
+from typing import Any
 
 import pytest
 
@@ -289,3 +290,25 @@ def test_a_reader_whose_pipe_was_closed_is_at_its_end(ends: Ends) -> None:
     ends.reader.end.close()
     assert ends.reader.messages() == []
     assert ends.reader.at_end
+
+
+def test_two_threads_read_at_once(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each for a run of its own: here one in the moment in which the other has read."""
+    other = Ends()
+    ends.write(plain_frame(Hello(1)))
+    other.write(plain_frame(Hello(2)))
+    there: list[object] = []
+    read_into = pipes.read_into
+
+    def read_and_let_read(*arguments: Any) -> int:
+        monkeypatch.undo()
+        count = read_into(*arguments)
+        thread = threading.Thread(target=lambda: there.extend(other.reader.messages()))
+        thread.start()
+        thread.join()
+        return count
+
+    monkeypatch.setattr(pipes, "read_into", read_and_let_read)
+    assert ends.reader.messages() == [Hello(1)]
+    assert there == [Hello(2)]
+    other.close()
