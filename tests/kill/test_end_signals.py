@@ -228,6 +228,7 @@ def test_time_in_which_it_is_stopped_does_not_count(folder: Path, stage: Stage, 
     script.start()
     stage.wait_begun(3)
     pids = script.processes() if who == "everybody" else [script.pid]
+    select.select([], [], [], 0.3)  # by now the script waits, as it mostly does
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     select.select([], [], [], 2.5)  # time is what is tested
