@@ -158,9 +158,10 @@ class SqliteFile(Checkpoint):
         return data
 
     def _paths(self, table: str) -> Collection[str]:
-        with self._looking_up() as db:
-            # Of the index, as those of `_row`; it has the rows' numbers as well.
-            rows = db.execute(f"SELECT path FROM {table} ORDER BY +rowid")
+        # Of the index, as those of `_row`; it has the rows' numbers as well. Closed, or a damaged
+        # path's traceback would keep them, and so the file, open.
+        query = f"SELECT path FROM {table} ORDER BY +rowid"
+        with self._looking_up() as db, contextlib.closing(db.execute(query)) as rows:
             return dict.fromkeys(_text_of(path) for (path,) in rows)
 
     def completed(self) -> Collection[str]:

@@ -21,7 +21,7 @@ from resumable_pool.checkpoints import sqlite as sqlite_module
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome, quoted
 from resumable_pool.values import UnstorableValue
-from tests.conftest import not_on_windows
+from tests.conftest import not_on_windows, open_descriptors
 
 from . import conftest
 from .conftest import PATIENCE_SECONDS, failed, start_python, write, writing
@@ -579,6 +579,19 @@ def write_with_facts(path: Path) -> None:
         for key, value in VALUES_WITH_FACTS.items():
             checkpoint.save([result(key, value)])
         checkpoint.save_failures([failed("bad")])
+
+
+def test_who_refuses_a_damaged_path_lets_go_of_the_file(path: Path) -> None:
+    """While somebody still has the error, and with it all that was going on: on Windows the file
+    could not be rewritten."""
+    write_with_facts(path)
+    DAMAGES["NULL for path"][0](path)
+    before = open_descriptors()
+    with pytest.raises(CheckpointError) as caught:
+        SqliteFile(path).completed()
+    assert open_descriptors() == before
+    SqliteFile(path).compact()
+    assert "damaged" in str(caught.value)
 
 
 @pytest.mark.alike
