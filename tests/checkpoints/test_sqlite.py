@@ -594,7 +594,6 @@ def test_who_refuses_a_damaged_path_lets_go_of_the_file(path: Path) -> None:
     assert "damaged" in str(caught.value)
 
 
-@pytest.mark.alike
 @pytest.mark.parametrize(("damage", "lost"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_damage_is_told_as_damage_and_compact_saves_the_rest(
     path: Path, damage: Callable[[Path], None], lost: int
