@@ -1,4 +1,4 @@
-"""Quick files in batches: nothing that holds for single files is lost. The rules: dealing.py."""
+"""Quick files in batches: nothing that holds for single files is lost. The rules: books.py."""
 
 from __future__ import annotations
 
