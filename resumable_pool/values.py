@@ -45,8 +45,8 @@ class Encoder(NamedTuple):
 
     Attributes:
         encode: the bytes of a result, or `UnstorableValue`.
-        record: called with the `Outcome` that has those bytes: what will stand in the checkpoint,
-            in parts, so that a large value need not be copied.
+        record: called with a tuple of what the `Outcome` has that has those bytes: what will stand
+            in the checkpoint, in parts, so that a large value need not be copied.
     """
 
     encode: Callable[[Any], bytes]
@@ -65,10 +65,15 @@ def pickle_value(value: Any) -> bytes:
             runs the value's own code.
     """
     try:
-        data = _dumps(value)
+        data = pickle.dumps(value, PROTOCOL)
     except BaseException as error:
-        raise UnstorableValue("the result cannot be pickled") from error
-    if data[1] != PROTOCOL or _may_name_a_global(data):
+        # Over 4 GiB, or a type that insists on out-of-band buffers? If not, what protocol 3 said is
+        # the clearer of the two.
+        data = _in_newest_protocol(value) if isinstance(error, Exception) else b""
+        if not data:
+            raise UnstorableValue("the result cannot be pickled") from error
+    two_lines = data.find(b"\n", data.find(b"\n") + 1) >= 0
+    if data[1] != PROTOCOL or (two_lines and _may_name_a_global(data)):
         try:
             pickle.loads(data)
         except BaseException as error:
@@ -82,19 +87,14 @@ def _may_name_a_global(data: bytes) -> bool:
     In protocol 3 only one opcode names a global, and a newline ends the module and the name. No
     name has a NUL in it, as the lengths of all texts do, and those are often enough a newline.
     """
-    if data.find(b"\n", data.find(b"\n") + 1) < 0:
-        return False
     # To look at all of a large value would take as long as unpickling it.
     return len(data) > _SMALL or any(part.count(b"\n") > 1 for part in data.split(b"\0"))
 
 
-def _dumps(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, PROTOCOL)
-    except Exception:  # over 4 GiB, or a type that insists on out-of-band buffers
-        with contextlib.suppress(Exception):
-            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-        raise  # what protocol 3 said is the clearer of the two
+def _in_newest_protocol(value: Any) -> bytes:
+    with contextlib.suppress(Exception):
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return b""
 
 
 def json_value(value: Any) -> bytes:

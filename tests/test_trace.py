@@ -120,7 +120,7 @@ def test_a_value_has_a_short_way(
     saver = _InSaver(orders[0], reports[1], Saving(checkpoint, None, 1, 60.0), None)
     saver._streams.add(0, results)
     saver._turn()  # the first has more to do
-    frame, _ = next(process_batch(setup, batch, 60.0, lambda: None, lambda: None))
+    frame, _ = next(process_batch(setup, batch, lambda: None, lambda: None))
     pipes.write(to_saver, *frame)
     traced = trace()
     saver._turn()

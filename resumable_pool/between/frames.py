@@ -52,10 +52,8 @@ def plain_frame(message: FromWorker) -> bytes:
 
 
 def value_frame(record: Sequence[Bytes]) -> Sequence[Bytes]:
-    """Of a result's record; in parts, as that is, where a value is not to be copied."""
-    length = sum(map(len, record))
-    parts = [_FRAME.pack(_VALUE, length), *record]
-    return parts if length >= pipes.LARGE else [b"".join(parts)]
+    """Of a result's record; in parts, as that is."""
+    return [_FRAME.pack(_VALUE, sum(map(len, record))), *record]
 
 
 BATCH_OVER = plain_frame(BatchOver())

@@ -122,10 +122,13 @@ if sys.platform == "win32":
         view[:count] = reading.getbuffer() or b""
         return count
 
-    def _write(end: Connection, data: Bytes) -> None:
-        view = memoryview(data)
-        for begin in range(0, len(view), _CHUNK):
-            end.send_bytes(view[begin : begin + _CHUNK])
+    def write(end: Connection, *parts: Bytes) -> None:
+        """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
+        if len(parts) > 1 and sum(map(len, parts)) < LARGE:
+            parts = (b"".join(parts),)
+        for part in parts:
+            for begin in range(0, len(part), _CHUNK):
+                end.send_bytes(memoryview(part)[begin : begin + _CHUNK])
 
     class Outlet:
         """Writes to an end what there is room for: here the system takes one piece at a time, in
@@ -253,11 +256,14 @@ else:
             raise EOFError
         return count
 
-    def _write(end: Connection, data: Bytes) -> None:
+    def write(end: Connection, *parts: Bytes) -> None:
+        """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
         fd = end.fileno()
-        written = os.write(fd, data)
-        while written < len(data):
-            written += os.write(fd, memoryview(data)[written:])
+        written = os.writev(fd, parts)
+        for part in parts:  # a large one is not taken at once
+            while written < len(part):
+                written += os.write(fd, memoryview(part)[written:])
+            written -= len(part)
 
     class Outlet:
         """Writes to an end what there is room for.
@@ -373,14 +379,6 @@ else:
             return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(0, limit - _HIGH))
         except OSError:
             return os.dup(descriptor)
-
-
-def write(end: Connection, *parts: Bytes) -> None:
-    """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
-    if len(parts) > 1 and sum(map(len, parts)) < LARGE:
-        parts = (b"".join(parts),)
-    for part in parts:
-        _write(end, part)
 
 
 def poll(end: Connection) -> bool:

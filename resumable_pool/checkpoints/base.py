@@ -67,7 +67,7 @@ def damaged(path: str, how: object) -> CheckpointError:
     return CheckpointError(path, f"is damaged: {how}", remedy)
 
 
-def _record(outcome: Outcome[Any]) -> Sequence[Bytes]:
+def _record(outcome: tuple[Any, ...]) -> Sequence[Bytes]:
     path, pickled, checksum, _, *facts = outcome
     return [json.dumps([path, checksum, *facts]).encode("ascii") + b"\n", pickled or b""]
 

@@ -98,17 +98,14 @@ class JsonLines(LogFile):
         super()._release()
 
 
-def record_of(outcome: Outcome[Any]) -> Sequence[Bytes]:
+def record_of(outcome: tuple[Any, ...]) -> Sequence[Bytes]:
     """The line of an outcome, in parts."""
-    kind, content = "value", outcome.pickled or b""
-    if outcome.failure is not None:
-        kind, content = "failure", texts_of(outcome.failure)
-    found = outcome.fingerprint
-    start = f'{{"path": {json.dumps(outcome.path)}, "{kind}": '.encode("ascii")
+    path, pickled, _, failure, seconds, attempts, found, finished_at = outcome
+    kind, content = ("value", pickled or b"") if failure is None else ("failure", texts_of(failure))
+    start = f'{{"path": {json.dumps(path)}, "{kind}": '.encode("ascii")
     end = (
-        f', "seconds": {round(outcome.seconds, 6)}, "attempts": {outcome.attempts}, '
-        f'"size": {found.size}, "mtime_ns": {found.mtime_ns}, '
-        f'"finished_at": {outcome.finished_at}'
+        f', "seconds": {round(seconds, 6)}, "attempts": {attempts}, '
+        f'"size": {found.size}, "mtime_ns": {found.mtime_ns}, "finished_at": {finished_at}'
     ).encode("ascii")
     checksum = crc32(end, crc32(content, crc32(start)))
     return [start, content, end, b', "crc32": "%08x"}\n' % checksum]

@@ -244,24 +244,22 @@ def _seed_of(checked: bytes, checksum: int) -> int:
     return register ^ ones
 
 
-def record_of(header: Header, outcome: Outcome[Any]) -> Sequence[Bytes]:
+def record_of(header: Header, outcome: tuple[Any, ...]) -> Sequence[Bytes]:
     """The record of an outcome in the file of this header, in parts, once it is committed. A large
     value is a part that is not copied."""
-    value: Bytes
-    if outcome.failure is not None:
-        kind, value = _FAILURE, texts_of(outcome.failure)
-        checksum = crc32(value)
-    else:
-        pickled, checksum = outcome.pickled or b"", outcome.checksum
-        value = pickled if len(pickled) <= _COPIED else memoryview(pickled)
-        kind = _NESTED_RESULT
-        if pickled.startswith(_PROTO_3):
-            kind, value = _RESULT, value[len(_PROTO_3) : -len(STOP)]
-    before, after = _around(kind, len(value))
-    key = outcome.path.encode("utf-8", "surrogatepass")
+    path, pickled, checksum, failure, seconds, attempts, found, finished_at = outcome
+    kind, content = _NESTED_RESULT, pickled or b""
+    if failure is not None:
+        kind, content = _FAILURE, texts_of(failure)
+        checksum = crc32(content)
+    value = content if len(content) <= _COPIED else memoryview(content)
+    if kind == _NESTED_RESULT and content.startswith(_PROTO_3):
+        kind, value = _RESULT, value[len(_PROTO_3) : -len(STOP)]
+    before, after = (b"", _SETITEM) if kind == _RESULT else _around(kind, len(value))
+    key = path.encode("utf-8", "surrogatepass")
     checked = _FACTS.pack(
-        checksum, kind, min(outcome.attempts, 0xFFFF), len(value) + _OVERHEAD[kind],
-        outcome.seconds, *outcome.fingerprint, outcome.finished_at, _KEY_OPCODES, len(key),
+        checksum, kind, min(attempts, 0xFFFF), len(value) + _OVERHEAD[kind], seconds, *found,
+        finished_at, _KEY_OPCODES, len(key),
     ) + key  # fmt: skip
     start = _START.pack(header.record_start, crc32(checked, header.seed))
     return [start + checked + before, value, after]

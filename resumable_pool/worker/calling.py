@@ -42,23 +42,20 @@ def start_failed(what: str, error: BaseException) -> StartFailed:
 def process_batch(
     setup: Setup,
     batch: Sequence[Task],
-    most_seconds: float,
     before: Callable[[], object],
     after: Callable[[], object],
 ) -> Iterator[tuple[Sequence[Bytes], bool]]:
     """What comes of one path after the other: the frame of its outcome, with the record that the
-    checkpoint will hold, and whether it is the last. What raises becomes a value here, and only
-    here.
+    checkpoint will hold, and whether it is the last: after a failure the batch ends, and the runner
+    decides how to go on. What raises becomes a value here, and only here.
 
     Args:
-        most_seconds: the batch ends early if it has taken so long when a call returns. After a
-            failure it does, too: the runner decides how to go on.
         before: called before each call, and `after` when it has returned or raised.
     """
     assert setup.encoder is not None
     function, (encode, record) = setup.function, setup.encoder
     look, found = setup.compared or len(batch) == 1, not_asked()
-    due = monotonic() + most_seconds
+    last = len(batch)
     for number, (path, attempt) in enumerate(batch, 1):
         before()
         if look:
@@ -70,14 +67,13 @@ def process_batch(
             finally:
                 after()
             facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
-            frame = value_frame(record(Outcome(path, pickled, *facts)))
-            last = number == len(batch)
+            frame = value_frame(record((path, pickled, *facts)))
         except BaseException as error:
             seconds = monotonic() - begun
             failure = Failure(path, "error", *describe(error), attempt, seconds)
             failed = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
-            frame, last = [plain_frame(failed)], True
-        yield frame, last or monotonic() >= due
+            frame, last = [plain_frame(failed)], number
+        yield frame, number == last
 
 
 def end_if_copy(pid: int) -> None:

@@ -58,10 +58,10 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     after = functools.partial(end_if_copy, os.getpid())
     frames: list[bytes] = []
     size = 0
-    for frame, last in process_batch(setup, batch, _LONGEST_BATCH, before, after):
+    for frame, last in process_batch(setup, batch, before, after):
         frames.append(b"".join(frame))
         size += len(frames[-1])
-        if last or size >= _MOST_BYTES:
+        if last or size >= _MOST_BYTES or monotonic() - begun >= _LONGEST_BATCH:
             break
     return len(frames), monotonic() - begun, b"".join(frames)
 

@@ -138,10 +138,11 @@ class _InWorker:
             before = functools.partial(self._make_ready, setup)
         if setup.timeout is not None:
             after = functools.partial(self._tell_call_over, setup)
-        for frame, last in process_batch(setup, batch, _LONGEST_BATCH, before, after):
+        due = monotonic() + _LONGEST_BATCH
+        for frame, last in process_batch(setup, batch, before, after):
             now = monotonic()
             if last or now >= self._look_at:
-                last = self._look_around(now) or last
+                last = self._look_around(now) or last or now >= due
             self._write(*frame, BATCH_OVER) if last else self._write(*frame)
             self._outcomes += 1
             if last:
