@@ -39,10 +39,10 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1123,  # the modules beside runner.py, and the front doors
-    "between": 1098,
+    "between": 1087,
     "checkpoints": 2014,
     "commands": 391,
-    "run": 2003,
+    "run": 1956,
     "saver": 290,
     "worker": 282,
 }

@@ -69,6 +69,7 @@ class Child:
     """A child process, as its parent sees it, with a pipe to it and one from it.
 
     Attributes:
+        name: what a person calls it.
         pid: its process id.
         sentinel: ready for `multiprocessing.connection.wait` when the process has ended.
         heard: our end of the pipe from it.
@@ -91,48 +92,40 @@ class Child:
         Raises:
             WorkerStartError: the system would not start one.
         """
+        if _is_frozen_again():
+            sys.exit(1)  # as below
+        keep_script_known()
         made: list[Connection] = []
         try:
             theirs, ours = pipes.pipe(context, duplex)
             made += theirs, ours
             self.heard, said = pipes.pipe(context, duplex=False)
             made += self.heard, said
-            self._start(context, name, target, (theirs, said, *ends), arguments)
+            kept = (theirs, said, *ends)
+            # Every concrete context has a Process, though not its base. Never daemonic, because a
+            # function may want children of its own.
+            self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+                target=target, args=(*kept, *arguments), name=_NAME + name, daemon=False
+            )
+            # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
+            with _somewhere(), system.interrupts_held_back(context), pipes.handing_over(*kept):
+                self._process.start()
         except BaseException as error:
             pipes.close(*made)
+            if "bootstrapping" in str(error):
+                # This is a spawned child that runs the unguarded script again. It leaves without a
+                # word; the runner sees it die and says what is missing.
+                sys.exit(1)
             if isinstance(error, (OSError, EOFError)):
                 raise cannot_start(name, error) from None
             raise
         pipes.close(theirs, said)
         pipes.never_wait(self.heard)
+        self.name = name
         self._told = PipeWriter(ours, waiter)
+        self._watch_its_end(context)
 
-    def _start(
-        self,
-        context: BaseContext,
-        name: str,
-        target: Callable[..., None],
-        ends: tuple[Connection, ...],
-        arguments: tuple[Any, ...],
-    ) -> None:
-        # Every concrete context has a Process, though not its base. Never daemonic, because a
-        # function may want children of its own.
-        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=target, args=(*ends, *arguments), name=_NAME + name, daemon=False
-        )
-        if _is_frozen_again():
-            sys.exit(1)  # as below
-        keep_script_known()
-        try:
-            # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
-            with _somewhere(), system.interrupts_held_back(context), pipes.handing_over(*ends):
-                self._process.start()
-        except RuntimeError as error:
-            if "bootstrapping" in str(error):
-                # This is a spawned child that runs the unguarded script again. It leaves without a
-                # word; the runner sees it die and says what is missing.
-                sys.exit(1)
-            raise
+    def _watch_its_end(self, context: BaseContext) -> None:
         assert self._process.pid is not None
         self.pid = self._process.pid
         # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
@@ -279,15 +272,13 @@ def script_of(saver: int | None) -> int | None:
 
 def cannot_start(name: str, error: Exception) -> WorkerStartError:
     """What to raise when the system would not start a process, or make a pipe for one."""
-    return WorkerStartError(f"the {name} process could not be started: {error}", _remedy_for(error))
-
-
-def _remedy_for(error: BaseException) -> str:
+    what = f"the {name} process could not be started: {error}"
+    remedy = f"Fewer workers (max_workers) may fit, or {system.MORE_PROCESSES}."
     if "AF_UNIX path too long" in str(error):
-        return "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
-    if isinstance(error, (EOFError, ConnectionError)):
-        return f"{MAIN_GUARD_REMEDY} Or the system may have no room for more processes."
-    return f"Fewer workers (max_workers) may fit, or {system.MORE_PROCESSES}."
+        remedy = "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
+    elif isinstance(error, (EOFError, ConnectionError)):
+        remedy = f"{MAIN_GUARD_REMEDY} Or the system may have no room for more processes."
+    return WorkerStartError(what, remedy)
 
 
 def do_first_things(*ends: Connection, ignored: frozenset[str] = frozenset()) -> list[Connection]:

@@ -25,9 +25,10 @@ Knows nothing of the checkpoint, nor of any engine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
@@ -60,6 +61,8 @@ class FarCrew(Crew):
         self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
     ) -> None:
         super().__init__(options, saver, books, waiter, folder)
+        # With one slot no file is ever in flight with others, so that it is known who breaks what.
+        books.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
         assert options.executor is not None
         self._executor = options.executor
         self.engine = type(self._executor).__name__
@@ -69,17 +72,11 @@ class FarCrew(Crew):
         self._lost = 0
         self._broken = False
 
-    @staticmethod
-    def batch_seconds(options: Options) -> float:
-        # With one slot no file is ever in flight with others, so that it is known who breaks what.
-        return FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
-
     def _start(self, serial: int, place: int) -> Worker:
         if self._inbox is None:
             self._inbox = Inbox(self._context)
         results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
-        slot = Slot(serial, results, self._submit, self._inbox.put)
-        worker = Worker(serial, place, f"slot {serial}", slot, self._setup)
+        worker = Worker(serial, place, Slot(self, serial, results), self._setup)
         worker.note_ready()  # it needs no initializer
         worker.to_blame, worker.how = False, "was abandoned"  # unless it is lost
         return worker
@@ -87,9 +84,14 @@ class FarCrew(Crew):
     def begin(self, encoder: Encoder) -> None:
         self._setup = self._setup._replace(encoder=encoder)
 
-    def _submit(self, batch: Sequence[Task]) -> Future[Answer]:
+    def submit(self, batch: Sequence[Task]) -> Future[Answer]:
         # By position, since some engines take arguments with a name for themselves.
         return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
+
+    def note_done(self, slot: Slot, future: Future[Answer]) -> None:
+        """In any thread."""
+        if self._inbox is not None:
+            self._inbox.put((slot, future))
 
     def events(self, now: float) -> list[Any]:
         return [] if self._inbox is None else [self._inbox.wakener]
@@ -112,11 +114,11 @@ class FarCrew(Crew):
             slot.pass_on(number, frames)
         if trouble is not None:
             raise trouble
-        return []
+        return [(serial, w.was_clean) for serial, w in self.items() if w.was_clean is not None]
 
     def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
         """Decide who is to blame. Returns why the run has to end, if it has to."""
-        slots = [worker.process for worker in self]
+        slots = [worker.process for worker in self.values()]
         in_flight = [path for one in slots if isinstance(one, Slot) for path, _ in one.batch]
         worker = self[slot.serial]
         ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
@@ -135,9 +137,9 @@ class FarCrew(Crew):
         return ExecutorError(self.engine, text, in_flight, broken, traceback) if ends else None
 
     def kill(self) -> None:
-        for worker in self:
+        for worker in self.values():
             worker.kill()
-            self.remove(worker.serial)
+        self.clear()
         if self._inbox is not None:
             self._inbox.close()
 
@@ -160,22 +162,14 @@ class Slot(Child):
         refused: whether it has not even taken the batch.
     """
 
-    def __init__(
-        self,
-        serial: int,
-        results: PipeWriter,
-        submit: Callable[[Sequence[Task]], Future[Answer]],
-        note_done: Callable[[tuple[Slot, Future[Answer]]], None],
-    ) -> None:
-        """`results` is the write end of its pipe to the saver; `note_done` is told, in any thread,
-        when a future has come true."""
-        self.serial = serial
+    def __init__(self, crew: FarCrew, serial: int, results: PipeWriter) -> None:
+        """`results` is the write end of its pipe to the saver."""
+        self.serial, self.name = serial, f"slot {serial}"
         self.batch: Sequence[Task] = ()
         self.future: Future[Answer] | None = None
         self.refused = self._leaves = False
+        self._crew = crew
         self._results = results
-        self._submit = submit
-        self._note_done = note_done
         self._outcomes = 0
 
     def tell(self, message: bytes, handed_over: object = None) -> None:
@@ -183,17 +177,15 @@ class Slot(Child):
         if not (batch := pickle.loads(message)):
             return
         self.batch = batch
+        note_done = functools.partial(self._crew.note_done, self)
         try:
-            self.future = self._submit(batch)
-            self.future.add_done_callback(self._tell)
+            self.future = self._crew.submit(batch)
+            self.future.add_done_callback(note_done)
         except BaseException as error:  # an engine may raise anything; it is told like all the rest
             self.refused = True
             self.future = Future()
             self.future.set_exception(error)
-            self._tell(self.future)
-
-    def _tell(self, future: Future[Answer]) -> None:
-        self._note_done((self, future))
+            note_done(self.future)
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
@@ -239,10 +231,6 @@ class Slot(Child):
         """Its stream has ended. It has no exit code."""
         self._results.close()
         return None, b""
-
-    def hear(self) -> bytes:
-        """It leaves no words."""
-        return b""
 
 
 def _read(future: Future[Answer], most: int) -> Answer | BaseException:

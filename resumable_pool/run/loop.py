@@ -76,7 +76,6 @@ class Run:
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
         crew = _crew_for(options)
-        books.batch_seconds = crew.batch_seconds(options)
         self._crew = crew(options, self._saver, books, self._waiter, here())
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
         self._threads = self._forked and children.has_other_threads()
@@ -267,7 +266,6 @@ class Run:
     def _dismiss_workers(self) -> None:
         if self._no_more_files():
             self._crew.dismiss()
-        self._crew.hurry(self._clock.now)
 
     def _show_progress(self) -> None:
         now, counts = self._clock.now, self._books.counts
@@ -337,14 +335,12 @@ class Run:
         that no outcome will come of its file in progress."""
         if clean and not self._books.is_busy(serial):
             self._books.lose(serial)  # at once: how long it takes to leave says nothing of files
-        if not self._crew.is_still_there(serial, clean, self._clock.now):
-            self._note_gone(serial, clean)
+        if (worker := self._crew.get(serial)) is not None:  # its start may have failed
+            worker.note_end(clean, self._clock.now)
 
     def _note_gone(self, serial: int, clean: bool) -> None:
         """And its process has ended, so it is known how."""
         worker = self._crew.remove(serial)
-        if worker is None:  # its start has failed
-            return
         how, last_words = worker.bury(in_peace=clean)
         if not clean:
             self._story.loses_worker(worker.name, how)

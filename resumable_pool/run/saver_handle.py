@@ -49,9 +49,8 @@ class Saver:
             WorkerStartError: the system would not start it.
         """
         arguments = (self._saving, self._timeout)
-        self.process = children.Child(
-            self._context, "saver", run_saver, arguments, self._waiter, duplex=True
-        )
+        started = (self._context, "saver", run_saver, arguments)
+        self.process = children.Child(*started, self._waiter, duplex=True)
         self._reports = FrameReader(self.process.heard, pickle.loads)
         self._waiter.add(self.process.heard)
 

@@ -15,14 +15,14 @@ import contextlib
 import enum
 import pickle
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from ..between import children, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE
-from ..between.messages import BATCH_SECONDS, Died, Setup, Task
+from ..between.messages import Died, Setup, Task
 from ..between.waiting import Waiter
 from ..errors import WorkerStartError
 from ..options import Options
@@ -101,16 +101,9 @@ class Worker:
         unread: once it is buried, whether it has never taken the batch that it was dealt last.
     """
 
-    def __init__(
-        self,
-        serial: int,
-        slot: int,
-        name: str,
-        process: children.Child,
-        setup: Setup,
-    ) -> None:
+    def __init__(self, serial: int, slot: int, process: children.Child, setup: Setup) -> None:
         """The process has, or will be given, this `setup`."""
-        self.serial, self.slot, self.name = serial, slot, name
+        self.serial, self.slot, self.name = serial, slot, process.name
         self.process = process
         self.state = State.STARTING
         self.finished = 0
@@ -123,11 +116,6 @@ class Worker:
         self._setup = setup
         self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self._words = b""  # of the file that it is at
-
-    def set_up(self, pickled: bytes) -> None:
-        """Tell it what it needs before its first file: its pickled `Setup`, unless it has inherited
-        one, and the encoder."""
-        self.process.tell(pickled)
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -171,15 +159,16 @@ class Worker:
         self.end_at = min(self.end_at, now + children.LEAVING_SECONDS)
 
     def note_end(self, clean: bool, now: float) -> None:
-        """Its stream has ended, and it lives: who has lost that is about to be dead, or does not
+        """Its stream has ended. If it lives, and has lost that, it is about to be dead, or does not
         know of it yet."""
-        self.was_clean, self.lost = clean, not clean
-        if not clean:
+        self.was_clean = clean
+        if not clean and not self.process.has_ended():
+            self.lost = True
             self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + children.DYING_SECONDS
 
     def end_if_overdue(self, now: float) -> None:
         """Terminate it if its file takes too long, kill it if it has not ended when asked."""
-        if now >= min(self.late_at, self.end_at):
+        if self._setup.timeout is not None and now >= min(self.late_at, self.end_at):
             self._words += self.process.hear()
             if self._words.endswith(in_worker.CALL_OVER):
                 self.late_at = self.end_at = NEVER
@@ -228,7 +217,7 @@ class Worker:
         return words[begin:].split(f'  File "{calling.OWN_FILE}"')[0] if begin >= 0 else ""
 
 
-class Crew:
+class Crew(dict[int, Worker]):
     """The workers of one run, by their serial numbers: those that live, and those that are just
     dead. Lives in the runner's process. The `books` know what they have in work; the `waiter`
     sends them what they cannot take at once; relative paths start in `folder`."""
@@ -238,15 +227,17 @@ class Crew:
     def __init__(
         self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
     ) -> None:
+        super().__init__()
         self._context = options.context
         self._setup = options.setup
         if self._setup.timeout is not None:
             self._setup = self._setup._replace(watched=in_worker.watchdog_works(self._context))
+        # What is forked inherits it, so that it need not be picklable.
+        self._inherited = self._setup if self._context.get_start_method() == "fork" else None
         self._saver = saver
         self._books = books
         self._waiter = waiter
         self._folder = folder
-        self._workers: dict[int, Worker] = {}
         self._started = 0
         # By slots: how many workers there were, and what those before the present one have done.
         self._starts = [0] * options.max_workers
@@ -256,27 +247,9 @@ class Crew:
         self._ask_at = 0.0
         self._pickled_setup = b""  # once the checkpoint is locked
 
-    @staticmethod
-    def batch_seconds(options: Options) -> float:
-        """How long a batch of quick files is to take; 0 for one file at a time."""
-        return BATCH_SECONDS
-
-    def __len__(self) -> int:
-        return len(self._workers)
-
-    def __iter__(self) -> Iterator[Worker]:
-        return iter(list(self._workers.values()))
-
-    def __getitem__(self, serial: int) -> Worker:
-        return self._workers[serial]
-
-    def get(self, serial: int) -> Worker | None:
-        """The same, if it is still of the crew."""
-        return self._workers.get(serial)
-
     def are(self, *states: State) -> list[Worker]:
         """The workers in one of these states, that are not lost."""
-        return [w for w in self._workers.values() if w.state in states and not w.lost]
+        return [w for w in self.values() if w.state in states and not w.lost]
 
     # How they come and go.
 
@@ -287,7 +260,7 @@ class Crew:
             WorkerStartError: the system would not start it.
         """
         serial, self._started = self._started, self._started + 1
-        taken = {worker.slot for worker in self}
+        taken = {worker.slot for worker in self.values()}
         slot = next(slot for slot in range(len(self._starts)) if slot not in taken)
         if not self.engine:  # of whose processes nobody hears anything
             self._books.enter(serial)
@@ -298,24 +271,21 @@ class Crew:
             if isinstance(error, WorkerStartError):
                 raise
             raise children.cannot_start("worker", error) from None
-        self._workers[serial] = worker
+        self[serial] = worker
         self._starts[slot] += 1
         if self._pickled_setup:
-            worker.set_up(self._pickled_setup)
+            worker.process.tell(self._pickled_setup)
 
     def _start(self, serial: int, slot: int) -> Worker:
-        name = f"worker {slot}"
         results = self._pipe_to_saver(serial)
         try:
             _enlarge(results, self._pipe_size)
-            inherited = self._setup if self._forks else None
-            arguments = (inherited, slot, self._folder)
-            process = children.Child(
-                self._context, name, in_worker.run_worker, arguments, self._waiter, results
-            )
+            arguments = (self._inherited, slot, self._folder)
+            started = (self._context, f"worker {slot}", in_worker.run_worker, arguments)
+            process = children.Child(*started, self._waiter, results)
         finally:
             pipes.close(results)
-        return Worker(serial, slot, name, process, self._setup)
+        return Worker(serial, slot, process, self._setup)
 
     def _pipe_to_saver(self, serial: int) -> Connection:
         """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""
@@ -323,36 +293,22 @@ class Crew:
         self._saver.watch(serial, results)
         return writer
 
-    @property
-    def _forks(self) -> bool:
-        return self._context.get_start_method() == "fork"
-
     def begin(self, encoder: Encoder) -> None:
         """The checkpoint is locked: the files are ours, and records are made by `encoder`. Until
         now no initializer was called, since that may be costly."""
-        # A forked worker inherits the rest, so that need not be picklable.
-        self._pickled_setup = pickle.dumps((None if self._forks else self._setup, encoder))
-        for worker in self:
-            worker.set_up(self._pickled_setup)
+        self._pickled_setup = pickle.dumps((None if self._inherited else self._setup, encoder))
+        for worker in self.values():
+            worker.process.tell(self._pickled_setup)
 
-    def is_still_there(self, serial: int, clean: bool, now: float) -> bool:
-        """A worker's stream has ended. Whether it is not gone yet: `attend` tells when it is."""
-        worker = self.get(serial)
-        if worker is None or worker.process.has_ended():
-            return False
-        worker.note_end(clean, now)
-        return True
-
-    def remove(self, serial: int) -> Worker | None:
-        """The worker is gone, and no more of the crew, if it ever was."""
-        worker = self._workers.pop(serial, None)
-        if worker is not None:
-            self._finished[worker.slot] += worker.finished
+    def remove(self, serial: int) -> Worker:
+        """The worker is gone, and no more of the crew."""
+        worker = self.pop(serial)
+        self._finished[worker.slot] += worker.finished
         return worker
 
     def most(self, serial: int) -> int:
         """How many files the worker may be dealt at a time."""
-        most = self._most_tasks - self._workers[serial].finished
+        most = self._most_tasks - self[serial].finished
         # With a time limit it must be known when each file begins.
         return most if self._setup.timeout is None else min(most, 1)
 
@@ -360,7 +316,7 @@ class Crew:
 
     def events(self, now: float) -> list[Any]:
         """What to wait for, to hear of what `attend` and `end_overdue` are for."""
-        living = [worker for worker in self if not worker.reported_dead]
+        living = [worker for worker in self.values() if not worker.reported_dead]
         words = [worker.process.heard for worker in living if now >= worker.late_at]
         return [*(worker.process.sentinel for worker in living), *words]
 
@@ -382,33 +338,35 @@ class Crew:
         ask = now >= self._ask_at
         if ask:
             self._ask_at = now + ASK_SECONDS
-        for worker in self:
-            if worker.reported_dead:
-                continue
-            if worker.process.sentinel in ready or (ask and worker.process.has_ended()):
+        for serial, worker in self.items():
+            ended = worker.process.sentinel in ready
+            if not ended and (ask or worker.was_clean is not None):
+                ended = worker.process.has_ended()
+            if ended and worker.was_clean is not None:
+                gone.append((serial, worker.was_clean))
+            elif ended and not worker.reported_dead:
                 worker.reported_dead = True
-                if worker.was_clean is None:
-                    self._saver.tell(Died(worker.serial))
-                else:
-                    gone.append((worker.serial, worker.was_clean))
+                self._saver.tell(Died(serial))
         return gone
 
     def due(self, now: float) -> float:
         """When `end_overdue` will have something to do, if nothing else happens."""
-        moments = (moment for w in self for moment in (w.late_at, w.end_at, w.kill_at))
+        moments = (moment for w in self.values() for moment in (w.late_at, w.end_at, w.kill_at))
         return min((moment for moment in moments if moment > now), default=NEVER)
 
     def end_overdue(self, now: float) -> None:
         """End those whose files take too long, or who do not leave."""
-        for worker in self:
+        for worker in self.values():
             if not worker.reported_dead:
+                if worker.state is State.LEAVING and not self._books.is_busy(worker.serial):
+                    worker.hurry(now)
                 worker.end_if_overdue(now)
 
     # How all are stopped.
 
     def recall(self) -> None:
         """Tell those who have a batch to begin no further file of it."""
-        for worker in self:
+        for worker in self.values():
             if self._books.is_busy(worker.serial):
                 worker.recall()
 
@@ -417,12 +375,6 @@ class Crew:
         for worker in self.are(State.STARTING, State.READY):
             worker.dismiss()
 
-    def hurry(self, now: float) -> None:
-        """Do not wait for ever for those that have nothing more to do, and should leave."""
-        for worker in self.are(State.LEAVING):
-            if not self._books.is_busy(worker.serial):
-                worker.hurry(now)
-
     def terminate(self, now: float, *states: State) -> None:
         """Ask those in these states to end at once; do not wait for what they have."""
         for worker in self.are(*states):
@@ -430,11 +382,11 @@ class Crew:
 
     def kill(self) -> None:
         """Kill all, and what they have started. Nobody is left, and nothing of theirs is open."""
-        for worker in self:
+        for worker in self.values():
             worker.kill()
-        for worker in self:
-            self._saver.tell(Died(worker.serial))
-            del self._workers[worker.serial]
+        while self:
+            serial, worker = self.popitem()
+            self._saver.tell(Died(serial))
             worker.bury(in_peace=False)
 
     # What a person sees.
@@ -445,7 +397,7 @@ class Crew:
         Raises:
             RuntimeError: nobody can tell.
         """
-        return sorted(self._status(worker, now) for worker in self)
+        return sorted(self._status(worker, now) for worker in [*self.values()])
 
     def _status(self, worker: Worker, now: float) -> WorkerStatus:
         slot = worker.slot
@@ -464,7 +416,7 @@ class Crew:
     def longest(self, now: float) -> tuple[str, float] | None:
         """The file that has been in progress longest, and for how many seconds; `None` if there is
         none, or nobody can tell."""
-        files = [(self._books.path_of(worker.serial), now - worker.busy_since) for worker in self]
+        files = [(self._books.path_of(w.serial), now - w.busy_since) for w in self.values()]
         in_work = [(path, seconds) for path, seconds in files if path is not None]
         return max(in_work, key=lambda file: file[1], default=None)
 

@@ -290,7 +290,7 @@ class SimulatedProcess(Child):
     """The process behind a worker's handle, which is the real one, and its pipes."""
 
     def __init__(self, serial: int, universe: Universe) -> None:
-        self.serial = serial
+        self.serial, self.name = serial, f"worker {serial}"
         self.pid, self.sentinel = serial, cast(Any, self)
         self._universe = universe
         self._stream: deque[Any] = deque()
@@ -441,19 +441,19 @@ class SimulatedCrew(Crew):
 
     universe: Universe
 
-    @staticmethod
-    def batch_seconds(options: Options) -> float:
-        return 0.05 if options.timeout is None else 0.0
+    def __init__(self, options: Options, saver: Any, books: Books, *rest: Any) -> None:
+        super().__init__(options, saver, books, *rest)
+        books.batch_seconds = 0.05 if options.timeout is None else 0.0
 
     def _start(self, serial: int, slot: int) -> Worker:
         process = SimulatedProcess(serial, self.universe)
         self.universe.workers.append(process)
-        return Worker(serial, slot, f"worker {slot}", process, self._setup)
+        return Worker(serial, slot, process, self._setup)
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Now and then a sentinel is seen late."""
         chance = self.universe.chance
-        gone = [w.process for w in self if w.process.has_ended() and chance.random() < 0.5]
+        gone = [w.process for w in self.values() if w.process.has_ended() and chance.random() < 0.5]
         return super().attend(gone, now)
 
 
