@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from .records import Fingerprint, quoted
 
@@ -24,34 +25,29 @@ _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-def check_pattern(pattern: Paths) -> str | list[str]:
+def check_pattern(pattern: object) -> str | list[str]:
     """A glob as text, or a list of paths as text.
 
     Raises:
         TypeError: it is neither, or a path in it is none.
     """
     if isinstance(pattern, (str, os.PathLike)):
-        return _as_text(pattern)
-    return _as_texts(pattern, "pattern must be a glob or an iterable of paths")
+        return _as_text(pattern, "a path")
+    return check_paths(pattern, "pattern must be a glob or an iterable of paths", "a path")
 
 
-def check_paths(paths: object, giver: str) -> list[str]:
-    """The paths that `giver` returned, as keys.
+def check_paths(paths: object, rule: str, each: str) -> list[str]:
+    """A list of paths as text.
 
     Raises:
-        TypeError: they are none; it names the giver and the value.
+        TypeError: they are none, against the `rule`, or one of them, which `each` names, is none.
     """
-    what = f"each path that {giver} returns"
-    return [*map(as_key, _as_texts(paths, f"{giver} must return an iterable of paths", what))]
-
-
-def _as_texts(paths: object, rule: str, what: str = "a path") -> list[str]:
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
         raise TypeError(f"{rule}, not {paths!r}")
-    return [_as_text(path, what) for path in paths]
+    return [_as_text(path, each) for path in paths]
 
 
-def _as_text(path: str | os.PathLike[str], what: str = "a path") -> str:
+def _as_text(path: Any, what: str) -> str:
     try:
         text = os.fspath(path)
     except TypeError:
@@ -190,14 +186,11 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         return [normalised(pattern)] if _is_file(pattern) else []
     if tail == "**":
         head, tail = pattern, "*"
-    seen: set[str] = set()
-    paths: list[str] = []
+    paths: set[str] = set()  # `*/../x` names one folder in many ways
     above = os.path.join(os.curdir, head)
     for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
-        if start not in seen:  # `*/../x` names one folder in many ways
-            seen.add(start)
-            paths.extend(start + name for name in _named(entries, tail, os.DirEntry.is_file))
+        paths.update(start + name for name in _named(entries, tail, os.DirEntry.is_file))
     return paths
 
 
@@ -208,34 +201,31 @@ def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
     # There is no more above a drive, and what looks like a glob in its name (`\\?\C:\`) is none.
-    whole = above == pattern or not glob.has_magic(pattern)
-    for folder, entries in [("", {})] if whole else _folders(above, told):
+    if above == pattern or not glob.has_magic(pattern):
+        yield from _folder(pattern, told)
+        return
+    for folder, entries in _folders(above, told):
         if last == "**":
             yield from _all_below(folder, entries, told)
             continue
-        names = [pattern] if whole else [last]
-        if not whole and glob.has_magic(last):
-            names = _named(entries, last, os.DirEntry.is_dir)
-        for name in names:
-            if stat.S_ISDIR(_mode(inside := os.path.join(folder, name, ""))):
-                yield inside, _entries(inside, told)
+        magic = glob.has_magic(last)
+        for name in _named(entries, last, os.DirEntry.is_dir) if magic else [last]:
+            yield from _folder(os.path.join(folder, name), told)
+
+
+def _folder(path: str, told: Told) -> Iterator[tuple[str, _Entries]]:
+    """This one, if it is one."""
+    if stat.S_ISDIR(_mode(inside := os.path.join(path, ""))):
+        yield inside, _entries(inside, told)
 
 
 def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folder, and all that are in it."""
     yield folder, entries
-    below: list[str] = []
-    while True:
-        below += [
-            os.path.join(folder, name, "")
-            for name in _named(entries, "*", os.DirEntry.is_dir)
-            if not _leads_up(entries[name])
-        ]
-        if not below:
-            return
-        folder = below.pop()
-        entries = _entries(folder, told)
-        yield folder, entries
+    for name in _named(entries, "*", os.DirEntry.is_dir):
+        if not _leads_up(entries[name]):
+            inside = os.path.join(folder, name, "")
+            yield from _all_below(inside, _entries(inside, told), told)
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 from .checkpoints import Checkpoint
 from .files import as_key, check_paths, list_files
@@ -44,13 +44,6 @@ class Hooks(Generic[Result]):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy in another process needs: what the subclass has added, and the above."""
         return {name: value for name, value in vars(self).items() if name not in _STAY_HERE}
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """In a copy, what only the runner itself has."""
-            what = f"{type(self).__name__!r} object has no attribute {name!r}"
-            raise RuntimeError(_NOT_HERE) if name in _STAY_HERE else AttributeError(what)
 
     # In the runner's process.
 
@@ -130,13 +123,8 @@ class Hooks(Generic[Result]):
         """Called once when everything is saved, also if `save` raised."""
 
 
+# What a copy does not have.
 _STAY_HERE = ("_options", "_running", "_life", "_stop_requests", "_ring")
-
-_NOT_HERE = (
-    "this is a copy of a runner (it was pickled or copied, or is in a worker or the saver): it "
-    "cannot run or be stopped, and does not know what is to do or what workers are doing. Use the "
-    "runner itself, in its process, or make another one"
-)
 
 SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")
 
@@ -152,7 +140,9 @@ def completed_elsewhere(hooks: Hooks[Any]) -> list[str]:
     Raises:
         TypeError: it is no iterable of paths.
     """
-    return check_paths(hooks.load_completed(), f"{type(hooks).__name__}.load_completed()")
+    giver = f"{type(hooks).__name__}.load_completed()"
+    rule, each = f"{giver} must return an iterable of paths", f"each path that {giver} returns"
+    return [*map(as_key, check_paths(hooks.load_completed(), rule, each))]
 
 
 class ResultsElsewhere(Mapping[str, Any]):

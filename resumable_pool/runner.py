@@ -230,8 +230,14 @@ class ResumableRunner(Hooks[Result]):
 
     def _check_process(self) -> None:
         """Raise `RuntimeError` in a copy, in which there is no run."""
-        if (life := self._life) is not None:
-            life.check_process()
+        if not hasattr(self, "_life"):
+            raise RuntimeError(
+                "this is a copy of a runner (it was pickled or copied, or is in a worker or the "
+                "saver): it cannot run or be stopped, and does not know what is to do or what "
+                "workers are doing. Use the runner itself, in its process, or make another one"
+            )
+        if self._life is not None:
+            self._life.check_process()
 
     def _files(self, told: Told = lambda number: None) -> tuple[list[str], str]:
         """The files of the run; and if the pattern finds none, what to say of that."""
