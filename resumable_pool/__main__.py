@@ -56,9 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"{program} {verb.__name__}: {explained(error)}"
         for line in text.splitlines():  # with a traceback, perhaps
             print(printable(line), file=sys.stderr)
-        if isinstance(error, Refused):
-            return error.status
-        return USAGE if isinstance(error, (CheckpointError, CheckpointLocked)) else SOME_LEFT
+        as_given = isinstance(error, (Refused, CheckpointError, CheckpointLocked))
+        return USAGE if as_given else SOME_LEFT
 
 
 def _unquoted(arguments: Sequence[str]) -> Sequence[str]:

@@ -16,13 +16,12 @@ import re
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import Any, TextIO
 
 from .. import checkpoints
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ResumablePoolError
 from ..files import nothing_found
-from ..records import AlikeFailures, Entry, count_files, explained, in_words, printable, quoted
+from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
 from ..runner import ResumableRunner
 from .loading import load
 
@@ -33,14 +32,6 @@ SHOWN_SLOWEST = 5
 
 class Refused(Exception):
     """The command cannot be carried out as given; the text says why."""
-
-    status = USAGE
-
-
-class NotExported(Refused):
-    """A value has no place in the file that was asked for; nothing was written."""
-
-    status = SOME_LEFT
 
 
 @contextlib.contextmanager
@@ -202,45 +193,36 @@ def show(
 ) -> None:
     """Show what is in a checkpoint; unpickles nothing, so it is safe on a file that you do not
     trust."""
-    entries = _existing(checkpoint).entries()
+    entries = [*_existing(checkpoint).entries()]
+    failed = [entry.failure for entry in entries if entry.failure is not None]
     if failures:
-        _write(_failures_in_lines(entries, as_json, verbose))
+        _write(_in_lines(failed, as_json, verbose))
         return
-    facts, slowest, alike = _counted(entries)
-    lines = [f"{checkpoint}: {count_files(facts['done'])} done, {facts['failed']:,} failed"]
+    size = sum(entry.size for entry in entries if entry.failure is None)
+    seconds = sum(entry.seconds for entry in entries)
+    slowest = sorted(entries, key=lambda entry: -entry.seconds)[:SHOWN_SLOWEST]
+    done = len(entries) - len(failed)
+    lines = [f"{checkpoint}: {count_files(done)} done, {len(failed):,} failed"]
     if slowest:
-        mean, total = facts["seconds"] / (facts["done"] + facts["failed"]), facts["seconds"]
-        lines += [f"time in the function: {in_words(total)}, {in_words(mean)} a file; the slowest:"]
+        mean = in_words(seconds / len(entries))
+        lines.append(f"time in the function: {in_words(seconds)}, {mean} a file; the slowest:")
         lines += [f"  {in_words(entry.seconds)}: {entry.path}" for entry in slowest]
-    if alike:
-        lines += ["failed:", *alike.lines("--failures lists them all")]
-    lines.append(f"values: {facts['size']:,} bytes (not unpickled)")
+    if failed:
+        lines += ["failed:", *AlikeFailures(failed).lines("--failures lists them all")]
+    lines.append(f"values: {size:,} bytes (not unpickled)")
     listed = [{"path": entry.path, "seconds": entry.seconds} for entry in slowest]
-    _write(lines, as_json and {"checkpoint": checkpoint, **facts, "slowest": listed})
+    facts = {
+        "checkpoint": checkpoint, "done": done, "failed": len(failed), "seconds": seconds,
+        "size": size, "slowest": listed,
+    }  # fmt: skip
+    _write(lines, as_json and facts)
 
 
-def _failures_in_lines(entries: Iterable[Entry], as_json: bool, verbose: bool) -> Iterator[str]:
-    for failure in filter(None, (entry.failure for entry in entries)):
+def _in_lines(failures: Iterable[Failure], as_json: bool, verbose: bool) -> Iterator[str]:
+    for failure in failures:
         yield json.dumps(failure._asdict()) if as_json else str(failure)
         if verbose and not as_json:
             yield from (f"    {line}" for line in failure.traceback.splitlines())
-
-
-def _counted(entries: Iterable[Entry]) -> tuple[dict[str, Any], list[Entry], AlikeFailures]:
-    """Numbers and sizes, the slowest, and the failures."""
-    facts: dict[str, Any] = {"done": 0, "failed": 0, "seconds": 0.0, "size": 0}
-    slowest: list[Entry] = []
-    alike = AlikeFailures()
-    for entry in entries:
-        facts["seconds"] += entry.seconds
-        facts["done" if entry.failure is None else "failed"] += 1
-        if entry.failure is None:
-            facts["size"] += entry.size
-        else:
-            alike.add(entry.failure)
-        if len(slowest) < SHOWN_SLOWEST or entry.seconds > slowest[-1].seconds:
-            slowest = sorted([*slowest, entry], key=lambda each: -each.seconds)[:SHOWN_SLOWEST]
-    return facts, slowest, alike
 
 
 @_command(
@@ -254,7 +236,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     """Write the values to a .jsonl or .csv file; this unpickles them, which can run code in the
     file, so only use it on a file that you trust."""
     source = _existing(checkpoint)
-    write = {".jsonl": _write_json_lines, ".csv": _write_csv}.get(PurePath(out).suffix.lower())
+    write = {".jsonl": _write_json_lines, ".csv": _write_csv}.get(os.path.splitext(out)[1].lower())
     if write is None:
         raise Refused(f"{quoted(out)}: its suffix names the format, and must be .jsonl or .csv")
     if source.owns(out):
@@ -310,7 +292,7 @@ def _values(
             raise
         except Exception as error:  # code of the value's own
             remedy = _OF_THE_SCRIPT if "__main__" in str(error) else _OF_A_MODULE
-            raise NotExported(
+            raise ResumablePoolError(
                 f"the value of {quoted(path)} cannot be unpickled: {type(error).__name__}: "
                 f"{error}; {remedy}"
             ) from None
@@ -318,7 +300,7 @@ def _values(
             _as_json(value)
         except (TypeError, ValueError, RecursionError) as error:
             if not as_repr:
-                raise NotExported(
+                raise ResumablePoolError(
                     f"the value of {quoted(path)}, a {type(value).__qualname__}, is not JSON: "
                     f"{error}; --repr writes such values as Python shows them"
                 ) from None
