@@ -185,14 +185,11 @@ def name_script_main() -> None:
     if script is None:
         return
     script.__name__ = "__main__"
-    renamed: set[int] = set()
     unseen = list(vars(script).values())
     while unseen:
         thing = unseen.pop()
-        if not isinstance(thing, (type, types.FunctionType)) or id(thing) in renamed:
-            continue
-        if thing.__module__ == _SCRIPT_IN_CHILD:
-            renamed.add(id(thing))
+        kinds = type, types.FunctionType
+        if isinstance(thing, kinds) and thing.__module__ == _SCRIPT_IN_CHILD:
             thing.__module__ = "__main__"
             if isinstance(thing, type):
                 unseen += vars(thing).values()

@@ -22,14 +22,12 @@ _MESSAGE_LIMIT, _TRACEBACK_LIMIT = 2_000, 20_000
 def describe(error: BaseException) -> tuple[str, str]:
     """A line and a traceback for `error`, whatever its own methods do, and also where nothing can
     be opened, imported or allocated any more."""
-    try:
-        return _describe(error)
-    except BaseException:  # MemoryError: what the call had made is held by its frames
-        _let_go_of_locals(error)
-    try:
-        return _describe(error)
-    except BaseException:
-        return type(error).__name__, ""
+    for _ in range(2):
+        try:
+            return _describe(error)
+        except BaseException:  # MemoryError: what the call had made is held by its frames
+            _let_go_of_locals(error)
+    return type(error).__name__, ""
 
 
 def _describe(error: BaseException) -> tuple[str, str]:

@@ -243,14 +243,8 @@ else:
 
     MORE_PROCESSES = "a higher limit (ulimit -u, ulimit -n)"
 
-    _HINTS = {
-        "SIGKILL": "perhaps out of memory",
-        "SIGSEGV": "a crash in native code",
-        "SIGBUS": "a crash in native code",
-        "SIGILL": "a crash in native code",
-        "SIGFPE": "a crash in native code",
-        "SIGABRT": "native code gave up",
-    }
+    _HINTS = dict.fromkeys(("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"), "a crash in native code")
+    _HINTS |= {"SIGKILL": "perhaps out of memory", "SIGABRT": "native code gave up"}
 
     @contextlib.contextmanager
     def interrupts_held_back(context: BaseContext) -> Iterator[None]:

@@ -52,24 +52,18 @@ class Waiter:
         """Those of what was added, and `also` of these ends, sentinels and handles, that something
         has come from, or that have been closed at the other end; nothing after so many seconds
         (`None`: however long it takes)."""
-        others: dict[int, Any] = {}
-        for end in also:
-            if (number := number_of(end)) not in self._things:
-                others[number] = end
-                self._poll.register(end, POLLIN)
+        others = [end for end in also if number_of(end) not in self._things]
+        for end in others:
+            self.add(end)
         try:
             polled = self._poll.poll(None if seconds is None else math.ceil(seconds * 1000))
+            ready = [self._things[number] for number, _ in polled]
         finally:
-            for number in others:
-                self._poll.unregister(number)
-        ready = []
-        for number, _ in polled:
-            thing = others[number] if number in others else self._things[number]
-            if isinstance(thing, PipeWriter):
-                thing.go_on()
-            else:
-                ready.append(thing)
-        return ready
+            for end in others:
+                self.remove(end)
+        for writer in [thing for thing in ready if isinstance(thing, PipeWriter)]:
+            writer.go_on()
+        return [thing for thing in ready if not isinstance(thing, PipeWriter)]
 
 
 class PipeWriter:
