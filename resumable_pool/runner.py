@@ -43,11 +43,11 @@ from .checkpoints import Checkpoint
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, completed_elsewhere, overrides
 from .options import check_options, check_sent
-from .records import Failure, Outcome, Report, Result, WorkerStatus
+from .records import Failure, Outcome, Report, Result, WorkerStatus, quoted
 from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
-from .run.screen import Story, screen_for
+from .run.screen import INFO, Screen, log, screen_for
 from .run.stop_requests import Loop, StopRequests
 from .saver.saving import Saving
 
@@ -267,19 +267,20 @@ class ResumableRunner(Hooks[Result]):
             self._life = life
             life.callback(self._running.release)
             name = getattr(options.setup.function, "__name__", "files")
-            story = Story(screen_for(options.progress, sys.stderr, name))
+            screen = screen_for(options.progress, sys.stderr, name)
             requests = self._stop_requests = StopRequests(options.context, options.stop_after)
-            life.push(functools.partial(self._let_go, requests, story))
-            story.begins(name, self._checkpoint.path)
-            with story.looks_for_files() as told:
+            life.push(functools.partial(self._let_go, requests, screen))
+            where = quoted(self._checkpoint.path)
+            log(INFO, f"a run of {name!r} begins, with the checkpoint {where}")
+            with screen.looks_for_files() as told:
                 files, note = self._files(told)
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
-                story.announce(text)
+                screen.announce(text)
             make_plan = functools.partial(self._plan, files)
             books = Books(options, plan := make_plan(), overrides(self, "save_failures"))
             if plan.to_do:
                 life.enter_context(requests)
-                ring = self._ring = self._ring_for(make_plan, books, requests, story)
+                ring = self._ring = self._ring_for(make_plan, books, requests, screen)
                 steps = ring.go()
                 life.callback(requests.finish, steps)
                 # A program may end with a loop that it still holds, and whose processes never do.
@@ -288,12 +289,12 @@ class ResumableRunner(Hooks[Result]):
                 heard = watched or overrides(self, "on_saved")
                 for finished in steps:
                     if finished and heard:
-                        with story.screen.aside():
+                        with screen.aside():
                             yield from self._tell(finished, life, watched)
             elif plan.total:
-                story.has_nothing_to_do(plan, self._checkpoint.path)
+                screen.has_nothing_to_do(plan, self._checkpoint.path)
             self._report = books.report(self.failures, monotonic() - begun, note)
-            story.ends(self._report)
+            log(INFO, f"the run has ended: {self._report}")
 
     def _tell(
         self, finished: list[Finished], life: Owned, watched: bool
@@ -306,7 +307,7 @@ class ResumableRunner(Hooks[Result]):
             life.check_process()
 
     def _ring_for(
-        self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, story: Story
+        self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, screen: Screen
     ) -> Run:
         refuse_in_daemonic_process()
         options = self._options
@@ -314,12 +315,12 @@ class ResumableRunner(Hooks[Result]):
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):
             check_sent(self, options.context)
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
-        return Run(options, saving, make_plan, books, requests, story)
+        return Run(options, saving, make_plan, books, requests, screen)
 
-    def _let_go(self, requests: StopRequests, story: Story, *raised: Any) -> None:
+    def _let_go(self, requests: StopRequests, screen: Screen, *raised: Any) -> None:
         """The run is over: the signals that came during it take their effect."""
         self._life = self._stop_requests = self._ring = None
         if isinstance(error := raised[1], Exception):
             left = isinstance(error.__context__, GeneratorExit)
-            story.breaks(error, hidden=requests.signals or left)
+            screen.breaks(error, hidden=requests.signals or left)
         requests.deliver()

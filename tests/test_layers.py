@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1073,
     "checkpoints": 2014,
     "commands": 381,
-    "run": 1956,
+    "run": 1929,
     "saver": 290,
     "worker": 282,
 }

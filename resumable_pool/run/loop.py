@@ -15,13 +15,13 @@ from ..between.waiting import Waiter
 from ..errors import STOPS, ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import Failure, FailureKind, Outcome, WorkerStatus, count_files, in_words
+from ..records import Failure, FailureKind, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Books, Finished, Verdict
 from .plan import Plan
 from .saver_handle import Saver
-from .screen import Story, describe_end
+from .screen import DEBUG, INFO, Screen, describe_end, log
 from .stop_requests import StopRequests, broken_pipes_raise
 from .stopping import Phase, Stopping
 from .suspicion import Starts
@@ -56,7 +56,7 @@ class Run:
         make_plan: Callable[[], Plan],
         books: Books,
         stop_requests: StopRequests,
-        story: Story,
+        screen: Screen,
     ) -> None:
         # More workers than there are files cost nothing.
         options = options._replace(max_workers=min(options.max_workers, books.counts.total))
@@ -65,7 +65,7 @@ class Run:
         self._books = books
         self._clock = Clock()
         self._stop_requests = stop_requests
-        self._story = story
+        self._screen = screen
         self._opened = self._ready = self._slow = self._behind = False
         self._error: Exception | None = None
         self._excused = False
@@ -173,7 +173,8 @@ class Run:
             case messages.Ready():
                 self._crew[serial].note_ready()
                 self._starts.note_ready()
-                self._story.has_worker(self._crew[serial].name, self._clock.now)
+                since = f"{in_words(self._clock.now)} after the start of the run"
+                log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
             case messages.StartFailed(message, traceback):
                 self._note_start_failed(serial, message, traceback)
             case messages.Received(number):
@@ -219,11 +220,14 @@ class Run:
         match verdict:
             case Verdict.SAVE:
                 self._saver.tell(messages.SaveFailure(outcome))
-                self._story.fails(failure, self._books.counts)
+                self._screen.fails(failure, self._books.counts)
             case Verdict.RETRY:
-                self._story.will_retry(failure)
+                self._log_verdict(failure, f"will be tried again (attempt {failure.attempts})")
             case Verdict.DROP:
-                self._story.drops(failure)
+                self._log_verdict(failure, "is still to do, it failed during the stop")
+
+    def _log_verdict(self, failure: Failure, verdict: str) -> None:
+        log(INFO, f"{quoted(failure.path)} {verdict}: {failure.message}")
 
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
@@ -232,7 +236,7 @@ class Run:
         hangs = failure.kind == "timeout" and self._threads and first
         if hangs or "forked" in failure.message.lower():
             self._forked = False
-            self._story.suspects_fork(failure)
+            self._screen.suspects_fork(failure)
 
     def _start_workers(self) -> None:
         """As many as there are paths for, also in place of those that died."""
@@ -274,20 +278,15 @@ class Run:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             counts.note_workers(len(self._crew), self._ready, now)
         if self._opened:  # a run that was refused has not begun
-            self._story.screen.draw(counts, now, lambda: self._crew.longest(now))
-        self._note_bar()
-
-    def _note_bar(self) -> None:
-        """One that is not ours may have raised, whatever it was told; it is told nothing more."""
-        if (error := self._story.screen.error) is not None:
-            self._fail(error)
+            self._screen.draw(counts, now, lambda: self._crew.longest(now))
+        self._fail(self._screen.error)
 
     # What is decided.
 
     def _note_opened(self, notes: list[str], encoder: Encoder) -> None:
         """The checkpoint is locked: what it has now, nobody else will add to."""
         plan = self._make_plan()
-        self._story.knows_the_plan(plan, notes)
+        self._screen.knows_the_plan(plan, notes)
         self._books.begin(plan, plan.killed())
         self._opened = True
         self._crew.begin(encoder)
@@ -323,7 +322,7 @@ class Run:
             self._fail(error)
         else:
             pause = in_words(max(0.0, self._starts.allowed_at - now))
-            self._story.say(f"{error.reason}; trying another start in {pause}")
+            self._screen.say(f"{error.reason}; trying another start in {pause}")
 
     def _note_batch_over(self, serial: int) -> None:
         worker = self._crew.get(serial)
@@ -343,7 +342,8 @@ class Run:
         worker = self._crew.remove(serial)
         how, last_words = worker.bury(in_peace=clean)
         if not clean:
-            self._story.loses_worker(worker.name, how)
+            then = "if there are files left for it, another one takes its place"
+            log(INFO, f"{worker.name} {how}; {then}")
         now = self._clock.now
         said = self._why_not_started.pop(serial, None)
         if worker.unread and self._books.is_busy(serial):
@@ -374,28 +374,29 @@ class Run:
         if self._crew.engine:
             how = f"{how} (they are with the {self._crew.engine})"
         what = f"finishing {count_files(in_work)}{how}" if in_work else "stopping"
-        self._story.announce(f"{why}: {what}")
+        self._screen.announce(f"{why}: {what}")
 
     def _abandon(self, now: float) -> None:
         """First the files in progress; what has arrived from them only if somebody insists."""
         if not self._stopping.abandon(now):
-            self._story.announce(
+            self._screen.announce(
                 f"the saver has not yet saved what has arrived; another {STOPS} gives up on it"
             )
             return
         states = State.STARTING, State.READY, State.LEAVING
         if self._crew.are(*states) and self._books.busy:
-            self._story.announce(f"abandoning {count_files(self._books.busy)}")
+            self._screen.announce(f"abandoning {count_files(self._books.busy)}")
         self._crew.terminate(now, *states)
 
-    def _fail(self, error: Exception) -> None:
-        """Bring the run to an end for this reason, if there is no earlier one."""
-        if self._error is None:
+    def _fail(self, error: Exception | None) -> None:
+        """Bring the run to an end for this reason, if it is one and there is no earlier one."""
+        if error is not None and self._error is None:
             self._error, self._excused = error, self._is_excused(error)
             self._books.stop()
             self._crew.recall()
             if self._books.busy and not isinstance(error, SaverError):
-                self._story.finishes_first(error, self._books.busy)
+                what = f"{type(error).__name__}: finishing {count_files(self._books.busy)} first"
+                self._screen.announce(f"{what}; press Ctrl-C twice to abandon them")
 
     def _is_excused(self, error: Exception) -> bool:
         """Whether a signal is the reason: those also hit children, and the fork server, that start,
@@ -414,12 +415,12 @@ class Run:
         how = self._saver.bury()
         if (how or lost) and self._stopping.phase is not Phase.GIVEN_UP:
             self._fail(self._saver.loss(how or "ended", self._opened))
-        self._story.screen.end(self._books.counts)
-        self._note_bar()
+        self._screen.end(self._books.counts)
+        self._fail(self._screen.error)
         if self._stop_requests.signals:  # and so there will be no report
             counts = self._books.counts
             again = "; run again to go on" if counts.finished < counts.total else ""
-            self._story.announce(f"Stopped. {describe_end(counts)}{again}")
+            self._screen.announce(f"Stopped. {describe_end(counts)}{again}")
 
 
 def _start_error(message: str, traceback: str) -> WorkerStartError:

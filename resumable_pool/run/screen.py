@@ -7,7 +7,7 @@ or a bar; and everything to the logger `resumable_pool`.
     ERROR     why a run ends early
 
 First the line, which is pure: the clock and the width of the terminal are arguments. Then how it is
-shown, and last what is told where. Knows no process and decides nothing.
+shown, and what is told where. Knows no process and decides nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..files import Told
 from ..records import (
     AlikeFailures,
     Failure,
-    Report,
     count_files,
     from_here,
     in_words,
@@ -48,7 +47,7 @@ LOG_SECONDS = 10.0
 
 # The levels of `logging`, which is not imported here: it takes as long as a third of this package,
 # and nobody listens in a program that has not imported it.
-_DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 # Of so many kinds of failure a person sees the first one when it happens: a wrong function fails in
 # one way, and who has seen ten waits for the report.
@@ -102,9 +101,12 @@ class Counts:
 
 
 def render(
-    counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
+    counts: Counts | str, seconds: float, longest: Longest = None, width: int = sys.maxsize
 ) -> str:
-    """The line, `seconds` after the start of the run, with as much as fits into `width` columns."""
+    """The line, `seconds` after the start of the run, with as much as fits into `width` columns. A
+    text is what stands there before there is anything to count."""
+    if isinstance(counts, str):
+        return counts[:width]
     stand = [f"{counts.finished:,}/{count_files(counts.total)}"[:width]]
     if counts.failed:
         stand.append(f"{counts.failed:,} failed")
@@ -171,8 +173,8 @@ def describe_end(counts: Counts) -> str:
 
 
 class Screen:
-    """Where a person sees the run: a line on `stream`, and what is said; or nothing where that is
-    `None`. Lives in the runner's process.
+    """What a run tells, and where a person sees it: a line on `stream`, and what is said; or
+    nothing where that is `None`. Lives in the runner's process.
 
     Args:
         stream: where to.
@@ -191,9 +193,12 @@ class Screen:
         self._stream = stream
         self._redrawn = redrawn
         self._pause = REDRAW_SECONDS if redrawn else LOG_SECONDS if logged else NEVER
+        self._kinds = AlikeFailures()
+
+    # The line.
 
     def draw(
-        self, counts: Counts, seconds: float, longest: Callable[[], Longest] = lambda: None
+        self, counts: Counts | str, seconds: float, longest: Callable[[], Longest] = lambda: None
     ) -> None:
         """Show where the run stands, `seconds` after its start, unless that was just done.
 
@@ -202,29 +207,7 @@ class Screen:
         """
         if seconds >= self._draw_at:
             self._draw_at = seconds + self._pause
-            named = longest()
-            self._show(lambda width: render(counts, seconds, named, width), counts)
-
-    def draw_text(self, text: str, seconds: float) -> None:
-        """The same before there is anything to count: show this in its place."""
-        if seconds >= self._draw_at:
-            self._draw_at = seconds + self._pause
-            self._show(lambda width: text[:width])
-
-    def start_over(self) -> None:
-        """The clock starts anew."""
-        self.clear()
-        self._draw_at = 0.0
-
-    def say(self, text: str) -> None:
-        """A line that stays, for somebody who watches."""
-        if self._pause < NEVER:
-            self.announce(text)
-
-    def announce(self, text: str) -> None:
-        """A line that stays, and that a person must see, also where no progress is drawn."""
-        self.clear()
-        self._write(text + "\n")
+            self._show(counts, seconds, longest())
 
     def clear(self) -> None:
         """Leave an empty line behind."""
@@ -246,19 +229,18 @@ class Screen:
         """The run is over, and this is where it stands: the report says so."""
         self.clear()
 
-    def _show(self, text: Callable[[int], str], counts: Counts | None = None) -> None:
-        """What `text` makes for the columns that there are, of the `counts` if there are any."""
+    def _show(self, counts: Counts | str, seconds: float, longest: Longest) -> None:
         if self._stream is None or self._pause == NEVER:
             return
         if not self._redrawn:
-            self._write(text(sys.maxsize) + "\n")
+            self._write(render(counts, seconds, longest) + "\n")
             return
         try:
             # Not shutil's: that asks about stdout, which may be redirected elsewhere.
             width = os.get_terminal_size(self._stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
-        before, self._line = self._line, text(width - 1)
+        before, self._line = self._line, render(counts, seconds, longest, width - 1)
         self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
 
     def _write(self, text: str) -> None:
@@ -269,6 +251,81 @@ class Screen:
             self._stream.flush()
         except Exception:  # the terminal is gone, or no real one; the run goes on
             self._stream = None
+
+    # What is said.
+
+    def say(self, text: str) -> None:
+        """A line that stays, for somebody who watches."""
+        log(INFO, text)
+        if self._pause < NEVER:
+            self._say(text)
+
+    def announce(self, text: str) -> None:
+        """A line that stays, and that a person must see, also where no progress is drawn."""
+        log(INFO, text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.clear()
+        self._write(text + "\n")
+
+    @contextlib.contextmanager
+    def looks_for_files(self) -> Iterator[Told]:
+        """Meanwhile; what it yields is to be told how many there are. If that takes long it is
+        shown."""
+        begun = monotonic()
+
+        def told(number: int) -> None:
+            if (seconds := monotonic() - begun) >= SLOW_LISTING:
+                self.draw(f"looking for files: {number:,}", seconds)
+
+        yield told
+        self.clear()
+        self._draw_at = 0.0  # the clock starts anew
+
+    def knows_the_plan(self, plan: Plan, notes: list[str]) -> None:
+        """The checkpoint is locked; `notes` are what it says of itself."""
+        for note in [*notes, *plan.advice]:
+            self.announce(note)
+        if plan.new < plan.total:
+            self.say(str(plan))
+        else:  # as anybody expects
+            log(INFO, str(plan))
+
+    def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
+        """All files have been done before, or are left alone."""
+        log(INFO, str(plan))
+        self.say(
+            "nothing to do: no file is new. To do all of them again, delete or rename "
+            f"{from_here(checkpoint)}"
+        )
+
+    def fails(self, failure: Failure, counts: Counts) -> None:
+        """A file has failed for good. Of each kind of failure the first one is shown at once."""
+        log(WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
+        alike = self._kinds.add(failure)
+        if alike == 1 and len(self._kinds) <= SHOWN_KINDS:
+            self._say(f"failed: {failure}")
+        if alike == FIRST_FILES and len(self._kinds) == 1 and not counts.completed:
+            self.announce(
+                f"the first {FIRST_FILES} files have all failed in this way: if the function is "
+                "wrong, stop this run with Ctrl-C and fix it; failed files are tried again"
+            )
+
+    def suspects_fork(self, failure: Failure) -> None:
+        """It may have failed only because its worker was forked."""
+        self.announce(
+            f"{quoted(failure.path)} may have failed because its worker is a forked copy of this "
+            "program, which had other threads, or used a GPU, before the run: many libraries hang "
+            'or refuse to work in one. mp_context="spawn" starts workers without them'
+        )
+
+    def breaks(self, error: Exception, hidden: bool) -> None:
+        """The run ends for this reason; which may be `hidden`, from who catches only the Ctrl-C."""
+        what = f"{type(error).__name__}: {error}"
+        log(ERROR, f"the run has ended early: {what}")
+        if hidden:
+            self._say(what.partition("\n")[0])
 
 
 class ScreenWithBar(Screen):
@@ -296,8 +353,8 @@ class ScreenWithBar(Screen):
                 bar.close()
             self._bar = None
 
-    def _show(self, text: Callable[[int], str], counts: Counts | None = None) -> None:
-        if counts is None or self.error is not None:
+    def _show(self, counts: Counts | str, seconds: float, longest: Longest) -> None:
+        if isinstance(counts, str) or self.error is not None:
             return
         with self._trying():
             if self._bar is None:
@@ -354,121 +411,6 @@ def _is_watched(stream: TextIO) -> bool:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # closed
         return False
-
-
-class Story:
-    """Tells one run, on this `screen`. Lives in the runner's process."""
-
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
-        self._kinds = AlikeFailures()
-
-    # What others put into words.
-
-    def announce(self, text: str) -> None:
-        """A line that a person must see, also where no progress is drawn."""
-        log(_INFO, text)
-        self.screen.announce(text)
-
-    def say(self, text: str) -> None:
-        """A line for somebody who watches."""
-        log(_INFO, text)
-        self.screen.say(text)
-
-    # The run, from its start to its end.
-
-    def begins(self, function: str, checkpoint: str) -> None:
-        """Nothing has been looked at yet."""
-        log(_INFO, f"a run of {function!r} begins, with the checkpoint {quoted(checkpoint)}")
-
-    @contextlib.contextmanager
-    def looks_for_files(self) -> Iterator[Told]:
-        """Meanwhile; what it yields is to be told how many there are. If that takes long it is
-        shown."""
-        begun = monotonic()
-
-        def told(number: int) -> None:
-            seconds = monotonic() - begun
-            if seconds >= SLOW_LISTING:
-                self.screen.draw_text(f"looking for files: {number:,}", seconds)
-
-        yield told
-        self.screen.start_over()
-
-    def knows_the_plan(self, plan: Plan, notes: list[str]) -> None:
-        """The checkpoint is locked; `notes` are what it says of itself."""
-        for note in [*notes, *plan.advice]:
-            self.announce(note)
-        if plan.new < plan.total:
-            self.say(str(plan))
-        else:  # as anybody expects
-            log(_INFO, str(plan))
-
-    def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
-        """All files have been done before, or are left alone."""
-        log(_INFO, str(plan))
-        self.say(
-            "nothing to do: no file is new. To do all of them again, delete or rename "
-            f"{from_here(checkpoint)}"
-        )
-
-    def ends(self, report: Report) -> None:
-        """All is saved."""
-        log(_INFO, f"the run has ended: {report}")
-
-    def breaks(self, error: Exception, hidden: bool) -> None:
-        """It ends for this reason; which may be `hidden`, from who catches only the Ctrl-C."""
-        what = f"{type(error).__name__}: {error}"
-        log(_ERROR, f"the run has ended early: {what}")
-        if hidden:
-            self.screen.announce(what.partition("\n")[0])
-
-    def finishes_first(self, error: Exception, in_progress: int) -> None:
-        """It will end for this reason, once so many files that are in progress are finished."""
-        what = f"{type(error).__name__}: finishing {count_files(in_progress)} first"
-        self.announce(f"{what}; press Ctrl-C twice to abandon them")
-
-    # Files.
-
-    def fails(self, failure: Failure, counts: Counts) -> None:
-        """A file has failed for good. Of each kind of failure the first one is shown at once."""
-        log(_WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
-        alike = self._kinds.add(failure)
-        if alike == 1 and len(self._kinds) <= SHOWN_KINDS:
-            self.screen.announce(f"failed: {failure}")
-        if alike == FIRST_FILES and len(self._kinds) == 1 and not counts.completed:
-            self.announce(
-                f"the first {FIRST_FILES} files have all failed in this way: if the function is "
-                "wrong, stop this run with Ctrl-C and fix it; failed files are tried again"
-            )
-
-    def drops(self, failure: Failure) -> None:
-        """The file has failed while the run was being stopped, and nobody can know why."""
-        what = "is still to do, it failed during the stop"
-        log(_INFO, f"{quoted(failure.path)} {what}: {failure.message}")
-
-    def will_retry(self, failure: Failure) -> None:
-        """The file has failed, and gets another attempt."""
-        attempt = f"attempt {failure.attempts}"
-        log(_INFO, f"{quoted(failure.path)} will be tried again ({attempt}): {failure.message}")
-
-    def suspects_fork(self, failure: Failure) -> None:
-        """It may have failed only because its worker was forked."""
-        self.announce(
-            f"{quoted(failure.path)} may have failed because its worker is a forked copy of this "
-            "program, which had other threads, or used a GPU, before the run: many libraries hang "
-            'or refuse to work in one. mp_context="spawn" starts workers without them'
-        )
-
-    # Workers.
-
-    def has_worker(self, name: str, seconds: float) -> None:
-        """It is ready for files, so long after the start of the run."""
-        log(_DEBUG, f"{name} is ready, {in_words(seconds)} after the start of the run")
-
-    def loses_worker(self, name: str, how: str) -> None:
-        """It has ended, as `how` says."""
-        log(_INFO, f"{name} {how}; if there are files left for it, another one takes its place")
 
 
 def log(level: int, text: str) -> None:

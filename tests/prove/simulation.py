@@ -34,7 +34,7 @@ from resumable_pool.options import Options
 from resumable_pool.run import loop
 from resumable_pool.run.books import Books
 from resumable_pool.run.plan import Plan
-from resumable_pool.run.screen import Story, screen_for
+from resumable_pool.run.screen import screen_for
 from resumable_pool.run.stop_requests import BY_CALL
 from resumable_pool.run.suspicion import HARDER, STREAK
 from resumable_pool.run.workers import Crew, Worker
@@ -481,9 +481,9 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
             _crew_for=lambda options: SimulatedCrew,
         ),
     ):
-        story = Story(screen_for(False, None))
+        screen = screen_for(False, None)
         stands_for: Any = requests
-        run = loop.Run(universe.options, cast(Any, None), lambda: plan, books, stands_for, story)
+        run = loop.Run(universe.options, cast(Any, None), lambda: plan, books, stands_for, screen)
         try:
             for finished in run.go():
                 told += finished
