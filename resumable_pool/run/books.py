@@ -42,6 +42,7 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import filterfalse
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..between.clock import NEVER
@@ -49,7 +50,7 @@ from ..between.messages import BATCH_SECONDS, Task
 from ..options import Options
 from ..records import Failure, FailureKind, Outcome, Report
 from .plan import Plan
-from .screen import Counts
+from .screen import Counts, Longest
 from .suspicion import Suspicion
 
 # With more paths than this the way round the ring is nothing beside the function, whatever that is.
@@ -82,13 +83,13 @@ class Verdict(enum.Enum):
 
 
 class _Batch:
-    """What a worker has not done of what it was dealt, how much it has, and since when; and the
-    queue that it is from."""
+    """What a worker has not done of what it was dealt, how much it has, since when, and since when
+    it is at the next path; and the queue that all are from."""
 
-    def __init__(self, paths: Iterable[str], since: float, source: deque[str]) -> None:
+    def __init__(self, paths: Iterable[str], now: float, source: deque[str]) -> None:
         self.paths = deque(paths)
         self.done = 0
-        self.since = since
+        self.since = self.next_since = now
         self.source = source
 
 
@@ -210,12 +211,20 @@ class Books:
         """Whether the worker has a batch."""
         return worker in self._batches
 
-    def path_of(self, worker: int) -> str | None:
-        """The path that the worker is at, if it has one. From any thread."""
+    def in_work(self, worker: int) -> tuple[str, float] | None:
+        """The path that the worker is at, if it has one, and since when. From any thread."""
         try:
-            return self._batches[worker].paths[0]
+            batch = self._batches[worker]
+            return batch.paths[0], batch.next_since
         except LookupError:
             return None
+
+    def longest(self, now: float) -> Longest:
+        """The file that has been in progress longest, and for how many seconds; for none if there
+        is none."""
+        begun = filter(None, map(self.in_work, self._batches))
+        path, since = min(begun, key=itemgetter(1), default=("", now))
+        return path, now - since
 
     def attempt(self, path: str) -> int:
         """Which attempt at the path is the latest, from 1: of those that count. One for which its
@@ -357,6 +366,7 @@ class Books:
         # Of the whole batch: several reports come at once, and between them is no time at all.
         batch.done += number
         self._seconds = max(0.0, now - batch.since) / batch.done
+        batch.next_since = now
         return [batch.paths.popleft() for _ in range(number)]
 
     def give_back(self, worker: int) -> None:

@@ -149,9 +149,6 @@ class FarCrew(Crew):
             "its dashboard or logs"
         )
 
-    def longest(self, now: float) -> tuple[str, float] | None:
-        return None
-
 
 class Slot(Child):
     """Room for one batch in flight, in the place of a process. Lives in the runner's process.

@@ -15,7 +15,7 @@ from ..between.waiting import Waiter
 from ..errors import STOPS, ExecutorError, ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import Failure, FailureKind, Outcome, WorkerStatus, count_files, in_words, quoted
+from ..records import Failure, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Books, Finished, Verdict
@@ -71,7 +71,6 @@ class Run:
         self._excused = False
         self._stopping = Stopping(options.grace_period)
         self._starts = Starts()
-        self._why_not_started: dict[int, tuple[str, str]] = {}  # what workers said
         self._waiter = Waiter()
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
@@ -175,8 +174,8 @@ class Run:
                 self._starts.note_ready()
                 since = f"{in_words(self._clock.now)} after the start of the run"
                 log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
-            case messages.StartFailed(message, traceback):
-                self._note_start_failed(serial, message, traceback)
+            case messages.StartFailed():
+                self._note_start_failed(serial, report)
             case messages.Received(number):
                 self._note_outcomes(serial, number)
                 self._books.finish(serial, number, self._clock.now)
@@ -278,7 +277,9 @@ class Run:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
             counts.note_workers(len(self._crew), self._ready, now)
         if self._opened:  # a run that was refused has not begun
-            self._screen.draw(counts, now, lambda: self._crew.longest(now))
+            # Of what an executor has nobody can tell which file is in progress.
+            known = not self._crew.engine
+            self._screen.draw(counts, now, lambda: self._books.longest(now) if known else None)
         self._fail(self._screen.error)
 
     # What is decided.
@@ -295,22 +296,22 @@ class Run:
         if (worker := self._crew.get(serial)) is not None:
             if not worker.finished:
                 self._starts.note_proven()
-            worker.note_outcomes(number, self._clock.now)
+            worker.note_outcomes(number)
 
     def _note_failure(self, serial: int, outcome: Outcome[Any]) -> None:
         """The function failed."""
-        if self._crew[serial].timed_out:
+        if self._crew[serial].state is State.CONDEMNED:
             return  # it failed of being told to end, and its worker's end is near
         self._note_outcomes(serial, 1)
         self._books.fail(serial, outcome, self._clock.now)
 
-    def _note_start_failed(self, serial: int, message: str, traceback: str) -> None:
+    def _note_start_failed(self, serial: int, said: messages.StartFailed) -> None:
         """One of our own ends now; behind an executor no other process would do better."""
         worker = self._crew.get(serial)
         if worker is not None and worker.state is not State.READY:
-            self._why_not_started[serial] = message, traceback
+            worker.said = said
         elif not self._stopping.stopped:
-            self._fail(_start_error(message, traceback))
+            self._fail(_start_error(*said))
 
     def _note_no_start(self, error: WorkerStartError, by_itself: bool) -> None:
         """A worker could not be started, or has ended before its first file, for this reason."""
@@ -326,8 +327,8 @@ class Run:
 
     def _note_batch_over(self, serial: int) -> None:
         worker = self._crew.get(serial)
-        if worker is None or not worker.timed_out:  # or what it has is decided when it has ended
-            self._books.give_back(serial)
+        if worker is None or worker.state is not State.CONDEMNED:
+            self._books.give_back(serial)  # or what it has is decided when it has ended
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
@@ -339,30 +340,24 @@ class Run:
 
     def _note_gone(self, serial: int, clean: bool) -> None:
         """And its process has ended, so it is known how."""
-        worker = self._crew.remove(serial)
+        worker = self._crew.pop(serial)
         how, last_words = worker.bury(in_peace=clean)
         if not clean:
             then = "if there are files left for it, another one takes its place"
             log(INFO, f"{worker.name} {how}; {then}")
         now = self._clock.now
-        said = self._why_not_started.pop(serial, None)
         if worker.unread and self._books.is_busy(serial):
             self._books.give_back(serial)  # it was dead, or as good as dead, before
+        _, since = self._books.in_work(serial) or ("", now)
         path = self._books.lose(serial, certain=worker.to_blame)
         if path is not None:
-            kind: FailureKind = "timeout" if worker.timed_out else "crashed"
-            message = f"its worker {how}"
-            if worker.timed_out:
-                limit = in_words(self._options.timeout or 0)
-                message = f"took longer than {limit}, and was killed"
-            self._books.blame(path, kind, message, last_words, now - worker.busy_since, now)
+            self._books.blame(path, *worker.failure(how), last_words, now - since, now)
         elif worker.state in (State.STARTING, State.READY) and not worker.finished:
             more = self._opened and (self._books.to_do or self._books.waiting)
-            if not (said or more):
-                return  # nobody needs it any more
-            by_itself = worker.state is State.STARTING and not worker.was_killed
-            words = said or (f"before its first file, a worker {how}", last_words)
-            self._note_no_start(_start_error(*words), by_itself)
+            if worker.said or more:  # or nobody needs it any more
+                by_itself = worker.state is State.STARTING and not worker.was_killed
+                words = worker.said or (f"before its first file, a worker {how}", last_words)
+                self._note_no_start(_start_error(*words), by_itself)
 
     def _stop(self, why: str, how: str = "") -> None:
         """Deal nothing more; files in progress are finished."""

@@ -22,11 +22,11 @@ from typing import Any
 from ..between import children, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE
-from ..between.messages import Died, Setup, Task
+from ..between.messages import Died, Setup, StartFailed, Task
 from ..between.waiting import Waiter
 from ..errors import WorkerStartError
 from ..options import Options
-from ..records import WorkerStatus
+from ..records import FailureKind, WorkerStatus, in_words
 from ..values import Encoder
 from ..worker import calling
 from ..worker import process as in_worker
@@ -85,8 +85,8 @@ class Worker:
         process: the process. In the pipe from it, it leaves a traceback if its file takes too long,
             or crashes it, and word that a call with a time limit is over.
         state: what is wanted of it.
-        finished: how many outcomes its process is known to have sent.
-        busy_since: when it was given the file that it is at, by the clock of the run.
+        finished: how many outcomes its process is known to have sent,
+        done_before: and those before it in its slot, of which there were `restarts`.
         late_at: when its file will have taken too long, or has just begun late.
         end_at: when to end it for that, or because it does not leave.
         kill_at: when to kill it, if it has not ended by then.
@@ -99,6 +99,7 @@ class Worker:
         to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
         was_killed: once it is buried, whether it did not end by itself.
         unread: once it is buried, whether it has never taken the batch that it was dealt last.
+        said: why it cannot start, in its own words.
     """
 
     def __init__(self, serial: int, slot: int, process: children.Child, setup: Setup) -> None:
@@ -106,16 +107,21 @@ class Worker:
         self.serial, self.slot, self.name = serial, slot, process.name
         self.process = process
         self.state = State.STARTING
-        self.finished = 0
-        self.busy_since = 0.0
+        self.finished = self.done_before = self.restarts = 0
         self.late_at = self.end_at = self.kill_at = NEVER
         self.timed_out = self.reported_dead = self.lost = self.was_killed = self.unread = False
         self.was_clean: bool | None = None
         self.how = ""
+        self.said: StartFailed | None = None
         self.to_blame = True  # it sends every outcome before it begins the next file
         self._setup = setup
         self._sent = 0  # bytes of the last batch, if there was one, and no word after it
         self._words = b""  # of the file that it is at
+
+    @property
+    def files_done(self) -> int:
+        """How many files have been done in its slot."""
+        return self.done_before + self.finished
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -124,7 +130,6 @@ class Worker:
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
         """Give it its next batch. Never blocks."""
-        self.busy_since = now
         if self._setup.timeout is not None:
             self.late_at = now + self._setup.timeout
             self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
@@ -137,9 +142,8 @@ class Worker:
         self._sent = 0
         self.process.tell(pickle.dumps([]))
 
-    def note_outcomes(self, number: int, now: float) -> None:
+    def note_outcomes(self, number: int) -> None:
         """So many more of its files are done, in time."""
-        self.busy_since = now  # with the next one of its batch, if there is one
         self.finished += number
         self.late_at = self.end_at = NEVER
         if self._setup.timeout is not None:  # or they may be those of the next one of its batch
@@ -209,6 +213,13 @@ class Worker:
         words = self.how or (exitcode is not None and _STATUS_IN_WORDS.get(exitcode))
         return words or system.ending_in_words(exitcode), self._traceback()
 
+    def failure(self, how: str) -> tuple[FailureKind, str]:
+        """What to say of the file that it was at, if it is to blame for how it ended."""
+        if not self.timed_out:
+            return "crashed", f"its worker {how}"
+        limit = in_words(self._setup.timeout or 0)
+        return "timeout", f"took longer than {limit}, and was killed"
+
     def _traceback(self) -> str:
         """What they tell of a crash, or of where a file was that took too long."""
         words = self._words.decode("utf-8", "replace")
@@ -239,9 +250,7 @@ class Crew(dict[int, Worker]):
         self._waiter = waiter
         self._folder = folder
         self._started = 0
-        # By slots: how many workers there were, and what those before the present one have done.
-        self._starts = [0] * options.max_workers
-        self._finished = [0] * options.max_workers
+        self._latest: list[Worker | None] = [None] * options.max_workers  # by slots
         self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
@@ -261,7 +270,7 @@ class Crew(dict[int, Worker]):
         """
         serial, self._started = self._started, self._started + 1
         taken = {worker.slot for worker in self.values()}
-        slot = next(slot for slot in range(len(self._starts)) if slot not in taken)
+        slot = next(slot for slot in range(len(self._latest)) if slot not in taken)
         if not self.engine:  # of whose processes nobody hears anything
             self._books.enter(serial)
         try:
@@ -271,8 +280,9 @@ class Crew(dict[int, Worker]):
             if isinstance(error, WorkerStartError):
                 raise
             raise children.cannot_start("worker", error) from None
-        self[serial] = worker
-        self._starts[slot] += 1
+        if (before := self._latest[slot]) is not None:
+            worker.restarts, worker.done_before = before.restarts + 1, before.files_done
+        self[serial] = self._latest[slot] = worker
         if self._pickled_setup:
             worker.process.tell(self._pickled_setup)
 
@@ -299,12 +309,6 @@ class Crew(dict[int, Worker]):
         self._pickled_setup = pickle.dumps((None if self._inherited else self._setup, encoder))
         for worker in self.values():
             worker.process.tell(self._pickled_setup)
-
-    def remove(self, serial: int) -> Worker:
-        """The worker is gone, and no more of the crew."""
-        worker = self.pop(serial)
-        self._finished[worker.slot] += worker.finished
-        return worker
 
     def most(self, serial: int) -> int:
         """How many files the worker may be dealt at a time."""
@@ -401,24 +405,17 @@ class Crew(dict[int, Worker]):
 
     def _status(self, worker: Worker, now: float) -> WorkerStatus:
         slot = worker.slot
-        path = self._books.path_of(worker.serial)
+        path, since = self._books.in_work(worker.serial) or (None, now)
         busy = path is not None
         return WorkerStatus(
             slot=slot,
             pid=worker.process.pid,
             state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
             path=path,
-            seconds=max(0.0, now - worker.busy_since) if busy else None,
-            files_done=self._finished[slot] + worker.finished,
-            restarts=self._starts[slot] - 1,
+            seconds=max(0.0, now - since) if busy else None,
+            files_done=worker.files_done,
+            restarts=worker.restarts,
         )
-
-    def longest(self, now: float) -> tuple[str, float] | None:
-        """The file that has been in progress longest, and for how many seconds; `None` if there is
-        none, or nobody can tell."""
-        files = [(self._books.path_of(w.serial), now - w.busy_since) for w in self.values()]
-        in_work = [(path, seconds) for path, seconds in files if path is not None]
-        return max(in_work, key=lambda file: file[1], default=None)
 
 
 def _enlarge(pipe: Connection, size: int) -> None:

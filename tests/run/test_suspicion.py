@@ -60,7 +60,8 @@ class Play:
                 self.books.finish(worker, 1, NOW)
                 self.books.give_back(worker)
             case "-":
-                self.books.fail(worker, failed(self.books.path_of(worker)), NOW)
+                path, _ = self.books.in_work(worker) or (None, NOW)
+                self.books.fail(worker, failed(path), NOW)
                 self.books.give_back(worker)
             case "*" | "<":
                 self.books.lose(worker)
