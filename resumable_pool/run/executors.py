@@ -28,7 +28,8 @@ import contextlib
 import functools
 import os
 import pickle
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
@@ -44,7 +45,6 @@ from ..values import Encoder
 from ..worker.far_process import Answer, process_far
 from .books import Books
 from .saver_handle import Saver
-from .stop_requests import Inbox
 from .workers import Crew, State, Worker
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
@@ -58,23 +58,21 @@ class FarCrew(Crew):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
     def __init__(
-        self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
+        self, options: Options, saver: Saver, books: Books, waiter: Waiter, wake: Callable[[], None]
     ) -> None:
-        super().__init__(options, saver, books, waiter, folder)
+        super().__init__(options, saver, books, waiter, wake)
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         books.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
         assert options.executor is not None
         self._executor = options.executor
         self.engine = type(self._executor).__name__
         self._run = os.urandom(16).hex()
-        self._inbox: Inbox[tuple[Slot, Future[Answer]]] | None = None  # until there is a slot
+        self._come_back: deque[tuple[Slot, Future[Answer]]] = deque()
         self._answered = False  # whether anything has come back
         self._lost = 0
         self._broken = False
 
     def _start(self, serial: int, place: int) -> Worker:
-        if self._inbox is None:
-            self._inbox = Inbox(self._context)
         results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
         worker = Worker(serial, place, Slot(self, serial, results), self._setup)
         worker.note_ready()  # it needs no initializer
@@ -90,16 +88,17 @@ class FarCrew(Crew):
 
     def note_done(self, slot: Slot, future: Future[Answer]) -> None:
         """In any thread."""
-        if self._inbox is not None:
-            self._inbox.put((slot, future))
+        self._come_back.append((slot, future))
+        self._wake()
 
     def events(self, now: float) -> list[Any]:
-        return [] if self._inbox is None else [self._inbox.wakener]
+        return []  # of what comes back the loop is woken
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Pass on what has come back. (All of it, and only then say what is wrong.)"""
         trouble: ExecutorError | None = None
-        for slot, future in self._inbox.take() if self._inbox is not None else ():
+        while self._come_back:
+            slot, future = self._come_back.popleft()
             if slot.future is not future:  # it was abandoned
                 continue
             answer = _read(future, len(slot.batch))
@@ -140,8 +139,6 @@ class FarCrew(Crew):
         for worker in self.values():
             worker.kill()
         self.clear()
-        if self._inbox is not None:
-            self._inbox.close()
 
     def statuses(self, now: float) -> list[WorkerStatus]:
         raise RuntimeError(

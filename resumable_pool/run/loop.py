@@ -13,7 +13,6 @@ from ..between.clock import Clock
 from ..between.pipes import Owned
 from ..between.waiting import Waiter
 from ..errors import STOPS, ExecutorError, ResumablePoolError, SaverError, WorkerStartError
-from ..files import here
 from ..options import Options
 from ..records import Failure, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
@@ -22,8 +21,7 @@ from .books import Books, Finished, Verdict
 from .plan import Plan
 from .saver_handle import Saver
 from .screen import DEBUG, INFO, Screen, describe_end, log
-from .stop_requests import StopRequests, broken_pipes_raise
-from .stopping import Phase, Stopping
+from .stopping import Phase, Stopping, StopRequests, broken_pipes_raise
 from .suspicion import Starts
 from .workers import Crew, State
 
@@ -75,7 +73,7 @@ class Run:
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, options.timeout, self._waiter)
         crew = _crew_for(options)
-        self._crew = crew(options, self._saver, books, self._waiter, here())
+        self._crew = crew(options, self._saver, books, self._waiter, stop_requests.wake)
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
         self._threads = self._forked and children.has_other_threads()
 

@@ -45,9 +45,7 @@ class Plan(NamedTuple):
 
     def killed(self) -> set[str]:
         """The paths to do again whose workers the system has killed: those that failed are read."""
-        if self.left:
-            return set()
-        failures = ((path, self.failures.get(path)) for path in self.failed)
+        failures = ((path, self.failures.get(path)) for path in self.failed if not self.left)
         return {path for path, failure in failures if failure is not None and failure.was_killed}
 
     @property
@@ -127,44 +125,31 @@ def _advice(
 ) -> Iterator[str]:
     """Folders that were renamed, moved, or named in another way: files without a result that are
     called like those of results whose files are not there."""
-    there = {*files}
-    gone: dict[str, list[str]] = {}
-    for key in completed:
-        if key not in there:
-            gone.setdefault(os.path.basename(key), []).append(key)
-    pairs = [*_pairs(new, gone)]
+    gone = {*completed}.difference(files)
+    named: dict[str, list[str]] = {}
+    for key in gone:
+        named.setdefault(os.path.basename(key), []).append(key)
+    moves = Counter(
+        _starts(key, path)
+        for path in new[:_TELLING]
+        for key in named.get(os.path.basename(path), ())[:_TELLING]
+    ).most_common(2)
+    if not moves or (len(moves) == 2 and moves[0][1] == moves[1][1]):
+        return  # nobody can tell which folder has become which
+    before, now = moves[0][0]
+    starting = [path for path in new if path.startswith(now)]
+    pairs = [(key, path) for path in starting if (key := before + path[len(now) :]) in gone]
     same = [_seem_the_same(key, path, checkpoint) for key, path in pairs[:_COMPARED]]
-    if 2 * len(pairs) < len(new) or 2 * sum(same) < len(same) or not pairs:
+    if 2 * len(pairs) < len(new) or 2 * sum(same) < len(same):
         return
     key, path = pairs[0]
-    (before, now), number = Counter(_starts(*pair) for pair in pairs).most_common(1)[0]
-    of_them = "" if number == len(pairs) else f" (which is right for {number:,} of them)"
     yield (
         f"{len(pairs):,} of the {count_files(len(new))} without a result have the same names as "
         f"files that have one, {quoted(path)} and {quoted(key)}. If they are the same files, in a "
         "folder that was moved or renamed, stop now and keep their results with: python -m "
-        "resumable_pool move "
-        f"{from_here(checkpoint.path)} {quoted(before)} {quoted(now)}{of_them}. Otherwise they "
-        "are all processed"
+        f"resumable_pool move {from_here(checkpoint.path)} {quoted(before)} {quoted(now)}. "
+        "Otherwise they are all processed"
     )
-
-
-def _pairs(new: list[str], gone: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
-    """Of each new file that has one, the path that it had before. Where several had its name, the
-    others say which folder has become which."""
-    moves = Counter(
-        _starts(key, path)
-        for path in new[:_TELLING]
-        for key in gone.get(os.path.basename(path), ())[:_TELLING]
-    ).most_common(2)
-    clear = len(moves) == 1 or (len(moves) == 2 and moves[0][1] > moves[1][1])
-    before, now = moves[0][0] if clear else ("", "")
-    for path in new:
-        keys = gone.get(os.path.basename(path), ())
-        if len(keys) == 1:
-            yield keys[0], path
-        elif clear and path.startswith(now) and (key := before + path[len(now) :]) in keys:
-            yield key, path
 
 
 def _starts(key: str, path: str) -> tuple[str, str]:

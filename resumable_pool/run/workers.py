@@ -15,7 +15,7 @@ import contextlib
 import enum
 import pickle
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..between.frames import PIPE_SIZE
 from ..between.messages import Died, Setup, StartFailed, Task
 from ..between.waiting import Waiter
 from ..errors import WorkerStartError
+from ..files import here
 from ..options import Options
 from ..records import FailureKind, WorkerStatus, in_words
 from ..values import Encoder
@@ -231,14 +232,15 @@ class Worker:
 class Crew(dict[int, Worker]):
     """The workers of one run, by their serial numbers: those that live, and those that are just
     dead. Lives in the runner's process. The `books` know what they have in work; the `waiter`
-    sends them what they cannot take at once; relative paths start in `folder`."""
+    sends them what they cannot take at once; `wake` makes the loop look around."""
 
     engine = ""  # what somebody else's is called, who alone can end what it has
 
     def __init__(
-        self, options: Options, saver: Saver, books: Books, waiter: Waiter, folder: str
+        self, options: Options, saver: Saver, books: Books, waiter: Waiter, wake: Callable[[], None]
     ) -> None:
         super().__init__()
+        self._wake = wake
         self._context = options.context
         self._setup = options.setup
         if self._setup.timeout is not None:
@@ -248,7 +250,7 @@ class Crew(dict[int, Worker]):
         self._saver = saver
         self._books = books
         self._waiter = waiter
-        self._folder = folder
+        self._folder = here()  # where relative paths start
         self._started = 0
         self._latest: list[Worker | None] = [None] * options.max_workers  # by slots
         self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)

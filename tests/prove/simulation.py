@@ -35,7 +35,7 @@ from resumable_pool.run import loop
 from resumable_pool.run.books import Books
 from resumable_pool.run.plan import Plan
 from resumable_pool.run.screen import screen_for
-from resumable_pool.run.stop_requests import BY_CALL
+from resumable_pool.run.stopping import BY_CALL
 from resumable_pool.run.suspicion import HARDER, STREAK
 from resumable_pool.run.workers import Crew, Worker
 from resumable_pool.worker import process
@@ -161,7 +161,7 @@ class SimulatedWaiter:
 class SimulatedRequests:
     """Stands for `StopRequests`."""
 
-    wakener = None
+    wakener = wake = None
     seconds_left = NEVER
 
     def __init__(self, universe: Universe) -> None:

@@ -37,7 +37,7 @@ from resumable_pool import (
     worker_slot,
 )
 from resumable_pool.run.executors import FarCrew
-from resumable_pool.run.stop_requests import Inbox
+from resumable_pool.run.stopping import StopRequests
 
 from ..functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
 from ..stage import PATIENCE, Stage, act, announcement
@@ -682,15 +682,15 @@ def test_what_never_comes_back_can_be_abandoned(folder: Path) -> None:
 
 def test_what_comes_back_in_another_thread_wakes_the_loop() -> None:
     """It waits for that, and for nothing shorter."""
-    inbox: Inbox[int] = Inbox(multiprocessing.get_context())
-    thread = threading.Thread(target=inbox.put, args=(7,))
+    requests = StopRequests(multiprocessing.get_context())
+    thread = threading.Thread(target=requests.wake)
     thread.start()
-    assert wait([inbox.wakener], PATIENCE)
+    assert wait([requests.wakener], PATIENCE)
     thread.join()
-    assert [*inbox.take()] == [7]
-    assert not wait([inbox.wakener], 0)
-    inbox.close()
-    inbox.put(8)
+    assert [*requests.take()] == []
+    assert not wait([requests.wakener], 0)
+    requests.deliver()
+    requests.wake()
 
 
 def test_futures_are_dropped_once_they_are_read(folder: Path) -> None:

@@ -178,7 +178,7 @@ MOVED = {
     "a folder less": (["x/1.txt", "x/2.txt"], ["1.txt", "2.txt"], "'x/' ''. Otherwise"),
     "in pieces": (
         ["1.txt", "2.txt", "3.txt"], ["x/1.txt", "x/2.txt", "y/3.txt"],
-        "'' 'x/' (which is right for 2 of them). Otherwise",
+        "'' 'x/'. Otherwise",
     ),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 
 import pytest
 
-from resumable_pool.run.stop_requests import BY_CALL, StopRequests
+from resumable_pool.run.stopping import BY_CALL, StopRequests
 
 from ..stage import PATIENCE
 

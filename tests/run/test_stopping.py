@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_pool.run.stop_requests import BY_CALL, CONSOLE_CLOSED, TIME_OVER
-from resumable_pool.run.stopping import SAVING_SECONDS, Phase, Stopping
+from resumable_pool.run.stopping import (
+    BY_CALL,
+    CONSOLE_CLOSED,
+    SAVING_SECONDS,
+    TIME_OVER,
+    Phase,
+    Stopping,
+)
 
 GRACE = 10.0
 GOING, FINISHING, ABANDONING, GIVEN_UP = Phase
