@@ -319,6 +319,7 @@ class ResumableRunner(Hooks[Result]):
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):
             check_sent(self, options.context)
         saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
+        saving.timeout = options.timeout
         return Run(options, saving, make_plan, books, requests, screen)
 
     def _let_go(self, requests: StopRequests, screen: Screen, *raised: Any) -> None:

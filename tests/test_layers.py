@@ -38,12 +38,12 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1095,  # the modules beside runner.py, and the front doors
+    "": 1101,  # the modules beside runner.py, and the front doors
     "between": 1073,
     "checkpoints": 2014,
     "commands": 381,
-    "run": 1929,
-    "saver": 290,
+    "run": 1887,
+    "saver": 286,
     "worker": 282,
 }
 

@@ -117,7 +117,7 @@ def test_a_value_has_a_short_way(
     in_worker, worker_calls = min(ways[1:])
 
     orders, reports = make_pipe(), make_pipe()
-    saver = _InSaver(orders[0], reports[1], Saving(checkpoint, None, 1, 60.0), None)
+    saver = _InSaver(orders[0], reports[1], Saving(checkpoint, None, 1, 60.0))
     saver._streams.add(0, results)
     saver._turn()  # the first has more to do
     frame, _ = next(process_batch(setup, batch, lambda: None, lambda: None))

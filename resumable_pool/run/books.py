@@ -75,11 +75,11 @@ Finished = tuple[str, bool]
 
 
 class Verdict(enum.Enum):
-    """What becomes of an attempt that failed."""
+    """What becomes of a file, an attempt at which has failed; as the log says it."""
 
-    SAVE = enum.auto()  # the file has failed
-    RETRY = enum.auto()  # it gets a further attempt
-    DROP = enum.auto()  # nothing: what made it fail may be what stops the run
+    SAVE = "has failed"
+    RETRY = "will be tried again"
+    DROP = "is still to do, it failed during the stop"  # and perhaps because of it
 
 
 class _Batch:

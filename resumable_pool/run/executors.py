@@ -95,28 +95,24 @@ class FarCrew(Crew):
         return []  # of what comes back the loop is woken
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
-        """Pass on what has come back. (All of it, and only then say what is wrong.)"""
-        trouble: ExecutorError | None = None
+        """Pass on what has come back."""
         while self._come_back:
             slot, future = self._come_back.popleft()
             if slot.future is not future:  # it was abandoned
                 continue
             answer = _read(future, len(slot.batch))
             if isinstance(answer, BaseException):
-                reason = self._note_lost(slot, answer)
-                trouble = trouble or reason
+                self._note_lost(slot, answer)
                 continue
             self._answered = True
             number, seconds, frames = answer
             if number:
                 self._books.note_begun(slot.serial, now - seconds)
             slot.pass_on(number, frames)
-        if trouble is not None:
-            raise trouble
         return [(serial, w.was_clean) for serial, w in self.items() if w.was_clean is not None]
 
-    def _note_lost(self, slot: Slot, error: BaseException) -> ExecutorError | None:
-        """Decide who is to blame. Returns why the run has to end, if it has to."""
+    def _note_lost(self, slot: Slot, error: BaseException) -> None:
+        """Decide who is to blame, and whether the run has to end."""
         slots = [worker.process for worker in self.values()]
         in_flight = [path for one in slots if isinstance(one, Slot) for path, _ in one.batch]
         worker = self[slot.serial]
@@ -133,7 +129,8 @@ class FarCrew(Crew):
         text, traceback = describe(error)
         worker.how, worker.state = f"was lost: {text}", State.CONDEMNED
         slot.die()
-        return ExecutorError(self.engine, text, in_flight, broken, traceback) if ends else None
+        if ends and self.error is None:
+            self.error = ExecutorError(self.engine, text, in_flight, broken, traceback)
 
     def kill(self) -> None:
         for worker in self.values():

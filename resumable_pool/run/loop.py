@@ -12,7 +12,7 @@ from ..between import children, messages
 from ..between.clock import Clock
 from ..between.pipes import Owned
 from ..between.waiting import Waiter
-from ..errors import STOPS, ExecutorError, ResumablePoolError, SaverError, WorkerStartError
+from ..errors import STOPS, ExecutorError, SaverError, WorkerStartError
 from ..options import Options
 from ..records import Failure, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
@@ -71,7 +71,7 @@ class Run:
         self._starts = Starts()
         self._waiter = Waiter()
         self._waiter.add(stop_requests.wakener)
-        self._saver = Saver(options.context, saving, options.timeout, self._waiter)
+        self._saver = Saver(options.context, saving, self._waiter)
         crew = _crew_for(options)
         self._crew = crew(options, self._saver, books, self._waiter, stop_requests.wake)
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
@@ -141,7 +141,8 @@ class Run:
         if self._short_of_workers() or self._behind:
             return 0.0
         now = self._clock.look()
-        due = min(self._books.due, self._starts.due(now), self._crew.due(now), self._stopping.due)
+        later = [at for at in (self._starts.allowed_at, *self._crew.moments()) if at > now]
+        due = min(self._books.due, self._stopping.due, *later)
         seconds = min(due - now, self._stop_requests.seconds_left)
         return min(TICK_SECONDS, max(0.0, seconds))
 
@@ -193,11 +194,9 @@ class Run:
                 raise TypeError(f"the saver cannot report {report!r}")
 
     def _attend_workers(self, ready: Sequence[object]) -> None:
-        try:
-            for serial, clean in self._crew.attend(ready, self._clock.now):
-                self._note_gone(serial, clean)
-        except ResumablePoolError as error:
-            self._fail(error)
+        for serial, clean in self._crew.attend(ready, self._clock.now):
+            self._note_gone(serial, clean)
+        self._fail(self._crew.error)
 
     def _judge_failures(self) -> None:
         for worker in map(self._crew.get, self._books.review()):
@@ -205,26 +204,19 @@ class Run:
                 worker.dismiss()
         now = self._clock.now
         while judged := self._books.judge(now, self._stopping.stopped):
-            self._follow_verdict(*judged)
+            verdict, outcome, failure = judged
+            if self._forked and verdict is not Verdict.DROP:
+                self._suspect_fork(failure)
+            if verdict is Verdict.SAVE:
+                self._saver.tell(messages.SaveFailure(outcome))
+                self._screen.fails(failure, self._books.counts)
+            else:
+                what = f"{verdict.value} (attempt {failure.attempts})"
+                log(INFO, f"{quoted(failure.path)} {what}: {failure.message}")
             limit = self._options.max_failures or 0
             if self._books.too_many and not self._stopping.stopped:
                 self._stop(f"{count_files(limit + 1)} failed, more than max_failures={limit}")
         self._books.wake(now)
-
-    def _follow_verdict(self, verdict: Verdict, outcome: Outcome[Any], failure: Failure) -> None:
-        if self._forked and verdict is not Verdict.DROP:
-            self._suspect_fork(failure)
-        match verdict:
-            case Verdict.SAVE:
-                self._saver.tell(messages.SaveFailure(outcome))
-                self._screen.fails(failure, self._books.counts)
-            case Verdict.RETRY:
-                self._log_verdict(failure, f"will be tried again (attempt {failure.attempts})")
-            case Verdict.DROP:
-                self._log_verdict(failure, "is still to do, it failed during the stop")
-
-    def _log_verdict(self, failure: Failure, verdict: str) -> None:
-        log(INFO, f"{quoted(failure.path)} {verdict}: {failure.message}")
 
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,

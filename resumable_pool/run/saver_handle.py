@@ -31,14 +31,11 @@ class Saver:
         gone: whether it has ended, and every report of it was read.
     """
 
-    def __init__(
-        self, context: BaseContext, saving: Saving, timeout: float | None, waiter: Waiter
-    ) -> None:
+    def __init__(self, context: BaseContext, saving: Saving, waiter: Waiter) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = False
         self._handed_over: dict[int, Connection] = {}  # the ends, by worker
         self._waiter = waiter
-        self._timeout = timeout
         self._context = context
         self._saving = saving
 
@@ -48,8 +45,7 @@ class Saver:
         Raises:
             WorkerStartError: the system would not start it.
         """
-        arguments = (self._saving, self._timeout)
-        started = (self._context, "saver", run_saver, arguments)
+        started = (self._context, "saver", run_saver, (self._saving,))
         self.process = children.Child(*started, self._waiter, duplex=True)
         self._reports = FrameReader(self.process.heard, pickle.loads)
         self._waiter.add(self.process.heard)

@@ -30,8 +30,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from ..between.clock import NEVER
-
 # So many failures in a row are suspicious. Two are not rare: bad files have bad neighbours.
 STREAK = 3
 
@@ -308,10 +306,6 @@ class Starts:
     def note_proven(self) -> None:
         """A worker has done its first file."""
         self.allowed_at, self._failed = 0.0, 0
-
-    def due(self, now: float) -> float:
-        """When the next start may be tried, if that is not yet."""
-        return self.allowed_at if self.allowed_at > now else NEVER
 
     def note_failed(self, now: float, by_itself: bool, others: bool) -> bool:
         """A worker could not be started, or ended before it had done a file. Returns whether the

@@ -24,7 +24,7 @@ from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE
 from ..between.messages import Died, Setup, StartFailed, Task
 from ..between.waiting import Waiter
-from ..errors import WorkerStartError
+from ..errors import ResumablePoolError, WorkerStartError
 from ..files import here
 from ..options import Options
 from ..records import FailureKind, WorkerStatus, in_words
@@ -235,6 +235,7 @@ class Crew(dict[int, Worker]):
     sends them what they cannot take at once; `wake` makes the loop look around."""
 
     engine = ""  # what somebody else's is called, who alone can end what it has
+    error: ResumablePoolError | None = None  # why the run cannot go on
 
     def __init__(
         self, options: Options, saver: Saver, books: Books, waiter: Waiter, wake: Callable[[], None]
@@ -336,9 +337,6 @@ class Crew(dict[int, Worker]):
 
         Returns:
             Who is gone since, of those whose streams had ended before, and whether that was clean.
-
-        Raises:
-            ResumablePoolError: the run cannot go on.
         """
         gone: list[tuple[int, bool]] = []
         ask = now >= self._ask_at
@@ -355,10 +353,9 @@ class Crew(dict[int, Worker]):
                 self._saver.tell(Died(serial))
         return gone
 
-    def due(self, now: float) -> float:
+    def moments(self) -> list[float]:
         """When `end_overdue` will have something to do, if nothing else happens."""
-        moments = (moment for w in self.values() for moment in (w.late_at, w.end_at, w.kill_at))
-        return min((moment for moment in moments if moment > now), default=NEVER)
+        return [at for w in self.values() for at in (w.late_at, w.end_at, w.kill_at)]
 
     def end_overdue(self, now: float) -> None:
         """End those whose files take too long, or who do not leave."""

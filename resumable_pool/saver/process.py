@@ -39,24 +39,19 @@ ORPHAN_SECONDS = 1.0
 REPORT_SECONDS = 0.05
 
 
-def run_saver(
-    orders: Connection, reports: Connection, saving: Saving, timeout: float | None
-) -> NoReturn:
+def run_saver(orders: Connection, reports: Connection, saving: Saving) -> NoReturn:
     """The whole life of the saver process."""
     ignored = frozenset({"SIGINT", "SIGTERM", "SIGHUP"})
     orders, reports = children.do_first_things(orders, reports, ignored=ignored)
     name_script_main()
-    children.leave(_InSaver(orders, reports, saving, timeout).run())
+    children.leave(_InSaver(orders, reports, saving).run())
 
 
 class _InSaver:
     """What runs in the saver process."""
 
-    def __init__(
-        self, orders: Connection, reports: Connection, saving: Saving, timeout: float | None
-    ) -> None:
+    def __init__(self, orders: Connection, reports: Connection, saving: Saving) -> None:
         self._saving = saving
-        self._timeout = timeout
         self._waiter = Waiter()
         self._waiter.add(orders)
         self._orders = FrameReader(orders, pickle.loads)
@@ -139,7 +134,7 @@ class _InSaver:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and
         nobody begins another."""
         self._streams.end_orphaned()
-        if self._timeout is not None and monotonic() > self._alone_since + self._timeout:
+        if monotonic() > self._alone_since + (self._saving.timeout or NEVER):
             self._streams.kill_workers()
 
     # Saving, and telling of it.

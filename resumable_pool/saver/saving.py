@@ -41,7 +41,10 @@ class Saving:
     Attributes:
         due: when there is something to do, if nothing comes.
         nap: for how many seconds to let more values come, after those that were saved last.
+        timeout: how long a file may take when the runner is no more there to end it.
     """
+
+    timeout: float | None = None
 
     def __init__(
         self, checkpoint: Checkpoint, hooks: Hooks[Any] | None, every: int, interval: float

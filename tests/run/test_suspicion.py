@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.between.clock import NEVER
 from resumable_pool.run.books import JUDGING_SECONDS, Books
 from resumable_pool.run.suspicion import Starts
 
@@ -240,5 +239,4 @@ def test_a_start_that_fails_is_tried_again(
     assert (ends[-1], starts.allowed_at) == decided
     assert not any(ends[:-1])
     starts.note_proven()
-    assert starts.due(99.0) == NEVER
     assert starts.allowed_at == 0.0
