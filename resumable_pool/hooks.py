@@ -84,9 +84,7 @@ class Hooks(Generic[Result]):
         if ok and overrides(self, "read_result"):
             return Outcome(path, pickle_value(self.read_result(path)), 0, None, 0.0)
         with contextlib.suppress(KeyError):
-            outcome: Outcome[Result] = self._checkpoint.outcome(path)
-            if outcome.ok == ok:
-                return outcome
+            return self._checkpoint.outcome(path, failed=not ok)
         # It is saved elsewhere.
         failure = None if ok else Failure(path, "error", "its failure is saved elsewhere", "", 1, 0)
         return Outcome(path, None, 0, failure, 0.0)

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
-from .lock import LOCK_FILE, NEW_FILE, OLD_FILE
+from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, remove_leftovers
 from .moving import Moving, Through
 
 
@@ -108,6 +108,9 @@ class Checkpoint(Mapping[str, Any]):
             what = f"cannot be read: {type(error).__name__}"
         return f"<{type(self).__name__} {quoted(self.path)}: {what}>"
 
+    def __reduce__(self) -> tuple[type[Checkpoint], tuple[str]]:
+        return type(self), (self.path,)
+
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
         path = os.path.normcase(path)
@@ -138,7 +141,6 @@ class Checkpoint(Mapping[str, Any]):
 
     # What the saver asks.
 
-    @abstractmethod
     def open(self) -> list[str]:
         """Lock the checkpoint for this process, create it if it is new, repair an incomplete end.
 
@@ -150,6 +152,39 @@ class Checkpoint(Mapping[str, Any]):
             CheckpointError: it is something else, or damaged; nothing was changed.
             OSError: it cannot be opened or made.
         """
+        notes: list[str] = []
+        with self._locked(notes) as kept:
+            if self._begin(notes):
+                kept.pop_all()
+                return notes
+            self._rewrite(notes)
+        return [*notes, *self.open()]
+
+    @contextlib.contextmanager
+    def _locked(self, notes: list[str]) -> Iterator[contextlib.ExitStack]:
+        """With the lock, which is given up behind it, unless that is taken off this stack."""
+        with contextlib.ExitStack() as stack:
+            self._take(notes)
+            stack.callback(self._release)
+            remove_leftovers(self.file)
+            yield stack
+
+    @abstractmethod
+    def _take(self, notes: list[str]) -> None:
+        """Lock it, and make it if it is new."""
+
+    @abstractmethod
+    def _begin(self, notes: list[str]) -> bool:
+        """Make ready to write. Returns whether that can be done to the file that is there, or first
+        a new one has to take its place."""
+
+    @abstractmethod
+    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
+        """Put what is sound, and counts, in the place of what is there."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give up the lock."""
 
     def append(self, records: Sequence[Encoded]) -> None:
         """`save`, for results that workers have made records of."""
@@ -190,16 +225,16 @@ class Checkpoint(Mapping[str, Any]):
         Returns, and raises:
             What `open` does; but where it cannot be written to, that is returned.
         """
+        notes: list[str] = []
         try:
-            if self._is_settled():
-                return []
-            notes = self.open()
-            self.close()
+            if not self._is_settled():
+                notes = self.open()
+                self.close()
         except CheckpointLocked:  # whoever writes sees to that
-            return []
+            pass
         except OSError as error:
             what = "what a writer that was killed has left half-done is still so"
-            return [f"{quoted(self.path)}: {what} ({error.strerror})"]
+            notes = [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
     @abstractmethod
@@ -209,26 +244,25 @@ class Checkpoint(Mapping[str, Any]):
     # What readers see.
 
     @abstractmethod
-    def completed(self) -> Collection[str]:
-        """The paths that have a value now."""
+    def _paths(self, failed: bool) -> Collection[str]:
+        """The paths that have a value now, or that stand as failed."""
 
     @abstractmethod
-    def _failed(self) -> Collection[str]:
-        """The paths that stand as failed now."""
-
-    @abstractmethod
-    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
-        """The value of `path`, or the failure as which it stands, with all that is known of it;
-        `None`: the failure if it has both.
+    def _find(self, path: str, failed: bool) -> Outcome[Any]:
+        """The value of `path`, or the failure as which it stands, with all that is known of it.
 
         Raises:
             KeyError: it has none, or a damaged one.
         """
 
+    def completed(self) -> Collection[str]:
+        """The paths that have a value now."""
+        return self._paths(failed=False)
+
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now: those that have not succeeded since. One that was
         done before, has changed and then failed keeps the value that it had."""
-        return Failures(self._failed, lambda path: self._find(path, True))
+        return Failures(self)
 
     def fingerprint(self, path: str) -> Fingerprint:
         """Size and time of change that the input of `path` had when its value was made.
@@ -238,13 +272,17 @@ class Checkpoint(Mapping[str, Any]):
         """
         return self._find(path, False).fingerprint
 
-    def outcome(self, path: str) -> Outcome[Any]:
-        """What became of `path`, with the bytes of its value, unless it stands as failed.
+    def outcome(self, path: str, failed: bool | None = None) -> Outcome[Any]:
+        """What became of `path`: its value, in bytes, or the failure as which it stands; the
+        failure, if it has both and you do not say which.
 
         Raises:
             KeyError: it has no outcome, or a damaged one.
         """
-        return self._find(path, None)
+        if failed is None:
+            with contextlib.suppress(KeyError):
+                return self._find(path, True)
+        return self._find(path, bool(failed))
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
@@ -294,7 +332,7 @@ class Checkpoint(Mapping[str, Any]):
         """Read all of it, with every checksum, and say what is wrong, a sentence each; nothing if
         all is well. Unpickles nothing. At any time, in any process."""
 
-    def compact(self, through: Through | None = None) -> list[str]:
+    def compact(self, through: Through = iter) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
         old file is kept beside it, in place of an older one if all of that is in the new one.
 
@@ -313,24 +351,9 @@ class Checkpoint(Mapping[str, Any]):
         if not os.path.exists(self.file):
             raise FileNotFoundError(errno.ENOENT, "there is no checkpoint", self.path)
         notes: list[str] = []
-        self._take(notes)
-        try:
+        with self._locked(notes):
             self._rewrite(notes, through)
-        finally:
-            self._release()
         return notes
-
-    @abstractmethod
-    def _take(self, notes: list[str]) -> None:
-        """Lock it, and make it if it is new."""
-
-    @abstractmethod
-    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
-        """Put what is sound, and counts, in the place of what is there."""
-
-    @abstractmethod
-    def _release(self) -> None:
-        """Give up the lock."""
 
     def move(self, old_start: str, new_start: str) -> list[str]:
         """Give files that were moved or renamed their results back: all paths that start with the
@@ -348,23 +371,23 @@ class Checkpoint(Mapping[str, Any]):
         """
         notes = self.settle() or []
         moving = Moving(old_start, new_start, self.completed(), self.failures())
-        return [*notes, *self.compact(moving), *moving.notes()]
+        return [*notes, *self.compact(moving), *moving.notes]
 
     def make_way(self) -> None:
         """Close the file, as far as that is needed to put another in its place; the lock stays."""
 
 
 class Failures(Mapping[str, Failure]):
-    """Path to `Failure`, read from a checkpoint at each access by these functions of it."""
+    """Path to `Failure`, read from a checkpoint at each access."""
 
-    def __init__(
-        self, paths: Callable[[], Collection[str]], find: Callable[[str], Outcome[Any]]
-    ) -> None:
-        self._paths = paths
-        self._find = find
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def _paths(self) -> Collection[str]:
+        return self._checkpoint._paths(failed=True)
 
     def __getitem__(self, path: str) -> Failure:
-        failure = self._find(as_key(path)).failure
+        failure = self._checkpoint.outcome(as_key(path), failed=True).failure
         assert failure is not None
         return failure
 

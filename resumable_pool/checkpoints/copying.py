@@ -49,19 +49,18 @@ def rewrite(
     try:
         written = _fill(new, outcomes)
         results = sum(ok for _, ok in written)
-        counts = {"results": results, "failures": len(written) - results}
         checkpoint.make_way()
         # On Windows nobody may have it open. One asks before there is a link to it, which could not
         # be removed then.
         replace(checkpoint.file, checkpoint.file)
-        words = {what: count_files(number) for what, number in counts.items()}
-        notes += [done.format(**words), _keep_old(checkpoint, written)]
+        counts = count_files(results), count_files(len(written) - results)
+        notes.append(done.format(results=counts[0], failures=counts[1]))
+        notes.append(_keep_old(checkpoint, written))
         shutil.copymode(checkpoint.file, new.file)
         replace(new.file, checkpoint.file)
         force_folder(checkpoint.file)
     except BaseException as error:
-        for suffix in ("", *checkpoint.side_files):
-            _remove(new.file + suffix)
+        discard(new)
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             what = f"could not be rewritten, and is as it was: {error.strerror}"
             raise OSError(error.errno, what, checkpoint.path) from error
@@ -119,6 +118,12 @@ def _is_in(checkpoint: Checkpoint, old: str, written: Written) -> bool:
         )
     except (CheckpointError, OSError):
         return False
+
+
+def discard(checkpoint: Checkpoint) -> None:
+    """Remove it, and what it has beside it."""
+    for suffix in ("", *checkpoint.side_files):
+        _remove(checkpoint.file + suffix)
 
 
 def _remove(path: str) -> None:

@@ -24,7 +24,6 @@ Knows nothing of the runner and of workers, and never decodes a value unless a r
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import re
@@ -44,13 +43,12 @@ _START = b'{"path": "'
 _TEXT = rb'"[ !#-\[\]-~]*(?:\\(?:["\\/bfnrt]|u[0-9a-f]{4})[ !#-\[\]-~]*)*"'
 _NUMBER = rb"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,2})?"
 _LINE = re.compile(
-    rb'\{"path": (%b), "(value|failure)": (.*), "seconds": (%b), "attempts": ([0-9]{1,20}), '
-    rb'"size": (-?[0-9]{1,20}), "mtime_ns": (-?[0-9]{1,20}), "finished_at": (%b),([ \t])'
-    rb'"crc32": "([0-9a-f]{8})"\}\n?' % (_TEXT, _NUMBER, _NUMBER),
+    rb'\{"path": (?P<path>%b), "(?P<kind>value|failure)": (?P<content>.*), '
+    rb'"seconds": (?P<seconds>%b), "attempts": (?P<attempts>[0-9]{1,20}), '
+    rb'"size": (?P<size>-?[0-9]{1,20}), "mtime_ns": (?P<mtime_ns>-?[0-9]{1,20}), '
+    rb'"finished_at": (?P<finished_at>%b),(?P<mark>[ \t])"crc32": "(?P<crc32>[0-9a-f]{8})"\}\n?'
+    % (_TEXT, _NUMBER, _NUMBER),
     re.DOTALL,
-)
-_PATH, _KIND, _CONTENT, _SECONDS, _ATTEMPTS, _SIZE, _MTIME, _FINISHED, _MARK, _CHECKSUM = range(
-    1, 11
 )
 # What a line begins and ends with, also where its line end is lost, and something else around it;
 # in its value the same may stand as well, so of the beginnings before an end a few are tried.
@@ -72,7 +70,7 @@ class JsonLines(LogFile):
     def encoder(self) -> Encoder:
         return Encoder(self.encode, record_of)
 
-    def _scan(self, fd: int, start: int, committed: int) -> LineScan:
+    def _scan(self, fd: int, start: int = 0, committed: int = 0) -> LineScan:
         return LineScan(fd, self.path, start, committed)
 
     def _ends_well(self, fd: int, end: int) -> bool:
@@ -117,20 +115,20 @@ def outcome_of(line: bytes) -> Outcome[Any] | None:
     if match is None:
         return None
     facts = (
-        float(match[_SECONDS]),
-        int(match[_ATTEMPTS]),
-        Fingerprint(int(match[_SIZE]), int(match[_MTIME])),
-        float(match[_FINISHED]),
+        float(match["seconds"]),
+        int(match["attempts"]),
+        Fingerprint(int(match["size"]), int(match["mtime_ns"])),
+        float(match["finished_at"]),
     )
-    content, failed = match[_CONTENT], match[_KIND] == b"failure"
-    return outcome_with(json.loads(match[_PATH]), content, crc32(content), failed, *facts)
+    content, failed = match["content"], match["kind"] == b"failure"
+    return outcome_with(json.loads(match["path"]), content, crc32(content), failed, *facts)
 
 
 def _sound(line: bytes) -> re.Match[bytes] | None:
     if (match := _LINE.fullmatch(line)) is not None:
         with memoryview(line) as view:
-            checksum = crc32(view[: match.start(_MARK) - 1])
-        return match if checksum == int(match[_CHECKSUM], 16) else None
+            checksum = crc32(view[: match.start("mark") - 1])
+        return match if checksum == int(match["crc32"], 16) else None
     return None
 
 
@@ -138,19 +136,17 @@ class LineScan(Scan):
     """Finds the lines of a `.jsonl`."""
 
     def __iter__(self) -> Iterator[list[Found]]:
-        start = self.end
-        for line, match in self._lines(start):
+        for end, line, match in self._lines(self.end):
             if match is not None:
-                self.end = start + len(line)
-                if match[_MARK] == _COMMITTED:
-                    self._committed = self.end
-                size = match.end(_CONTENT) - match.start(_CONTENT)
-                facts = (float(match[_SECONDS]), int(match[_ATTEMPTS]), size)
-                failed = match[_KIND] == b"failure"
-                yield [(json.loads(match[_PATH]), start, failed, True, facts)]
+                self.end = end
+                if match["mark"] == _COMMITTED:
+                    self._committed = end
+                size = match.end("content") - match.start("content")
+                facts = (float(match["seconds"]), int(match["attempts"]), size)
+                failed = match["kind"] == b"failure"
+                yield [(json.loads(match["path"]), end - len(line), failed, True, facts)]
             elif line != b"\n":  # an empty one harms nobody
                 return
-            start += len(line)
 
     def outcome_at(self, start: int) -> Outcome[Any] | None:
         with open(self._fd, "rb", closefd=False) as file:
@@ -163,27 +159,27 @@ class LineScan(Scan):
         if self.end == 0:
             self._refuse_foreign()
         between: list[str] = []
-        end, number = self.end, 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
+        number = 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
         torn = False
-        for line, match in self._lines(end):
+        for end, line, match in self._lines(self.end):
             if match is not None:
-                self.end = end
+                self.end = end - len(line)
                 return between, True
             whole = _is_whole(line)
             if whole:  # what is left of a line of ours is not: somebody else has written it
-                self._committed = end + len(line)
+                self._committed = end
             torn = not whole and not line.endswith(b"\n")
             if line != b"\n":
                 path = re.match(rb'\{"path": (%b)' % _TEXT, line)
                 whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
                 between.append(f"line {number:,} is not what was written{whose}")
-            end, number = end + len(line), number + line.count(b"\n")
+            number += line.count(b"\n")
         return between[:-1] if torn else between, False
 
     def _refuse_foreign(self) -> None:
         """Raise `CheckpointError` if there are lines, but none of ours, whole or torn."""
         ours = self.size == 0
-        for line, match in self._lines(0):
+        for _, line, match in self._lines(0):
             torn = not line.endswith(b"\n") and _START.startswith(line[: len(_START)])
             ours = match is not None or (torn and not _is_whole(line))
             if ours or not line.endswith(b"\n"):
@@ -191,33 +187,27 @@ class LineScan(Scan):
         if not ours:
             raise foreign(self._path)
 
-    def _lines(self, start: int) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
-        """The lines, with what is in those that are sound. One that has lost its end is told apart
-        from what was written behind it."""
+    def _lines(self, start: int) -> Iterator[tuple[int, bytes, re.Match[bytes] | None]]:
+        """The lines: where each ends, and what is in it, if it is sound. One that has lost its end
+        is told apart from what was written behind it."""
         for line in self._raw(start, self.size):
-            if (match := _sound(line)) is not None:
-                yield line, match
-            else:
-                yield from _parts(line)
+            match = _sound(line)
+            for part, found in [(line, match)] if match else _parts(line):
+                start += len(part)
+                yield start, part, found
 
     def _raw(self, start: int, end: int) -> Iterator[bytes]:
-        return iter(io.BufferedReader(_Part(self._fd, start, end), _READ_SIZE))
-
-
-class _Part(io.RawIOBase):
-    """A part of a file, whatever else is read through the same descriptor in between."""
-
-    def __init__(self, fd: int, start: int, end: int) -> None:
-        self._fd, self._at, self._end = fd, start, end
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = read_at(self._fd, min(len(buffer), self._end - self._at), self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        while start < end:
+            # Opened anew, since others read through the same descriptor in between.
+            with open(self._fd, "rb", closefd=False) as file:
+                file.seek(start)
+                lines = file.readlines(min(_READ_SIZE, end - start))
+            if not lines:  # it was cut meanwhile
+                return
+            for line in lines:
+                if start < end:
+                    yield line[: end - start]
+                start += len(line)
 
 
 def _parts(line: bytes) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:

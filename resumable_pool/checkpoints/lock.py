@@ -134,21 +134,18 @@ def open_locked(
     for _ in range(_ATTEMPTS):
         if not os.path.exists(path):
             _make(path, empty)
-        try:
-            fd = open_file(path, os.O_RDWR)
-        except FileNotFoundError:
-            continue  # a lock file that its owner has just removed
-        file = pipes.enter(LockableFile(fd, "r+"))
+        # A lock file's owner may just have removed it.
+        file = pipes.enter(LockableFile(open_file(path, os.O_RDWR | os.O_CREAT), "r+"))
         with contextlib.ExitStack() as stack:
             stack.callback(pipes.close, file)
             if not file.lock(path, notes):
                 if is_locked(path):  # and nobody was only looking whether it is
-                    pid = holder(fd)
+                    pid = holder(file.fileno())
                     raise CheckpointLocked(named, pid, script_of(pid))
-            elif is_at(os.fstat(fd), path):  # nobody has put another in its place meanwhile
-                if os.fstat(fd).st_size == 0:
-                    write_at(fd, empty, 0)
-                    force(fd)
+            elif is_at(status := os.fstat(file.fileno()), path):  # nobody has replaced it meanwhile
+                if status.st_size == 0:
+                    write_at(file.fileno(), empty, 0)
+                    force(file.fileno())
                 stack.pop_all()
                 return file
     raise CheckpointLocked(named, None, None)
@@ -217,20 +214,16 @@ def unsign(path: str) -> None:
 
 
 def _make(path: str, empty: bytes) -> None:
-    """Make an empty file in one step: whoever finds it finds it whole."""
+    """Make an empty file in one step: whoever finds it finds it whole. If somebody was faster, or
+    on a file system without links, it is left to who has the lock."""
     new = new_name(path)
     try:
         with open(new, "xb") as file:
             file.write(empty)
             file.flush()
             force(file.fileno())
-        try:
+        with contextlib.suppress(OSError):
             os.link(new, path)
-        except FileExistsError:
-            pass  # another run was faster
-        except OSError:  # a file system without links: an empty file is filled under the lock
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)

@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..between import pipes
@@ -29,7 +30,7 @@ from ..values import Bytes, Encoded
 from .base import Checkpoint, damaged
 from .copying import REWRITTEN, rewrite
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
-from .lock import is_locked, open_locked, refuse_if_gone, remove_leftovers
+from .lock import is_locked, open_locked, refuse_if_gone
 from .log_reader import Index, Scan
 from .moving import Through
 
@@ -72,13 +73,7 @@ class LogFile(Checkpoint):
         # In this order, so that half of it does no harm to who is forked meanwhile.
         self._seen = ((0, 0), 0, 0)
         self._evidence = b""
-        self._scanned = self._committed = self._first
-        self._index = Index()
-        self._unverified: list[int] = []
-        self._doubtful: set[int] = set()  # where damage was found: every pass looks there again
-
-    def __reduce__(self) -> tuple[type[LogFile], tuple[str]]:
-        return type(self), (self.path,)
+        self._index = Index(self._first)
 
     # What a format says of its bytes.
 
@@ -93,14 +88,12 @@ class LogFile(Checkpoint):
         says so there."""
 
     @abstractmethod
-    def _scan(self, fd: int, start: int, committed: int) -> Scan:
-        """A scan of the records from `start` on; `committed` is what is known to be, before it."""
+    def _scan(self, fd: int, start: int = 0, committed: int = 0) -> Scan:
+        """A scan of the records, all if not from `start` on; `committed` is what is known to be,
+        before it."""
 
-    @staticmethod
-    def _told(facts: tuple[Any, ...]) -> tuple[float, int, int]:
-        """Seconds, attempts and size, of what a scan knows of a record."""
-        seconds, attempts, size = facts
-        return seconds, attempts, size
+    # Seconds, attempts and size, of what a scan knows of a record.
+    _told: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(0, 1, 2)
 
     @staticmethod
     @abstractmethod
@@ -126,22 +119,16 @@ class LogFile(Checkpoint):
     # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
     # close, nothing to inherit.
 
-    def completed(self) -> Collection[str]:
+    def _paths(self, failed: bool) -> Collection[str]:
         with self._reading():
-            return self._index.results.keys()
+            return self._index.starts[failed].keys()
 
-    def _failed(self) -> Collection[str]:
-        with self._reading():
-            return self._index.failures.keys()
-
-    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
+    def _find(self, path: str, failed: bool) -> Outcome[Any]:
         with self._reading() as fd:
-            failed = path in self._index.failures if failed is None else failed
-            index = self._index.failures if failed else self._index.results
-            start = index[path]
-            outcome = self._scan(fd, start, start).outcome_at(start)
+            starts = self._index.starts[failed]
+            outcome = self._scan(fd, starts[path], starts[path]).outcome_at(starts[path])
             if outcome is None or outcome.path != path or outcome.ok == failed:
-                del index[path]  # damaged: as good as missing
+                del starts[path]  # damaged: as good as missing
                 raise KeyError(path)
             return outcome
 
@@ -151,9 +138,10 @@ class LogFile(Checkpoint):
                 return
             with pipes.undivided():
                 self._update_index(fd)
-                standing = {**self._index.results, **self._index.failures}
-            scan = self._scan(fd, self._first, self._first)
-            for batch in scan.records(self._doubtful):
+                results, failures = self._index.starts
+                standing = {**results, **failures}
+            scan = self._scan(fd)
+            for batch in scan.records():
                 for path, start, failed, _, facts in batch:
                     if standing.get(path) == start:
                         outcome = scan.outcome_at(start) if failed else None
@@ -162,20 +150,12 @@ class LogFile(Checkpoint):
                             yield Entry(path, failure, *self._told(facts))
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
+        findings: list[str] = []
         with self._opened() as fd:
-            if fd >= 0:
-                self._recognise(fd)
-                findings: list[str] = []
-                index, _ = self._look(fd, findings)
-                if findings:
-                    raise damaged(self.path, findings[0])
-                yield from self._outcomes_of(fd, index)
-
-    def _outcomes_of(self, fd: int, index: Index) -> Iterator[Outcome[Any]]:
-        scan = self._scan(fd, self._first, self._first)
-        for start in [*index.results.values(), *index.failures.values()]:
-            if (outcome := scan.outcome_at(start)) is not None:
-                yield outcome
+            outcomes, _ = self._look(fd, findings) if fd >= 0 else ((), ())
+            if findings:
+                raise damaged(self.path, findings[0])
+            yield from outcomes
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -207,16 +187,13 @@ class LogFile(Checkpoint):
         self._recognise(fd)
         if seen[0] != self._seen[0] or self._evidence != self._read_evidence(fd):
             self._forget()  # this is another file, or an older copy
-        scan = self._scan(fd, self._scanned, self._committed)
-        self._index.enter(scan.records(self._doubtful))
-        self._scanned, self._committed = scan.end, scan.committed
-        self._unverified += scan.unverified
+        self._index.go_on(self._scan(fd, self._index.end, self._index.committed))
         self._evidence = self._read_evidence(fd)
         self._seen = seen
 
     def _read_evidence(self, fd: int) -> bytes:
         start = max(self._first, self._index.last - _EVIDENCE)
-        end = min(self._scanned, self._index.last + _EVIDENCE)
+        end = min(self._index.end, self._index.last + _EVIDENCE)
         return read_at(fd, max(0, end - start), start).replace(*self._commits)
 
     def _is_settled(self) -> bool:
@@ -228,19 +205,17 @@ class LogFile(Checkpoint):
                 self._forget()  # what was looked at before may be damaged since
             self._update_index(fd)
             self._verify(fd)
-            whole = self._index.sound and self._committed == self._scanned
-            return whole and self._ends_well(fd, self._scanned)
+            index = self._index
+            whole = index.committed == index.end and self._ends_well(fd, index.end)
+            return whole and not index.lossy
 
     def _verify(self, fd: int) -> None:
         """Read the large values that were not looked at, the newest first."""
-        scan, left = self._scan(fd, self._first, self._first), _VERIFIED_BY_A_RUN
-        while self._unverified and left > 0:
-            start = self._unverified.pop()
-            if (outcome := scan.outcome_at(start)) is not None:
-                left -= len(outcome.pickled or b"")
-            else:
-                self._doubtful.add(start)
-                self._index.sound = False
+        index, scan, left = self._index, self._scan(fd), _VERIFIED_BY_A_RUN
+        while index.unverified and left > 0:
+            outcome = scan.outcome_at(index.unverified.pop())
+            left -= len(outcome.pickled or b"") if outcome is not None else 0
+            index.lossy = index.lossy or outcome is None
 
     # Checking.
 
@@ -251,7 +226,6 @@ class LogFile(Checkpoint):
                 return []
             before = _seen(fd)
             try:
-                self._recognise(fd)
                 _, unfinished = self._look(fd, findings)
             except CheckpointError as error:
                 return [*findings, f"{quoted(self.path)} {error.reason}"]
@@ -262,57 +236,40 @@ class LogFile(Checkpoint):
                 return findings + unfinished
         return self.check()
 
-    def _look(self, fd: int, findings: list[str]) -> tuple[Index, list[str]]:
-        """Read every record, past all damage. Returns where the last of each path is, if sound, and
-        what is unfinished behind the last, in words."""
-        index, scan = Index(), self._scan(fd, self._first, self._first)
+    def _look(self, fd: int, findings: list[str]) -> tuple[Iterable[Outcome[Any]], list[str]]:
+        """Read every record, past all damage. Returns the last of each path, if sound, and what is
+        unfinished behind the last, in words."""
+        self._recognise(fd, findings)
+        index, scan = Index(self._first), self._scan(fd)
         index.enter(scan.records(findings=findings))
-        rest = scan.size - (scan.end + len(self._terminator))
-        if rest > 0:
-            what = f"there is an unfinished end of {rest:,} bytes"
-        elif not self._ends_well(fd, scan.end):
-            what = "its end is missing"
-        elif scan.committed < scan.end:
-            what = f"its last {scan.end - scan.committed:,} bytes are not committed"
-        else:
-            return index, []
-        return index, [f"{what}; the next run fixes that, even if it has nothing to do"]
+        starts = [start for kind in index.starts for start in kind.values()]
+        outcomes = filter(None, map(scan.outcome_at, starts))
+        if scan.committed == scan.end and self._ends_well(fd, scan.end):
+            return outcomes, []
+        length = max(0, scan.size - scan.committed - len(self._terminator))
+        what = f"there is an unfinished end of {length:,} bytes"
+        return outcomes, [f"{what}; the next run fixes that, even if it has nothing to do"]
 
     # Writing. What was appended since the last commit stands between `_commit` and `_end`.
-
-    def open(self) -> list[str]:
-        notes: list[str] = []
-        self._take(notes)
-        try:
-            if self._recover(notes):
-                self._sign(self._file.fileno())
-                return notes
-            self._rewrite(notes)
-        except BaseException:
-            self._release()
-            raise
-        self._release()
-        return [*notes, *self.open()]
 
     def _take(self, notes: list[str]) -> None:
         self._file = open_locked(self.file, self._new_file(), self._signer, notes)
         self._unforced: OSError | None = None
-        remove_leftovers(self.file)
 
     def _release(self) -> None:
         pipes.close(self._file)
 
-    def _recover(self, notes: list[str]) -> bool:
-        """Take in whole records that were not committed, cut off a torn one. Returns whether that
-        is all: what is not sound in the middle of the file has to be left out of a new one."""
+    def _begin(self, notes: list[str]) -> bool:
+        """Take in whole records that were not committed, cut off a torn one. What is not sound in
+        the middle of the file has to be left out of a new one."""
         fd = self._file.fileno()
         self._recognise(fd)
-        scan = self._scan(fd, self._first, self._first)
-        for _ in scan.records(self._doubtful, recovering=True):
+        scan = self._scan(fd)
+        for _ in scan.records(recovering=True):
             pass
         self._end, self._commit = scan.end, scan.committed
         self._forcing = self._end  # up to where the disk has been set to work
-        if scan.lossy:
+        if scan.lossy or (self._index.lossy and self._seen == _seen(fd)):
             return False
         for mark in scan.marks[1:]:  # an earlier commit did not reach the disk, but its data did
             if mark < self._end:
@@ -324,6 +281,7 @@ class LogFile(Checkpoint):
             self._end_here(fd)
         if self._end != self._commit:
             self.sync()
+        self._sign(fd)
         return True
 
     def _end_here(self, fd: int) -> None:
@@ -393,17 +351,16 @@ class LogFile(Checkpoint):
         finally:
             self._release()
 
-    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
+    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
         done, outcomes = self._content(self._file.fileno(), notes)
-        rewrite(self, through(outcomes) if through else outcomes, done, notes)
+        rewrite(self, through(outcomes), done, notes)
 
     def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
-        """What is sound, and counts; and what is said when it is in a new file."""
-        self._recognise(fd, notes)
-        index, unfinished = self._look(fd, notes)
+        """What is said when it is in a new file, and what is sound, and counts."""
+        outcomes, unfinished = self._look(fd, notes)
         notes += unfinished
         self._sign(fd)
-        return REWRITTEN, self._outcomes_of(fd, index)
+        return REWRITTEN, outcomes
 
     def make_way(self) -> None:
         self._file.let_go()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -78,15 +78,11 @@ class Scan(ABC):
         """What the record at `start` was made of; `None` if it is not sound."""
 
     def records(
-        self,
-        doubtful: Collection[int] = (),
-        recovering: bool = False,
-        findings: list[str] | None = None,
+        self, recovering: bool = False, findings: list[str] | None = None
     ) -> Iterator[list[Found]]:
         """The pass: all records that are there, damaged ones among them.
 
         Args:
-            doubtful: where damaged values may start that are too large to be looked at in passing.
             recovering: whether it goes on behind what is not sound.
             findings: for checking: gets a sentence for all that is not sound.
 
@@ -96,7 +92,7 @@ class Scan(ABC):
         gap, what = None, ""
         while True:
             for batch in self:
-                self._judge(batch, doubtful, findings)
+                self._judge(batch, findings)
                 if gap is None or recovering or findings is not None:
                     yield batch
             begin = self.end
@@ -113,44 +109,53 @@ class Scan(ABC):
         if gap is not None and not recovering:
             self.end = gap  # perhaps it is being written, so the next reading begins there
 
-    def _judge(
-        self, batch: list[Found], doubtful: Collection[int], findings: list[str] | None
-    ) -> None:
-        if findings is None and not doubtful and all(map(_IS_SOUND, batch)):
+    def _judge(self, batch: list[Found], findings: list[str] | None) -> None:
+        if findings is None and all(map(_IS_SOUND, batch)):
             return  # as nearly always
         for number, (path, start, failed, sound, facts) in enumerate(batch):
-            look = findings is not None or start in doubtful
-            if not sound or (look and self.outcome_at(start) is None):
-                self.lossy = True
-                batch[number] = path, start, failed, False, facts
-                if findings is not None:
-                    what = f"the {'failure' if failed else 'value'} of {quoted(path)} is damaged"
-                    again = "the next run does that file again"
-                    findings.append(f"{what}, at byte {start:,}: {again}")
+            if sound and (findings is None or self.outcome_at(start) is not None):
+                continue
+            self.lossy = True
+            batch[number] = path, start, failed, False, facts
+            if findings is not None:
+                what = f"the {'failure' if failed else 'value'} of {quoted(path)} is damaged"
+                again = "the next run does that file again"
+                findings.append(f"{what}, at byte {start:,}: {again}")
 
 
 class Index:
-    """Where each path's last record starts.
+    """Where each path's last record starts, as far as a file was read.
 
     Attributes:
+        starts: of results, and of failures.
         last: where the last record of all starts.
-        sound: whether every record was, as far as that was looked at.
+        end: where the next one will.
+        committed: what is known to be, before it.
+        unverified: where the records start whose values were too large to be looked at.
+        lossy: whether there was something that is not sound before the last sound record.
     """
 
-    def __init__(self) -> None:
-        self.results: dict[str, int] = {}
-        self.failures: dict[str, int] = {}
+    def __init__(self, first: int) -> None:
+        self.starts: tuple[dict[str, int], dict[str, int]] = {}, {}
         self.last = 0
-        self.sound = True
+        self.end = self.committed = first
+        self.unverified: list[int] = []
+        self.lossy = False
+
+    def go_on(self, scan: Scan) -> None:
+        """Take note of the records that this scan, from the end on, finds."""
+        self.enter(scan.records())
+        self.end, self.committed = scan.end, scan.committed
+        self.unverified += scan.unverified
+        self.lossy = self.lossy or scan.lossy
 
     def enter(self, batches: Iterable[list[Found]]) -> None:
         """Take note of the next records."""
-        results, failures = self.results, self.failures
+        results, failures = self.starts
         for batch in batches:
             for path, start, failed, sound, _ in batch:
                 self.last = start
                 if not sound:  # as good as none, but what it stood instead of does not come back
-                    self.sound = False
                     failures.pop(path, None)
                     if not failed:
                         results.pop(path, None)

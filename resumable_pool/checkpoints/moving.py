@@ -20,19 +20,23 @@ class Moving:
     """Outcomes pass through it, and those of one folder come out as those of another.
 
     Knows the paths that have results and failures already: two may become one.
+
+    Attributes:
+        notes: what was done, a sentence each.
     """
 
     def __init__(
         self, old_start: str, new_start: str, results: Collection[str], failures: Collection[str]
     ) -> None:
+        self.notes: list[str] = []
         self._old, self._new = _as_start(old_start), _as_start(new_start)
         known = {*results, *failures}
-        if self._old == self._new or not any(map(self._moved, known)):
+        staying = {path for path in known if self._moved(path) is None}
+        if self._old == self._new or staying == known:
             example = f" (one of them is {quoted(min(known))})" if known else ""
             raise ValueError(f"no path starts with {quoted(old_start)}{example}: nothing was moved")
-        there = [*((path, True) for path in results), *((path, False) for path in failures)]
-        self._stay = {(path, ok) for path, ok in there if self._moved(path) is None}
-        self._number = self._left = 0
+        # What a result, and what a failure, must not be called then.
+        self._taken = {True: staying.intersection(results), False: staying}
 
     def _moved(self, path: str) -> str | None:
         """Its new name, if it gets one."""
@@ -43,25 +47,22 @@ class Moving:
 
     def __call__(self, outcomes: Iterable[Outcome[Any]]) -> Iterator[Outcome[Any]]:
         """The outcomes, as they are to be saved: all results, then all failures."""
+        number = left = 0
         for outcome in outcomes:
             path = self._moved(outcome.path)
             if path is None:
                 yield outcome
-            elif (path, True) in self._stay or (path, outcome.ok) in self._stay:
-                self._left += 1
+            elif path in self._taken[outcome.ok]:
+                left += 1
             else:
-                self._number += 1
+                number += 1
                 failure = outcome.failure and outcome.failure._replace(path=path)
                 yield outcome._replace(path=path, failure=failure)
-
-    def notes(self) -> Iterator[str]:
-        """What was done, a sentence each."""
-        yield (
-            f"{self._number:,} results and failures moved from {quoted(self._old)} to "
-            f"{quoted(self._new)}"
-        )
-        if self._left:
-            yield f"{self._left:,} were left out, because their new path has a result already"
+        places = f"from {quoted(self._old)} to {quoted(self._new)}"
+        self.notes.append(f"{number:,} results and failures moved {places}")
+        if left:
+            what = "were left out, because their new path has a result already"
+            self.notes.append(f"{left:,} {what}")
 
 
 def _as_start(folder: str) -> str:

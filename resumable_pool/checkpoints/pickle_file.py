@@ -21,12 +21,13 @@ or such a dict is converted.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import CheckpointError
-from ..records import Fingerprint, Outcome, quoted
+from ..records import Fingerprint, Outcome
 from ..values import Encoder
 from . import pickle_record as layout
 from .disk import write_at
@@ -54,30 +55,29 @@ class PickleFile(LogFile):
             plain = fd >= 0 and layout.may_be_plain(fd)
         return not plain and super()._is_settled()
 
-    def _recover(self, notes: list[str]) -> bool:
-        return not layout.may_be_plain(self._file.fileno()) and super()._recover(notes)
+    def _begin(self, notes: list[str]) -> bool:
+        return not layout.may_be_plain(self._file.fileno()) and super()._begin(notes)
 
     def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
         return read_plain(fd, self.path) if layout.may_be_plain(fd) else super()._content(fd, notes)
 
     # Our own bytes.
 
-    @staticmethod
-    def _told(facts: tuple[Any, ...]) -> tuple[float, int, int]:
-        metadata = layout.Metadata._make(facts)
-        return metadata.seconds, metadata.attempts, metadata.length
+    _told = operator.itemgetter(
+        *map(layout.Metadata._fields.index, ("seconds", "attempts", "length"))
+    )
 
     def _recognise(self, fd: int, findings: list[str] | None = None) -> None:
         try:
             self._header = layout.read_header(fd, self.path)
-        except CheckpointError as error:
+        except CheckpointError:
             header = None if findings is None else layout.header_of_records(fd)
             if findings is None or header is None:
                 raise
             self._header = header
-            findings.append(f"{quoted(self.path)} {error.reason}")
+            findings.append("its header is not what was written")
 
-    def _scan(self, fd: int, start: int, committed: int) -> layout.PickleScan:
+    def _scan(self, fd: int, start: int = _first, committed: int = _first) -> layout.PickleScan:
         return layout.PickleScan(fd, self.path, start, committed, self._header)
 
     def encoder(self) -> Encoder:
@@ -85,7 +85,7 @@ class PickleFile(LogFile):
 
     def fingerprint(self, path: str) -> Fingerprint:
         with self._reading() as fd:  # without reading the value
-            start = self._index.results[path]
+            start = self._index.starts[False][path]
             record = self._scan(fd, start, start).record_at(start)
         if record is None or record[0] != path:
             raise KeyError(path)

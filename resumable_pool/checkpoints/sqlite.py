@@ -47,10 +47,10 @@ from ..between import pipes
 from ..errors import CheckpointError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
-from ..values import UnstorableValue, json_or_pickle, read_value
+from ..values import UnstorableValue, json_or_pickle
 from . import lock
 from .base import Checkpoint, damaged, foreign, of_another_version
-from .copying import REWRITTEN, rewrite
+from .copying import REWRITTEN, discard, rewrite
 from .disk import force_folder, replace
 from .moving import Through
 
@@ -66,10 +66,12 @@ _APPLICATION = b"RPL1"
 _VERSION = 1
 _PAGE_SIZE = 4096
 _FACTS = "seconds REAL, attempts INTEGER, size INTEGER, mtime_ns INTEGER, finished_at REAL"
+_FACT_NAMES, _UNKNOWN = re.sub(" [A-Z]+", "", _FACTS), (0.0, 1, -1, -1, 0.0)
 _TABLES = {
     "results": f"path TEXT PRIMARY KEY, value, checksum INTEGER, {_FACTS}",
     "failures": f"path TEXT PRIMARY KEY, kind TEXT, message TEXT, traceback TEXT, {_FACTS}",
 }
+_NAMES = "results", "failures"  # by whether it is of failures
 _SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {int.from_bytes(_APPLICATION, "big")};
@@ -78,7 +80,7 @@ CREATE TABLE results ({_TABLES["results"]});
 CREATE TABLE failures ({_TABLES["failures"]});
 COMMIT;
 """
-_COLUMNS = {table: re.sub(" [A-Z]+", "", columns) for table, columns in _TABLES.items()}
+_COLUMNS = {table: re.sub(" [A-Z]+", "", declared) for table, declared in _TABLES.items()}
 _SAVE = {
     table: f"INSERT OR REPLACE INTO {table} ({columns}) VALUES (?{', ?' * columns.count(',')})"
     for table, columns in _COLUMNS.items()
@@ -101,9 +103,6 @@ class SqliteFile(Checkpoint):
     side_files = (*Checkpoint.side_files, *_JOURNALS, "-shm")
 
     _db: sqlite3.Connection | None = None  # the writer's
-
-    def __reduce__(self) -> tuple[type[SqliteFile], tuple[str]]:
-        return type(self), (self.path,)
 
     @staticmethod
     def encode(value: Any) -> bytes:
@@ -139,69 +138,34 @@ class SqliteFile(Checkpoint):
         with pipes.undivided(), self._reading() as db:
             yield db
 
-    def _row(self, db: sqlite3.Connection, table: str, columns: str, path: str) -> Any:
-        """What the table has of a path: that the index leads there proves nothing."""
-        number = f"(SELECT rowid AS number FROM {table} WHERE path = ?)"
-        row = f"{table} NOT INDEXED ON {table}.rowid = number"
-        query = f"SELECT path, {columns} FROM {number} LEFT JOIN {row}"
-        for found, *row_of_it in db.execute(query, (_stored(path),)):
-            if found != path.encode("utf-8", "surrogatepass"):
-                raise damaged(self.path, f"what it has under {quoted(path)} is for another file")
-            return row_of_it
-        raise KeyError(path)
-
-    def _data(self, db: sqlite3.Connection, path: str) -> bytes:
-        """The bytes of a value."""
-        data = _value_of(*self._row(db, "results", "value, checksum", path))
-        if data is None:
-            raise KeyError(path)
-        return data
-
-    def _paths(self, table: str) -> Collection[str]:
-        # Of the index, as those of `_row`; it has the rows' numbers as well. Closed, or a damaged
-        # path's traceback would keep them, and so the file, open.
-        query = f"SELECT path FROM {table} ORDER BY +rowid"
+    def _paths(self, failed: bool) -> Collection[str]:
+        # Of the index, which has the rows' numbers as well. Closed, or a damaged path's traceback
+        # would keep them, and so the file, open.
+        query = f"SELECT path FROM {_NAMES[failed]} ORDER BY +rowid"
         with self._looking_up() as db, contextlib.closing(db.execute(query)) as rows:
             return dict.fromkeys(_text_of(path) for (path,) in rows)
 
-    def completed(self) -> Collection[str]:
-        return self._paths("results")
-
-    def _failed(self) -> Collection[str]:
-        return self._paths("failures")
-
-    def _find(self, path: str, failed: bool | None) -> Outcome[Any]:
-        if failed is None:
-            with contextlib.suppress(KeyError):
-                return self._find(path, True)
-        table = "failures" if failed else "results"
+    def _find(self, path: str, failed: bool) -> Outcome[Any]:
         with self._looking_up() as db:
-            if not failed:
-                self._data(db, path)
-            return _outcome_of(table, self._row(db, table, _COLUMNS[table], path))
-
-    def read(self, path: str) -> Any:
-        with self._looking_up() as db:
-            data = self._data(db, path)
-        return read_value(data)
+            return _find(db, path, failed)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[str], Any]]:
         with self._reading() as db:
-            yield lambda path: read_value(self._data(db, path))
+            yield lambda path: _find(db, path, failed=False).value
 
     def fingerprint(self, path: str) -> Fingerprint:
-        with self._looking_up() as db:
-            return Fingerprint(*_numbers_of(self._row(db, "results", "size, mtime_ns", path)))
+        with self._looking_up() as db:  # without reading the value
+            return _facts_of(_row_of(db, "results", path, f"path, {_FACT_NAMES}"))[2]
 
     def entries(self) -> Iterator[Entry]:
         with self._reading() as db:
-            query = "SELECT path, seconds, attempts, length(value) FROM results WHERE path NOT IN"
-            for path, *facts in db.execute(f"{query} (SELECT path FROM failures)"):
-                yield Entry(_text_of(path), None, *_numbers_of(facts))
+            query = f"SELECT path, length(value), {_FACT_NAMES} FROM results WHERE path NOT IN"
+            for row in db.execute(f"{query} (SELECT path FROM failures)"):
+                yield Entry(_text_of(row[0]), None, *_facts_of(row)[:2], row[1] or 0)
             for row in db.execute(f"SELECT {_COLUMNS['failures']} FROM failures"):
-                path, _, _, failure, seconds, attempts, *_ = _outcome_of("failures", row)
-                yield Entry(path, failure, seconds, attempts, sum(map(len, row[1:4])))
+                outcome, size = _outcome_of("failures", row), sum(map(len, row[1:4]))
+                yield Entry(outcome.path, outcome.failure, outcome.seconds, outcome.attempts, size)
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         findings: list[str] = []
@@ -233,42 +197,34 @@ class SqliteFile(Checkpoint):
 
     # Writing.
 
-    def open(self) -> list[str]:
-        notes: list[str] = []
-        self._take(notes)
-        with self._or_release(), self._errors():
-            self._db = db = _writable(self.path)
-            self._status = os.stat(self.path)
-            self._wal = _set_mode(db, "wal")  # or this run does without
-            db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
-            db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
-        return notes
-
     def _take(self, notes: list[str]) -> None:
-        """Take the lock, and make a database if there is none."""
         self._notes = notes
         self._db = None
         self._wal = self._unsynced = False
         path = lock.lock_file(self.file)
         self._lock = lock.open_locked(path, b" ", lambda fd: lock.signer(path), notes)
-        with self._or_release():
-            lock.sign(self.file)
-            lock.remove_leftovers(self.file)
-            if _is_new(self.path):
-                self._set_journals_aside()
-                new = lock.new_name(self.file)
-                _make(new).close()  # in one step: whoever finds it finds it whole, and ours
-                replace(new, self.file)
-                force_folder(self.file)
 
-    @contextlib.contextmanager
-    def _or_release(self) -> Iterator[None]:
-        """Give up the lock if this fails."""
-        try:
-            yield
-        except BaseException:
-            self._release()
-            raise
+    def _begin(self, notes: list[str]) -> bool:
+        with self._errors():
+            db = self._connect()
+            self._status = os.stat(self.path)
+            self._wal = _set_mode(db, "wal")  # or this run does without
+            db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
+            db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
+        return True
+
+    def _connect(self) -> sqlite3.Connection:
+        """The database, for writing, made if there is none."""
+        lock.sign(self.file)
+        if _is_new(self.path):
+            self._set_journals_aside()
+            new = lock.new_name(self.file)
+            _make(new).close()  # in one step: whoever finds it finds it whole, and ours
+            replace(new, self.file)
+            force_folder(self.file)
+        _readable(self.path).close()  # refuses what is not ours, without changing it
+        self._db = _recognised(self.path, "mode=rw")
+        return self._db
 
     def _release(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -298,7 +254,7 @@ class SqliteFile(Checkpoint):
         with self._errors(), self._db as db:  # commits, or rolls back
             db.execute("BEGIN IMMEDIATE")
             for outcome in outcomes:
-                db.execute(_SAVE["results" if outcome.ok else "failures"], _row_of(outcome))
+                db.execute(_SAVE[_NAMES[not outcome.ok]], _as_row(outcome))
                 if outcome.ok:
                     db.execute("DELETE FROM failures WHERE path = ?", (_stored(outcome.path),))
         self._unsynced = True
@@ -322,10 +278,10 @@ class SqliteFile(Checkpoint):
     def _is_settled(self) -> bool:
         return not any(os.path.exists(self.file + end) for end in (lock.LOCK_FILE, *_JOURNALS))
 
-    def _rewrite(self, notes: list[str], through: Through | None = None) -> None:
+    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
         with contextlib.ExitStack() as stack, self._errors():
             try:
-                self._db = db = _writable(self.path)
+                db = self._connect()
                 for table, columns in _COLUMNS.items():
                     db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
             except _ERRORS as error:
@@ -333,8 +289,7 @@ class SqliteFile(Checkpoint):
                     raise
                 notes.append(f"{quoted(self.path)} is damaged: {error}")
                 db = stack.enter_context(_with_a_new_head(self.file))
-            outcomes = sound_outcomes(db, notes)
-            rewrite(self, through(outcomes) if through else outcomes, REWRITTEN, notes)
+            rewrite(self, through(sound_outcomes(db, notes)), REWRITTEN, notes)
 
     def make_way(self) -> None:
         # One file, without anything beside it that the new one would get.
@@ -362,18 +317,7 @@ def _text_of(stored: object) -> str:
     return stored.decode("utf-8", "surrogatepass")
 
 
-def _numbers_of(row: Sequence[Any]) -> Sequence[Any]:
-    if not all(isinstance(number, (int, float)) for number in row):
-        raise sqlite3.DatabaseError(f"{row!r} stand where numbers must be")
-    return row
-
-
-def _value_of(value: object, checksum: object) -> bytes | None:
-    """The worker's bytes; `None` if they are not what was saved."""
-    return value if isinstance(value, bytes) and crc32(value) == checksum else None
-
-
-def _row_of(outcome: Outcome[Any]) -> tuple[object, ...]:
+def _as_row(outcome: Outcome[Any]) -> tuple[object, ...]:
     """An outcome as a row of its table."""
     facts = outcome.seconds, outcome.attempts, *outcome.fingerprint, outcome.finished_at
     if outcome.failure is not None:
@@ -384,18 +328,60 @@ def _row_of(outcome: Outcome[Any]) -> tuple[object, ...]:
     return (_stored(outcome.path), value, outcome.checksum, *facts)
 
 
+def _facts_are_sound(row: Sequence[Any]) -> bool:
+    return all(isinstance(number, (int, float)) for number in row[-len(_UNKNOWN) :])
+
+
+def _facts_of(row: Sequence[Any]) -> tuple[float, int, Fingerprint, float]:
+    """What stands beside a value or a failure, as an outcome has it. If these are damaged, it is as
+    if nobody had known them: what they stand beside is worth more."""
+    facts = row[-len(_UNKNOWN) :] if _facts_are_sound(row) else _UNKNOWN
+    seconds, attempts, size, mtime_ns, finished_at = facts
+    return seconds, attempts, Fingerprint(size, mtime_ns), finished_at
+
+
 def _outcome_of(table: str, row: Sequence[Any]) -> Outcome[Any]:
-    """The outcome of a row of this table."""
-    path, (seconds, attempts, *found, at) = _text_of(row[0]), _numbers_of(row[-5:])
-    facts = seconds, attempts, Fingerprint(*found), at
+    """The outcome of a row of this table; `KeyError` if its value is not the one that was saved."""
+    path, facts = _text_of(row[0]), _facts_of(row)
     if table == "failures":
         kind: Any
         kind, message, traceback = map(_text_of, row[1:4])
-        failure = Failure(path, kind, message, traceback, attempts, seconds)
+        failure = Failure(path, kind, message, traceback, facts[1], facts[0])
         return Outcome(path, None, 0, failure, *facts)
-    if (data := _value_of(*row[1:3])) is None:
-        raise sqlite3.DatabaseError("the value is not the one that was saved")
-    return Outcome(path, data, row[2], None, *facts)
+    data, checksum = row[1:3]
+    if not isinstance(data, bytes) or crc32(data) != checksum:
+        raise KeyError(path)
+    return Outcome(path, data, checksum, None, *facts)
+
+
+def _find(db: sqlite3.Connection, path: str, failed: bool) -> Outcome[Any]:
+    """The outcome of this path; `KeyError` if there is none, or it is not what was saved."""
+    table = _NAMES[failed]
+    return _outcome_of(table, _row_of(db, table, path, _COLUMNS[table]))
+
+
+def _row_of(db: sqlite3.Connection, table: str, path: str, columns: str) -> Sequence[Any]:
+    stored = _stored(path)
+    found = db.execute(f"SELECT rowid FROM {table} WHERE path = ?", (stored,)).fetchone()
+    if found is None:
+        raise KeyError(path)
+    return _row_at(db, table, found[0], path.encode("utf-8", "surrogatepass"), columns)
+
+
+def _row_at(
+    db: sqlite3.Connection, table: str, number: int, path: object, columns: str
+) -> Sequence[Any]:
+    """What the table itself has at this number: that the index leads there proves nothing."""
+    query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?"
+    row: Sequence[Any] | None = db.execute(query, (number,)).fetchone()
+    if row is None or row[0] != path:
+        what = f"what it has under {quoted(_shown(path))} is for another file"
+        raise sqlite3.DatabaseError(what)
+    return row
+
+
+def _shown(path: object) -> str:
+    return path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
 
 
 # Connections.
@@ -409,10 +395,10 @@ def _is_new(path: str) -> bool:
         return True
 
 
-def _make(path: str, page_size: int = _PAGE_SIZE) -> sqlite3.Connection:
+def _make(path: str) -> sqlite3.Connection:
     """Make a new one, without results."""
     db = sqlite3.connect(path)
-    db.executescript(f"PRAGMA page_size={page_size}; PRAGMA journal_mode=memory; {_SCHEMA}")
+    db.executescript(f"PRAGMA page_size={_PAGE_SIZE}; PRAGMA journal_mode=memory; {_SCHEMA}")
     return db
 
 
@@ -466,12 +452,6 @@ def _readable(path: str) -> sqlite3.Connection:
     ) from why
 
 
-def _writable(path: str) -> sqlite3.Connection:
-    """A connection for writing."""
-    _readable(path).close()  # refuses what is not ours, without changing it
-    return _recognised(path, "mode=rw")
-
-
 def _set_mode(db: sqlite3.Connection, mode: str) -> bool:
     """Change the journal mode. Returns whether it is changed: not while somebody is reading.
 
@@ -520,20 +500,13 @@ def sound_outcomes(db: sqlite3.Connection, findings: list[str]) -> Iterator[Outc
     """All results and failures; notes which of them are damaged."""
     for table, columns in _COLUMNS.items():
         for number, path in sorted(_rows(db, table, findings).items()):
-            name = path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
-            damage = f"what is saved of {quoted(name)} in {table} is damaged"
+            damage = f"what is saved of {quoted(_shown(path))} in {table} is damaged"
             try:
-                query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?"
-                row = db.execute(query, (number,)).fetchone()
-                if row is None or row[0] != path:
-                    raise sqlite3.DatabaseError
-                with contextlib.suppress(*_ERRORS):
-                    yield _outcome_of(table, row)
-                    continue
-                # A value is worth more than what stands beside it.
-                yield _outcome_of(table, (*row[:-5], 0.0, 1, *Fingerprint(), 0.0))
-                findings.append(f"{damage}, but for the {table.removesuffix('s')} itself")
-            except _ERRORS:
+                row = _row_at(db, table, number, path, columns)
+                yield _outcome_of(table, row)
+                if not _facts_are_sound(row):
+                    findings.append(f"{damage}, but for the {table.removesuffix('s')} itself")
+            except (*_ERRORS, KeyError):
                 findings.append(damage)
 
 
@@ -557,22 +530,18 @@ def _with_a_new_head(path: str) -> Iterator[sqlite3.Connection]:
     what else there may be is told by checksums."""
     copy = lock.new_name(path)
     try:
-        with open(path, "rb") as old:
-            _make(copy, int.from_bytes(old.read(18)[16:], "big")).close()
-            with open(copy, "r+b") as new:
-                size = int.from_bytes(new.read(18)[16:], "big")  # of a page
-                new.seek(old.seek(size))
-                shutil.copyfileobj(old, new)
-                pages = new.seek(0, os.SEEK_END) // size
-                new.truncate(pages * size)
-                new.seek(28)
-                new.write(pages.to_bytes(4, "big"))
+        _make(copy).close()
+        with open(path, "rb") as old, open(copy, "r+b") as new:
+            new.seek(old.seek(_PAGE_SIZE))
+            shutil.copyfileobj(old, new)
+            pages = new.seek(0, os.SEEK_END) // _PAGE_SIZE
+            new.truncate(pages * _PAGE_SIZE)
+            new.seek(28)
+            new.write(pages.to_bytes(4, "big"))
         for end in _JOURNALS:
             if os.path.exists(path + end):
                 shutil.copyfile(path + end, copy + end)
         with contextlib.closing(_connect(copy, "mode=rw")) as db:
             yield db
     finally:
-        for end in ("", *SqliteFile.side_files):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(copy + end)
+        discard(SqliteFile(copy))
