@@ -68,7 +68,7 @@ FEATURES = {
     "platform": {
         "options", "errors", "files", "__main__", "run.stopping", "run.workers",
         "worker.process", "between.children", "between.clock", "between.pipes", "between.system",
-        "between.waiting", "checkpoints.disk", "checkpoints.lock",
+        "checkpoints.disk", "checkpoints.lock",
     },
 }  # fmt: skip
 
