@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from .conftest import not_on_windows
 pytestmark = not_on_windows("the worker's and the saver's pipes are in one process here")
 
 PACKAGE = os.path.dirname(resumable_pool.__file__) + os.sep
-CONTEXT = multiprocessing.get_context("spawn")
 FILES = 20
 
 # A value in the middle of a batch: calls of our own functions, and how often one of another file
@@ -80,7 +78,7 @@ def make_pipe() -> Iterator[Callable[[], Any]]:
     made = []
 
     def make() -> Any:
-        made.append(pipes.pipe(CONTEXT, duplex=False))
+        made.append(pipes.pipe(duplex=False))
         return made[-1]
 
     yield make

@@ -29,7 +29,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[forks.Connection, forks.Connection]]:
-    ends = forks.pipe(CONTEXT, duplex=False)
+    ends = forks.pipe(duplex=False)
     yield ends
     forks.close(*ends)
 
@@ -122,7 +122,7 @@ def test_a_large_value_arrives_whole(pipe: tuple[forks.Connection, forks.Connect
 
 def test_a_bell_that_is_rung_again_and_again_keeps_nobody() -> None:
     """Also from a handler that interrupts the ringing."""
-    bell = forks.Bell(CONTEXT)
+    bell = forks.Bell()
     before = signal.signal(signal.SIGINT, lambda *_: bell.ring())
     try:
         for _ in range(10_000):

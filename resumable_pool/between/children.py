@@ -97,9 +97,9 @@ class Child:
         keep_script_known()
         made: list[Connection] = []
         try:
-            theirs, ours = pipes.pipe(context, duplex)
+            theirs, ours = pipes.pipe(duplex)
             made += theirs, ours
-            self.heard, said = pipes.pipe(context, duplex=False)
+            self.heard, said = pipes.pipe(duplex=False)
             made += self.heard, said
             kept = (theirs, said, *ends)
             # Every concrete context has a Process, though not its base. Never daemonic, because a

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 from ..values import Bytes
@@ -62,13 +61,13 @@ def undivided() -> threading.RLock:
     return _guard
 
 
-def pipe(context: BaseContext, duplex: bool) -> tuple[Connection, Connection]:
-    """`context.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex one."""
+def pipe(duplex: bool) -> tuple[Connection, Connection]:
+    """`multiprocessing.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex
+    one."""
     with _guard:
-        made: Any = context.Pipe(duplex)  # PipeConnections on Windows
+        reader, writer = made = multiprocessing.connection.Pipe(duplex)
         _ends.update(made)
-    ends: tuple[Connection, Connection] = made
-    return ends
+    return reader, writer  # type: ignore[return-value, unused-ignore]  # others on Windows
 
 
 def enter(end: End) -> End:
@@ -348,8 +347,8 @@ else:
             handle: ready for `wait` when it has been rung.
         """
 
-        def __init__(self, context: BaseContext) -> None:
-            self.handle, self._writer = pipe(context, duplex=False)
+        def __init__(self) -> None:
+            self.handle, self._writer = pipe(duplex=False)
             never_wait(self.handle, self._writer)
 
         def ring(self) -> None:

@@ -188,7 +188,7 @@ if sys.platform == "win32":
             handle: ready for `wait` when it has been rung.
         """
 
-        def __init__(self, context: BaseContext | None, name: str | None = None) -> None:
+        def __init__(self, name: str | None = None) -> None:
             self.handle: Any = _kernel32.CreateEventW(None, True, False, name)
 
         def ring(self) -> None:
@@ -208,7 +208,7 @@ if sys.platform == "win32":
         the window, or by the end of a session. Then there are five seconds. Lives in the runner."""
 
         def __init__(self, tell: Callable[[], None]) -> None:
-            self._closed, self._over = _console_closed(os.getpid()), Bell(None)
+            self._closed, self._over = _console_closed(os.getpid()), Bell()
             self._handler = _HANDLER(self._hear)
             _kernel32.SetConsoleCtrlHandler(self._handler, True)
             self._thread = threading.Thread(target=self._wait, args=[tell], daemon=True)
@@ -235,7 +235,7 @@ if sys.platform == "win32":
 
     def _console_closed(runner: int) -> Bell:
         """What the processes of a runner's share. Made by whoever asks first."""
-        return Bell(None, f"Local\\resumable_pool.console_closed.{runner}")
+        return Bell(f"Local\\resumable_pool.console_closed.{runner}")
 
 else:
     import multiprocessing.forkserver

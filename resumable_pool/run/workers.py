@@ -302,7 +302,7 @@ class Crew(dict[int, Worker]):
 
     def _pipe_to_saver(self, serial: int) -> Connection:
         """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""
-        results, writer = pipes.pipe(self._context, duplex=False)
+        results, writer = pipes.pipe(duplex=False)
         self._saver.watch(serial, results)
         return writer
 

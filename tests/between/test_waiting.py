@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -17,7 +16,6 @@ from resumable_pool.between import pipes
 from resumable_pool.between.frames import FrameReader, frame
 from resumable_pool.between.waiting import PipeWriter, Waiter
 
-CONTEXT = multiprocessing.get_context("spawn")
 LARGE = os.urandom(1 << 20)  # more than any pipe holds
 
 Ends = tuple[Connection, Connection]
@@ -26,7 +24,7 @@ Ends = tuple[Connection, Connection]
 @pytest.fixture(params=[False, True], ids=["pipe", "socket"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     """One to read from and one to write to."""
-    reader, writer = pipes.pipe(CONTEXT, duplex=request.param)
+    reader, writer = pipes.pipe(duplex=request.param)
     yield reader, writer
     pipes.close(reader, writer)
 
@@ -120,7 +118,7 @@ def test_it_is_closed_when_all_is_written(ends: Ends, waiter: Waiter) -> None:
 
 def test_nobody_reads_any_more(ends: Ends, waiter: Waiter) -> None:
     """What was to be written is forgotten; an end that was to be handed over is still ours."""
-    other, other_writer = pipes.pipe(CONTEXT, duplex=False)
+    other, other_writer = pipes.pipe(duplex=False)
     writer = PipeWriter(ends[1], waiter)
     writer.write(frame(LARGE))
     writer.write(frame(pickle.dumps(pipes.to_hand_over(other, os.getpid()))), other)
@@ -164,9 +162,9 @@ def impatient_sockets() -> Iterator[None]:
 def test_ends_are_handed_over(waiter: Waiter) -> None:
     """Each with its message, though that waits behind others; the sender still has it. Also where a
     time limit is set for all sockets."""
-    ours, theirs = pipes.pipe(CONTEXT, duplex=True)
+    ours, theirs = pipes.pipe(duplex=True)
     writer, reader = PipeWriter(ours, waiter), FrameReader(theirs, bytes)
-    made = [pipes.pipe(CONTEXT, duplex=False) for _ in range(40)]
+    made = [pipes.pipe(duplex=False) for _ in range(40)]
     for end, _ in made:
         writer.write(frame(LARGE[:20_000]))
         writer.write(frame(pickle.dumps(pipes.to_hand_over(end, os.getpid()))), end)

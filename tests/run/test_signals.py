@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import threading
 from multiprocessing.connection import wait
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 def test_more_requests_than_a_pipe_holds_keep_nobody_waiting() -> None:
     """Whoever asks goes on, and each of them is taken once."""
-    requests = StopRequests(multiprocessing.get_context())
+    requests = StopRequests()
     asking = threading.Thread(target=lambda: [requests.ask() for _ in range(20_000)])
     asking.start()
     asking.join(PATIENCE)
@@ -33,7 +32,7 @@ def test_more_requests_than_a_pipe_holds_keep_nobody_waiting() -> None:
 
 def test_a_request_after_the_end_is_nobodys() -> None:
     """A thread may ask at any moment."""
-    requests = StopRequests(multiprocessing.get_context())
+    requests = StopRequests()
     requests.deliver()
     requests.ask()
     assert not requests.signals
@@ -44,7 +43,7 @@ def test_runs_that_overlap_in_a_thread_leave_no_handler_behind(first_to_end: int
     """Two loops may be taken in turns. A signal is for the one that is still there."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        both = [StopRequests(multiprocessing.get_context()) for _ in range(2)]
+        both = [StopRequests() for _ in range(2)]
         for requests in both:
             requests.__enter__()
         ended, living = both[first_to_end], both[1 - first_to_end]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from resumable_pool.between import pipes as forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
-CONTEXT = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 PATIENCE_SECONDS = 30  # for what must come at once
 
 
@@ -55,7 +53,7 @@ def _child() -> Iterator[None]:
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[Connection, Connection]]:
-    reader, writer = forks.pipe(CONTEXT, duplex=False)
+    reader, writer = forks.pipe(duplex=False)
     yield reader, writer
     forks.close(reader, writer)
 
@@ -133,9 +131,7 @@ def test_another_threads_child_gets_nothing(pipe: tuple[Connection, Connection])
 
 def test_only_the_other_ends_are_closed() -> None:
     """A child keeps the end that it was given of one pipe, and none of another."""
-    (given, given_writer), (other, other_writer) = (
-        forks.pipe(CONTEXT, duplex=False) for _ in range(2)
-    )
+    (given, given_writer), (other, other_writer) = (forks.pipe(duplex=False) for _ in range(2))
     with _child_with(given_writer):
         forks.close(given_writer, other_writer)
         assert not _is_at_its_end(given)

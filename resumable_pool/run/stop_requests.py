@@ -1,0 +1,313 @@
+"""Requests to stop a run, from signals and from other threads. They are noted during the run, and
+the signals are delivered afterwards, so that they interrupt nothing.
+
+A `KeyboardInterrupt` can strike between any two instructions, for instance while a process is being
+started, and leave a child that nobody knows about. So the handler only notes the signal and wakes
+the loop, and the signal has its usual effect once the run has ended.
+
+Knows nothing of what a stop means to a run.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from types import FrameType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from ..between import children, pipes, system
+from ..between.clock import NEVER, monotonic
+from ..errors import ResumablePoolError
+
+Item = TypeVar("Item")
+
+
+class Inbox(Generic[Item]):
+    """Items in the order in which they came, and a pipe that wakes who waits for them.
+
+    Attributes:
+        wakener: ready for `multiprocessing.connection.wait` when there is something.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self._bell: pipes.Bell | None = pipes.Bell()
+        self.wakener = self._bell.handle
+        # Or the bell could be closed, and its number be another's, in the middle of `put`.
+        self._guard = threading.RLock()
+
+    def put(self, item: Item) -> None:
+        """From any thread and any signal handler; after `close` it wakes nobody."""
+        self._items.append(item)
+        with self._guard:
+            if self._bell is not None:
+                self._bell.ring()
+
+    def take(self) -> Iterator[Item]:
+        """All that is there; `wakener` is ready again only after the next. Nothing is held here
+        afterwards."""
+        if self._bell is not None:
+            self._bell.hush()
+        while self._items:
+            yield self._items.popleft()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._guard:
+            bell, self._bell = self._bell, None
+            if bell is not None:
+                bell.close()
+
+
+# Those that ask a program to end: no system has all of them.
+_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+]
+
+# What `take` names requests that are no signals.
+BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
+CONSOLE_CLOSED = "the console was closed"
+
+
+class StopRequests:
+    """Notes SIGINT, SIGTERM, SIGHUP, Ctrl-Break and a closed console while it is entered, but not
+    the signals that are ignored (by `nohup`, or in a script's background job), and not outside of
+    the main thread, where signals do not arrive.
+
+    Attributes:
+        wakener: ready for `multiprocessing.connection.wait` when something has been asked for.
+    """
+
+    def __init__(self, seconds: float = NEVER) -> None:
+        """`seconds`: after so many, a stop is requested by itself."""
+        # Not by a clock that stands still with the machine: whoever has set this time does not.
+        self._over_at = monotonic() + seconds
+        # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
+        # the moment before the wait begins is seen at the loop's next tick.)
+        self._new: Inbox[str] = Inbox()
+        self.wakener = self._new.wakener
+        self._pid = os.getpid()
+        self._before: dict[int, Any] = {}
+        self._signals: list[int] = []
+        self._ended = False
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                before = signal.getsignal(signum)
+                if before not in (signal.SIG_IGN, None):
+                    self._before[signum] = before
+                    signal.signal(signum, self._note)
+                    self._undo.callback(self._put_back, signum)
+            self._undo.callback(system.ConsoleEnd(self._note_console_closed).close)
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Put the handlers back. (A signal may come right now, and its handler raise.)"""
+        self._ended = True
+        self._undo.close()
+
+    def _put_back(self, signum: int) -> None:
+        in_main = threading.current_thread() is threading.main_thread()
+        # Another run, interleaved with this one, may have begun later and not ended yet.
+        if in_main and signal.getsignal(signum) == self._note:
+            signal.signal(signum, self._handler_before(signum))
+
+    def _handler_before(self, signum: int) -> Any:
+        """That of before, and not of a run that had begun earlier and has ended."""
+        handler = self._before[signum]
+        owner = getattr(handler, "__self__", None)
+        if isinstance(owner, StopRequests) and owner._ended:
+            return owner._handler_before(signum)
+        return handler
+
+    @property
+    def signals(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signals)
+
+    def take(self) -> Iterator[str]:
+        """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
+        yield from self._new.take()
+        if monotonic() >= self._over_at:
+            self._over_at = NEVER
+            yield TIME_OVER
+
+    @property
+    def seconds_left(self) -> float:
+        """In how many seconds the time will be over."""
+        return self._over_at - monotonic()
+
+    def ask(self) -> None:
+        """Ask for a stop, from any thread."""
+        self._new.put(BY_CALL)
+
+    def finish(self, steps: Iterator[object]) -> None:
+        """Ask for a stop, and take all further `steps`, so that everything is saved. Where a loop
+        over them has ended of itself, there are none."""
+        self.ask()
+        with contextlib.suppress(ValueError):  # it goes on in another thread
+            for _ in steps:
+                pass
+
+    def deliver(self) -> None:
+        """After the run: give it up, and let the signals that came have their normal effect.
+
+        Raises:
+            KeyboardInterrupt: that of SIGINT. Whatever a handler of the program's raises.
+            SystemExit: the system spares this process the normal effect, which is to die of the
+                signal, because it is the first of its container; so it leaves with a shell's status
+                for that.
+        """
+        self._new.close()
+        _deliver(*dict.fromkeys(self._signals))
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        # In a child that another thread of the program has forked, or when the run has ended in
+        # another thread than it began in, where handlers cannot be put back:
+        if os.getpid() != self._pid or self._ended:
+            signal.signal(signum, self._handler_before(signum))
+            _take_effect(signum, frame)
+            return
+        self._signals.append(signum)
+        self._new.put(signal.Signals(signum).name)
+
+    def _note_console_closed(self) -> None:
+        """Windows only. It takes the effect of SIGBREAK, as in C."""
+        self._signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
+        self._new.put(CONSOLE_CLOSED)
+
+
+def _deliver(*signums: int) -> None:
+    """One after the other, the last one first, whatever their handlers raise. (An `ExitStack` would
+    take away the context of that: what the run has ended with.)"""
+    if signums:
+        *earlier, last = signums
+        try:
+            _take_effect(last, sys._getframe())
+        finally:
+            _deliver(*earlier)
+
+
+def _take_effect(signum: int, frame: FrameType | None) -> None:
+    """Do as the signal would have done, had it not been noted."""
+    handler = signal.getsignal(signum)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        # Not raised anew: who waits for it at the wake-up descriptor (asyncio) has heard it.
+        handler(signum, frame)
+        return
+    signal.raise_signal(signum)
+    if handler is signal.SIG_DFL:
+        raise SystemExit(128 + signum)
+
+
+# What says all that there is to say, so that our part of its traceback would only hide it.
+_SHORT = (KeyboardInterrupt, ResumablePoolError)
+
+
+class Loop(Iterator[Item]):
+    """What a `for` loop goes through: the items of a generator, which is closed when the loop is
+    left, whatever that raises.
+
+    Left by `break` or `return`, it is the garbage collector that closes it, and what that raises
+    would reach nobody. So when that is over, a signal's handler raises it in the main thread, in
+    the frame that left the loop: from the moment when this object is gone nothing written in Python
+    runs until Python looks for signals. (A thread that raises it later, or the trace function of
+    the frame, were refused: the one comes at any time, the other belongs to debuggers.) In another
+    thread nothing can raise it.
+    """
+
+    def __init__(self, items: Generator[Item, None, None]) -> None:
+        self._items = items
+        self._interrupt: _Interrupt | None = None
+
+    def __next__(self) -> Item:
+        try:
+            return next(self._items)
+        except _SHORT as error:
+            # The context of a Ctrl-C is what had gone wrong by then.
+            for one in (error, error.__context__):
+                if isinstance(one, _SHORT):
+                    one.__traceback__ = None
+            raise error
+
+    def close(self) -> None:
+        """Leave the loop here."""
+        self._items.close()
+
+    def __del__(self) -> None:
+        try:
+            self._items.close()
+        except BaseException as error:
+            if threading.current_thread() is threading.main_thread():
+                self._interrupt = _raise_at_interrupt(error)
+        del self  # or the error's traceback would hold it, as it holds this frame
+
+
+class _Interrupt:
+    """Makes Python call SIGINT's handler, soon after it is dropped."""
+
+    __del__ = staticmethod(_thread.interrupt_main)
+
+
+def _raise_at_interrupt(error: BaseException) -> _Interrupt:
+    """In the main thread."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def raise_it(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
+            _end_program(error)
+        raise error
+
+    signal.signal(signal.SIGINT, raise_it)
+    one: BaseException | None = error
+    while one is not None:  # that it came of closing a generator is of no interest
+        if isinstance(one.__context__, GeneratorExit):
+            one.__context__ = None
+        one = one.__context__
+    return _Interrupt()
+
+
+# The first that runs when the main thread has nothing more to run: nobody could catch anything.
+_AFTER_THE_PROGRAM = threading._shutdown.__code__  # type: ignore[attr-defined]
+
+
+def _end_program(error: BaseException) -> NoReturn:
+    """As if the program had raised it in its last line."""
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+    children.leave_as_a_program()
+    if isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    status = error.code if isinstance(error, SystemExit) else 1
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
+
+
+@contextlib.contextmanager
+def broken_pipes_raise() -> Iterator[None]:
+    """Writing to a process that has died raises `BrokenPipeError` in this thread, also where the
+    program has set SIGPIPE to kill it (the usual idiom of command-line tools)."""
+    # Python ignores it unless told otherwise. Then nothing is held back: what an executor starts
+    # meanwhile would inherit that, and pass it on to its `yes | head`.
+    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        # What came meanwhile would be delivered with the old mask, so it is taken out first.
+        if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
