@@ -271,20 +271,12 @@ class ResumableRunner(Hooks[Result]):
             self._life = life
             life.callback(self._running.release)
             name = getattr(options.setup.function, "__name__", "files")
-<<<<<<< HEAD
             screen = screen_for(options.progress, sys.stderr, name)
-            requests = self._stop_requests = StopRequests(options.context, options.stop_after)
+            requests = self._stop_requests = StopRequests(options.stop_after)
             life.push(functools.partial(self._let_go, requests, screen))
             where = quoted(self._checkpoint.path)
             log(INFO, f"a run of {name!r} begins, with the checkpoint {where}")
             with screen.looks_for_files() as told:
-=======
-            story = Story(screen_for(options.progress, sys.stderr, name))
-            requests = self._stop_requests = StopRequests(options.stop_after)
-            life.push(functools.partial(self._let_go, requests, story))
-            story.begins(name, self._checkpoint.path)
-            with story.looks_for_files() as told:
->>>>>>> df70d45 (A pipe needs no context)
                 files, note = self._files(told)
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
                 screen.announce(text)

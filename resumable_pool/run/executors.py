@@ -73,11 +73,6 @@ class FarCrew(Crew):
         self._broken = False
 
     def _start(self, serial: int, place: int) -> Worker:
-<<<<<<< HEAD
-=======
-        if self._inbox is None:
-            self._inbox = Inbox()
->>>>>>> df70d45 (A pipe needs no context)
         results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
         worker = Worker(serial, place, Slot(self, serial, results), self._setup)
         worker.note_ready()  # it needs no initializer

@@ -26,7 +26,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -136,14 +135,14 @@ class StopRequests:
             the loop is to be woken.
     """
 
-    def __init__(self, context: BaseContext, seconds: float = NEVER) -> None:
+    def __init__(self, seconds: float = NEVER) -> None:
         """`seconds`: after so many, a stop is requested by itself."""
         # Not by a clock that stands still with the machine: whoever has set this time does not.
         self._over_at = monotonic() + seconds
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
         # the moment before the wait begins is seen at the loop's next tick.)
         self._new: deque[str] = deque()
-        self._bell: pipes.Bell | None = pipes.Bell(context)
+        self._bell: pipes.Bell | None = pipes.Bell()
         self.wakener = self._bell.handle
         # Or the bell could be closed, and its number be another's, in the middle of `wake`.
         self._guard = threading.RLock()

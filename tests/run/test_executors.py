@@ -682,13 +682,8 @@ def test_what_never_comes_back_can_be_abandoned(folder: Path) -> None:
 
 def test_what_comes_back_in_another_thread_wakes_the_loop() -> None:
     """It waits for that, and for nothing shorter."""
-<<<<<<< HEAD
-    requests = StopRequests(multiprocessing.get_context())
+    requests = StopRequests()
     thread = threading.Thread(target=requests.wake)
-=======
-    inbox: Inbox[int] = Inbox()
-    thread = threading.Thread(target=inbox.put, args=(7,))
->>>>>>> df70d45 (A pipe needs no context)
     thread.start()
     assert wait([requests.wakener], PATIENCE)
     thread.join()
