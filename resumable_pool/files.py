@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fnmatch
 import glob
-import itertools
 import os
 import stat
 import sys
@@ -59,10 +58,9 @@ def _as_text(path: Any, what: str) -> str:
 
 def here() -> str:
     """The current directory, or `""` where it is gone: only relative paths need it."""
-    try:
+    with contextlib.suppress(OSError):
         return os.getcwd()
-    except OSError:
-        return ""
+    return ""
 
 
 def as_key(path: str) -> str:
@@ -76,9 +74,6 @@ def as_key(path: str) -> str:
 
 # Is told how many have been found so far: listing may take long.
 Told = Callable[[int], None]
-
-# So many entries of a folder are read between two times.
-_TELL_EVERY = 5_000
 
 # What says that nothing is there, or that nobody may look. Any other error (a disk that fails, a
 # server that is away, no descriptor left) is raised: half a list would look like a whole one, and a
@@ -188,44 +183,45 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         head, tail = pattern, "*"
     paths: set[str] = set()  # `*/../x` names one folder in many ways
     above = os.path.join(os.curdir, head)
-    for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
+    for folder, entries in _folders(above):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
         paths.update(start + name for name in _named(entries, tail, os.DirEntry.is_file))
+        told(len(paths))
     return paths
 
 
 _Entries = dict[str, "os.DirEntry[str]"]
 
 
-def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
     # There is no more above a drive, and what looks like a glob in its name (`\\?\C:\`) is none.
     if above == pattern or not glob.has_magic(pattern):
-        yield from _folder(pattern, told)
+        yield from _folder(pattern)
         return
-    for folder, entries in _folders(above, told):
+    for folder, entries in _folders(above):
         if last == "**":
-            yield from _all_below(folder, entries, told)
+            yield from _all_below(folder, entries)
             continue
         magic = glob.has_magic(last)
         for name in _named(entries, last, os.DirEntry.is_dir) if magic else [last]:
-            yield from _folder(os.path.join(folder, name), told)
+            yield from _folder(os.path.join(folder, name))
 
 
-def _folder(path: str, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _folder(path: str) -> Iterator[tuple[str, _Entries]]:
     """This one, if it is one."""
     if stat.S_ISDIR(_mode(inside := os.path.join(path, ""))):
-        yield inside, _entries(inside, told)
+        yield inside, _entries(inside)
 
 
-def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _all_below(folder: str, entries: _Entries) -> Iterator[tuple[str, _Entries]]:
     """The folder, and all that are in it."""
     yield folder, entries
     for name in _named(entries, "*", os.DirEntry.is_dir):
         if not _leads_up(entries[name]):
             inside = os.path.join(folder, name, "")
-            yield from _all_below(inside, _entries(inside, told), told)
+            yield from _all_below(inside, _entries(inside))
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
@@ -241,17 +237,14 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _entries(folder: str, told: Told) -> _Entries:
+def _entries(folder: str) -> _Entries:
     """What is in the folder, by name; nothing if nobody may look."""
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
-    entries: _Entries = {}
     with _nothing_where_nobody_may_look(), os.scandir(inside) as found:
-        while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
-            entries |= some
-            told(len(entries))
-    return entries
+        return {entry.name: entry for entry in found}
+    return {}
 
 
 @contextlib.contextmanager

@@ -46,12 +46,14 @@ def _bool(name: str, value: Any) -> bool:
     return value
 
 
-def _at_least(least: int) -> Rule:
+def _at_least(least: int, most: int = sys.maxsize) -> Rule:
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an int, not {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
+        if value > most:
+            raise ValueError(f"{name} can be at most {most} here, not {value}")
         return value
 
     return check
@@ -122,7 +124,7 @@ class Options(NamedTuple):
 
     setup: Setup
     context: BaseContext
-    max_workers: int
+    max_workers: Annotated[int, _or(None, _at_least(1, _MOST_WORKERS))]
     pattern: Annotated[str | list[str], lambda name, value: check_pattern(value)]
     checkpoint: Annotated[Checkpoint, _checkpoint]
     max_tasks_per_child: Annotated[int | None, _or(None, _at_least(1))]
@@ -162,24 +164,19 @@ def check_options(given: SimpleNamespace) -> Options:
     for name, reason in _NOT_WITH_EXECUTOR.items():
         if given.executor is not None and (value := getattr(given, name)) is not None:
             raise ValueError(f"{name}={value!r} cannot be combined with an executor: {reason}")
-    max_workers = _or(_usual_workers(given.executor), _at_least(1))(
-        "max_workers", given.max_workers
-    )
-    if max_workers > _MOST_WORKERS:
-        raise ValueError(f"max_workers can be at most {_MOST_WORKERS} here, not {max_workers}")
+    checked["max_workers"] = checked["max_workers"] or _usual_workers(given.executor)
     setup = _setup(given, checked["timeout"], checked["rerun_changed"])
     # With an executor only the saver is a process of ours, and it is not given the function.
-    sent = setup
-    if given.executor is not None:
-        sent = setup._replace(function=len, initializer=None, initargs=())
-    return Options(setup, context_for(given.mp_context, sent), max_workers, **checked)
+    sent = setup if given.executor is None else Setup(len, None, (), None)
+    return Options(setup, context_for(given.mp_context, sent), **checked)
 
 
 def _usual_workers(executor: Any) -> int:
-    if executor is None:
-        return min(usable_processors(), _MOST_WORKERS)
-    size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
-    return size if isinstance(size, int) and size > 0 else 2 * usable_processors()
+    usual = usable_processors()
+    if executor is not None:
+        size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
+        usual = size if isinstance(size, int) and size > 0 else 2 * usual
+    return min(usual, _MOST_WORKERS)
 
 
 def usable_processors() -> int:

@@ -66,7 +66,7 @@ FEATURES = {
     "bar": {"run.screen"},
     "plain_pickle": {"checkpoints.pickle_file", "checkpoints.plain_pickle"},
     "platform": {
-        "options", "errors", "files", "__main__", "run.stopping", "run.workers",
+        "options", "errors", "files", "run.stopping", "run.workers",
         "worker.process", "between.children", "between.clock", "between.pipes", "between.system",
         "checkpoints.disk", "checkpoints.lock",
     },
