@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pickle
 import sys
-import types
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from types import SimpleNamespace
@@ -216,14 +215,15 @@ def _check_callable(name: str, given: Any) -> None:
 def _check_takes_a_path(function: Any) -> None:
     import inspect
 
-    if isinstance(function, (types.FunctionType, types.MethodType)):  # others are not always known
-        try:
-            inspect.signature(function, follow_wrapped=False).bind("path")
-        except TypeError:
-            raise TypeError(
-                f"function {function!r} must take one argument, the path of a file: give it the "
-                "others beforehand, with functools.partial"
-            ) from None
+    try:
+        inspect.signature(function, follow_wrapped=False).bind("path")
+    except ValueError:  # native code, of which nobody knows
+        pass
+    except TypeError:
+        raise TypeError(
+            f"function {function!r} must take one argument, the path of a file: give it the others "
+            "beforehand, with functools.partial"
+        ) from None
 
 
 def context_for(mp_context: Any, setup: Setup) -> BaseContext:
