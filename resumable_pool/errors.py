@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from .records import quoted
+from .records import quoted, some_of
 
 # How a person ends a run.
 STOPS = "Ctrl-C" if sys.platform == "win32" else "Ctrl-C or SIGTERM"
-
-# Of the files that an executor had.
-_SHOWN_FILES = 5
 
 
 class ResumablePoolError(Exception):
@@ -128,9 +125,6 @@ class ExecutorError(ResumablePoolError):
         self.in_flight, self.broken = in_flight, broken
 
     def __str__(self) -> str:
-        files = ", ".join(map(repr, self.in_flight[:_SHOWN_FILES]))
-        more = len(self.in_flight) - _SHOWN_FILES
-        files += f" and {more} more" if more > 0 else ""
         if self.broken:
             what = "cannot continue"
             remedy = (
@@ -146,7 +140,7 @@ class ExecutorError(ResumablePoolError):
                 "be pickled? Fix that and run again"
             )
         what = f"the {self.executor} {what}: {self.reason.rstrip('.')}"
-        return self._text(f"{what}. It had {files}. {remedy}.")
+        return self._text(f"{what}. It had {some_of(self.in_flight)}. {remedy}.")
 
 
 class WorkerStartError(ResumablePoolError):

@@ -181,12 +181,15 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         return [normalised(pattern)] if _is_file(pattern) else []
     if tail == "**":
         head, tail = pattern, "*"
-    paths: set[str] = set()  # `*/../x` names one folder in many ways
+    seen: set[str] = set()
+    paths: list[str] = []
     above = os.path.join(os.curdir, head)
     for folder, entries in _folders(above):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
-        paths.update(start + name for name in _named(entries, tail, os.DirEntry.is_file))
-        told(len(paths))
+        if start not in seen:  # `*/../x` names one folder in many ways
+            seen.add(start)
+            paths += [start + name for name in _named(entries, tail, os.DirEntry.is_file)]
+            told(len(paths))
     return paths
 
 

@@ -22,6 +22,9 @@ FailureKind = Literal["error", "crashed", "timeout"]
 SHOWN_FAILURES = 10
 SHOWN_LENGTH = 200
 
+# Of the files that somebody had when it went wrong.
+SHOWN_PATHS = 5
+
 # What a failure says whose worker the system has killed, most often because memory was short.
 KILLED = "its worker was killed by SIGKILL"
 
@@ -272,6 +275,13 @@ def quoted(path: str) -> str:
 def from_here(path: str) -> str:
     """The same for one that is absolute, as it is called in the current folder."""
     return quoted(path.removeprefix(os.path.join(os.getcwd(), "")))
+
+
+def some_of(paths: Sequence[str]) -> str:
+    """The first few of them, in quotes, and how many more there are."""
+    more = len(paths) - SHOWN_PATHS
+    shown = ", ".join(map(quoted, paths[:SHOWN_PATHS]))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def explained(error: Exception) -> str:

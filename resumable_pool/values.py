@@ -5,7 +5,6 @@ Knows nothing of processes, or of where the bytes go.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import re
@@ -67,10 +66,9 @@ def pickle_value(value: Any) -> bytes:
     try:
         data = pickle.dumps(value, PROTOCOL)
     except BaseException as error:
-        # Over 4 GiB, or a type that insists on out-of-band buffers? If not, what protocol 3 said is
-        # the clearer of the two.
-        data = _in_newest_protocol(value) if isinstance(error, Exception) else b""
-        if not data:
+        try:  # Over 4 GiB, or a type that insists on out-of-band buffers?
+            data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except BaseException:  # what protocol 3 said is the clearer of the two
             raise UnstorableValue("the result cannot be pickled") from error
     two_lines = data.find(b"\n", data.find(b"\n") + 1) >= 0
     if data[1] != PROTOCOL or (two_lines and _may_name_a_global(data)):
@@ -89,12 +87,6 @@ def _may_name_a_global(data: bytes) -> bool:
     """
     # To look at all of a large value would take as long as unpickling it.
     return len(data) > _SMALL or any(part.count(b"\n") > 1 for part in data.split(b"\0"))
-
-
-def _in_newest_protocol(value: Any) -> bytes:
-    with contextlib.suppress(Exception):
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return b""
 
 
 def json_value(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from ..between.clock import NEVER
 from ..checkpoints import Checkpoint
 from ..hooks import Hooks
-from ..records import Outcome, quoted
+from ..records import Outcome, some_of
 from ..values import Encoded
 
 # Each time that the saver wakes it takes the processor from a worker. So when values come so fast
@@ -21,9 +21,6 @@ from ..values import Encoded
 NAP_SECONDS = 0.001
 SEVERAL = 2
 MUCH = 1 << 16
-
-# Of the files that a `save` of one's own was given when it raised.
-_SHOWN_GIVEN = 5
 
 
 class Saving:
@@ -120,10 +117,9 @@ class Saving:
         """Who saves elsewhere, and what it was given when it raised; `""` if nobody does."""
         if self._hooks is None:
             return ""
-        shown = ", ".join(quoted(outcome.path) for outcome in self._given[:_SHOWN_GIVEN])
-        more = len(self._given) - _SHOWN_GIVEN
-        given = f", which was given {shown}" if shown else ""
-        return type(self._hooks).__qualname__ + given + (f" and {more:,} more" if more > 0 else "")
+        given = some_of([outcome.path for outcome in self._given])
+        name = type(self._hooks).__qualname__
+        return f"{name}, which was given {given}" if given else name
 
     def close(self) -> None:
         """Give up the lock. Everything is saved."""
