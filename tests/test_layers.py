@@ -38,8 +38,8 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1101,  # the modules beside runner.py, and the front doors
-    "between": 1073,
+    "": 1086,  # the modules beside runner.py, and the front doors
+    "between": 1067,
     "checkpoints": 1943,
     "commands": 381,
     "run": 1887,
