@@ -25,7 +25,7 @@ Knows no process.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic
 
 from .checkpoints import Checkpoint
@@ -141,22 +141,3 @@ def completed_elsewhere(hooks: Hooks[Any]) -> list[str]:
     giver = f"{type(hooks).__name__}.load_completed()"
     rule, each = f"{giver} must return an iterable of paths", f"each path that {giver} returns"
     return [*map(as_key, check_paths(hooks.load_completed(), rule, each))]
-
-
-class ResultsElsewhere(Mapping[str, Any]):
-    """Path to value, by the hooks that know where values are."""
-
-    def __init__(self, hooks: Hooks[Any]) -> None:
-        self._hooks = hooks
-
-    def __getitem__(self, path: str) -> Any:
-        return self._hooks.read_result(as_key(path))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(completed_elsewhere(self._hooks))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return f"<{len(self):,} results, saved elsewhere>"

@@ -40,8 +40,9 @@ from .between.children import refuse_in_daemonic_process
 from .between.clock import monotonic
 from .between.pipes import Owned
 from .checkpoints import Checkpoint
+from .checkpoints.base import ByPath
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
-from .hooks import SAVER_HOOKS, Hooks, ResultsElsewhere, completed_elsewhere, overrides
+from .hooks import SAVER_HOOKS, Hooks, completed_elsewhere, overrides
 from .options import check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus, quoted
 from .run.books import Books, Finished
@@ -224,7 +225,8 @@ class ResumableRunner(Hooks[Result]):
         """Path to value, for every file that has one: read at each access, also while a run goes
         on."""
         if overrides(self, "save", "load_completed", "read_result"):
-            return ResultsElsewhere(self)
+            paths = functools.partial(completed_elsewhere, self)
+            return ByPath(paths, self.read_result, "results, saved elsewhere")
         return self._checkpoint
 
     @property

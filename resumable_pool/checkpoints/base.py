@@ -10,15 +10,14 @@ import errno
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
-from ..files import as_key
+from ..files import as_key, is_rooted
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
 from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, remove_leftovers
-from .moving import Moving, Through
 
 
 def foreign(path: str, why: str = "") -> CheckpointError:
@@ -213,9 +212,12 @@ class Checkpoint(Mapping[str, Any]):
     def sync(self) -> None:
         """When it returns, everything saved survives a power cut."""
 
-    @abstractmethod
     def close(self) -> None:
         """`sync`, and give up the lock."""
+        try:
+            self.sync()
+        finally:
+            self._release()
 
     def settle(self) -> list[str]:
         """Bring to its end what a saver that was killed has left half-done, so that readers without
@@ -262,7 +264,10 @@ class Checkpoint(Mapping[str, Any]):
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now: those that have not succeeded since. One that was
         done before, has changed and then failed keeps the value that it had."""
-        return Failures(self)
+        return ByPath(lambda: self._paths(True), self._failure, "failures")
+
+    def _failure(self, path: str) -> Failure | None:
+        return self._find(path, True).failure
 
     def fingerprint(self, path: str) -> Fingerprint:
         """Size and time of change that the input of `path` had when its value was made.
@@ -327,10 +332,19 @@ class Checkpoint(Mapping[str, Any]):
 
     # What a person asks.
 
-    @abstractmethod
     def check(self) -> list[str]:
         """Read all of it, with every checksum, and say what is wrong, a sentence each; nothing if
         all is well. Unpickles nothing. At any time, in any process."""
+        findings: list[str] = []
+        try:
+            self._check(findings)
+        except CheckpointError as error:
+            findings.append(f"{quoted(self.path)} {error.reason}")
+        return findings
+
+    @abstractmethod
+    def _check(self, findings: list[str]) -> None:
+        """Add to the findings."""
 
     def compact(self, through: Through = iter) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
@@ -377,28 +391,81 @@ class Checkpoint(Mapping[str, Any]):
         """Close the file, as far as that is needed to put another in its place; the lock stays."""
 
 
-class Failures(Mapping[str, Failure]):
-    """Path to `Failure`, read from a checkpoint at each access."""
+class ByPath(Mapping[str, Any]):
+    """Path to something: which there are, and each of them, is asked anew at each access."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(
+        self, paths: Callable[[], Collection[str]], find: Callable[[str], Any], what: str
+    ) -> None:
+        self._paths, self._find, self._what = paths, find, what
 
-    def _paths(self) -> Collection[str]:
-        return self._checkpoint._paths(failed=True)
-
-    def __getitem__(self, path: str) -> Failure:
-        failure = self._checkpoint.outcome(as_key(path), failed=True).failure
-        assert failure is not None
-        return failure
-
-    def __repr__(self) -> str:
-        return f"<{len(self):,} failures>"
-
-    def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and as_key(path) in self._paths()
+    def __getitem__(self, path: str) -> Any:
+        return self._find(as_key(path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._paths()))
 
     def __len__(self) -> int:
         return len(self._paths())
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self._what}>"
+
+
+# What outcomes may pass through while a checkpoint is rewritten.
+Through = Callable[[Iterable[Outcome[Any]]], Iterator[Outcome[Any]]]
+
+
+class Moving:
+    """Outcomes pass through it, and those of one folder come out as those of another.
+
+    Knows the paths that have results and failures already: two may become one.
+
+    Attributes:
+        notes: what was done, a sentence each.
+    """
+
+    def __init__(
+        self, old_start: str, new_start: str, results: Collection[str], failures: Collection[str]
+    ) -> None:
+        self.notes: list[str] = []
+        self._old, self._new = _as_start(old_start), _as_start(new_start)
+        known = {*results, *failures}
+        staying = {path for path in known if self._moved(path) is None}
+        if self._old == self._new or staying == known:
+            example = f" (one of them is {quoted(min(known))})" if known else ""
+            raise ValueError(f"no path starts with {quoted(old_start)}{example}: nothing was moved")
+        # What a result, and what a failure, must not be called then.
+        self._taken = {True: staying.intersection(results), False: staying}
+
+    def _moved(self, path: str) -> str | None:
+        """Its new name, if it gets one."""
+        if self._new and f"{path}/" == self._old:
+            return self._new[:-1]
+        there = path.startswith(self._old) and (self._old or not is_rooted(path))
+        return self._new + path[len(self._old) :] if there else None
+
+    def __call__(self, outcomes: Iterable[Outcome[Any]]) -> Iterator[Outcome[Any]]:
+        """The outcomes, as they are to be saved: all results, then all failures."""
+        number = left = 0
+        for outcome in outcomes:
+            path = self._moved(outcome.path)
+            if path is None:
+                yield outcome
+            elif path in self._taken[outcome.ok]:
+                left += 1
+            else:
+                number += 1
+                failure = outcome.failure and outcome.failure._replace(path=path)
+                yield outcome._replace(path=path, failure=failure)
+        places = f"from {quoted(self._old)} to {quoted(self._new)}"
+        self.notes.append(f"{number:,} results and failures moved {places}")
+        if left:
+            what = "were left out, because their new path has a result already"
+            self.notes.append(f"{left:,} {what}")
+
+
+def _as_start(folder: str) -> str:
+    """How the paths in this folder start."""
+    folder = as_key(os.path.normpath(folder)) if folder else ""
+    return "" if folder in ("", os.curdir) else f"{folder.rstrip('/')}/"

@@ -35,7 +35,7 @@ from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoder, json_value
 from .base import foreign, outcome_with, texts_of
 from .disk import read_at, write_at
-from .lock import sign, signer, unsign
+from .lock import unsign
 from .log_file import LogFile
 from .log_reader import Found, Scan
 
@@ -85,14 +85,8 @@ class JsonLines(LogFile):
     def _mark(self) -> int:
         return self._end - _MARK_FROM_END
 
-    def _sign(self, fd: int) -> None:
-        sign(self.path)
-
-    def _signer(self, fd: int) -> int | None:
-        return signer(self.path)
-
     def _release(self) -> None:
-        unsign(self.path)
+        unsign(self.file)
         super()._release()
 
 

@@ -24,15 +24,13 @@ from operator import itemgetter
 from typing import Any
 
 from ..between import pipes
-from ..errors import CheckpointError
 from ..records import Entry, Outcome, quoted
 from ..values import Bytes, Encoded
-from .base import Checkpoint, damaged
+from .base import Checkpoint, Through, damaged
 from .copying import REWRITTEN, rewrite
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
-from .lock import is_locked, open_locked, refuse_if_gone
+from .lock import is_locked, open_locked, refuse_if_gone, sign, signer
 from .log_reader import Index, Scan
-from .moving import Through
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
@@ -108,13 +106,13 @@ class LogFile(Checkpoint):
         """Where the byte is that is changed to say that everything up to `_end` is on the disk."""
         return self._commit
 
-    @abstractmethod
     def _sign(self, fd: int) -> None:
         """Write down that this process is the writer."""
+        sign(self.file)
 
-    @abstractmethod
     def _signer(self, fd: int) -> int | None:
         """The process that has signed last."""
+        return signer(self.file)
 
     # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
     # close, nothing to inherit.
@@ -219,22 +217,19 @@ class LogFile(Checkpoint):
 
     # Checking.
 
-    def check(self) -> list[str]:
-        findings: list[str] = []
+    def _check(self, findings: list[str]) -> None:
         with self._opened() as fd:
             if fd < 0:
-                return []
+                return
             before = _seen(fd)
-            try:
-                _, unfinished = self._look(fd, findings)
-            except CheckpointError as error:
-                return [*findings, f"{quoted(self.path)} {error.reason}"]
+            _, unfinished = self._look(fd, findings)
             # What is unfinished may be being written, or have been until a moment ago.
-            if not unfinished or is_locked(self.file):
-                return findings
-            if before == _seen(fd):
-                return findings + unfinished
-        return self.check()
+            if unfinished and not is_locked(self.file):
+                if before == _seen(fd):
+                    findings += unfinished
+                else:
+                    findings.clear()
+                    self._check(findings)
 
     def _look(self, fd: int, findings: list[str]) -> tuple[Iterable[Outcome[Any]], list[str]]:
         """Read every record, past all damage. Returns the last of each path, if sound, and what is

@@ -49,10 +49,9 @@ from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from . import lock
-from .base import Checkpoint, damaged, foreign, of_another_version
+from .base import Checkpoint, Through, damaged, foreign, of_another_version
 from .copying import REWRITTEN, discard, rewrite
 from .disk import force_folder, replace
-from .moving import Through
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
 LARGEST_VALUE = 999_000_000
@@ -183,17 +182,13 @@ class SqliteFile(Checkpoint):
         with self._looking_up() as db:
             return sum(number for (number,) in db.execute("SELECT count(*) FROM results"))
 
-    def check(self) -> list[str]:
-        findings: list[str] = []
-        try:
-            with self._reading() as db:
-                for _ in sound_outcomes(db, findings):
-                    pass
-                db.text_factory = str
-                findings += [text for (text,) in db.execute("PRAGMA integrity_check")]
-        except CheckpointError as error:
-            findings.append(f"{quoted(self.path)} {error.reason}")
-        return [finding for finding in findings if finding != "ok"]
+    def _check(self, findings: list[str]) -> None:
+        with self._reading() as db:
+            for _ in sound_outcomes(db, findings):
+                pass
+            db.text_factory = str
+            rows = db.execute("PRAGMA integrity_check")
+            findings += [finding for (finding,) in rows if finding != "ok"]
 
     # Writing.
 
@@ -268,12 +263,6 @@ class SqliteFile(Checkpoint):
                 self._db.execute(f"PRAGMA user_version={_VERSION}")  # any write will do
                 self._db.execute("PRAGMA synchronous=NORMAL")
         self._unsynced = False
-
-    def close(self) -> None:
-        try:
-            self.sync()
-        finally:
-            self._release()
 
     def _is_settled(self) -> bool:
         return not any(os.path.exists(self.file + end) for end in (lock.LOCK_FILE, *_JOURNALS))
