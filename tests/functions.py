@@ -337,7 +337,7 @@ def hang_without_a_word(path: str) -> None:
     stopped, and cannot."""
     if number_of(path) == 0:
         (worker,) = (o for o in gc.get_objects() if type(o).__name__ == "_InWorker")
-        os.write(worker._last_words.fileno(), b"Timeout (of another file)!\n")
+        os.write(worker._last_words, b"Timeout (of another file)!\n")
     else:
         os.kill(os.getpid(), signal.SIGSTOP)
 

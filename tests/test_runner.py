@@ -282,7 +282,7 @@ def size_of_pipe(path: str) -> int:
     import fcntl
 
     (worker,) = (o for o in gc.get_objects() if type(o).__name__ == "_InWorker")
-    size: int = fcntl.fcntl(worker._results.fileno(), fcntl.F_GETPIPE_SZ)
+    size: int = fcntl.fcntl(worker._results, fcntl.F_GETPIPE_SZ)
     return size
 
 

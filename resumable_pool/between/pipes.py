@@ -121,13 +121,16 @@ if sys.platform == "win32":
         view[:count] = reading.getbuffer() or b""
         return count
 
-    def write(end: Connection, *parts: Bytes) -> None:
-        """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
+    def write(number: int, *parts: Bytes) -> None:
+        """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
+        it any more."""
         if len(parts) > 1 and sum(map(len, parts)) < LARGE:
             parts = (b"".join(parts),)
         for part in parts:
             for begin in range(0, len(part), _CHUNK):
-                end.send_bytes(memoryview(part)[begin : begin + _CHUNK])
+                chunk = memoryview(part)[begin : begin + _CHUNK]
+                writing, _ = _winapi.WriteFile(number, chunk, overlapped=True)
+                writing.GetOverlappedResult(True)
 
     class Outlet:
         """Writes to an end what there is room for: here the system takes one piece at a time, in
@@ -255,13 +258,13 @@ else:
             raise EOFError
         return count
 
-    def write(end: Connection, *parts: Bytes) -> None:
-        """Return once the pipe has all of these; raises `OSError` when nobody reads it any more."""
-        fd = end.fileno()
-        written = os.writev(fd, parts)
-        for part in parts:  # a large one is not taken at once
+    def write(number: int, *parts: Bytes) -> None:
+        """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
+        it any more."""
+        written = os.writev(number, parts)
+        for part in parts:  # large ones are not taken at once
             while written < len(part):
-                written += os.write(fd, memoryview(part)[written:])
+                written += os.write(number, memoryview(part)[written:])
             written -= len(part)
 
     class Outlet:

@@ -16,6 +16,7 @@ workers, pipes or runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -313,9 +314,8 @@ else:
         hint = _HINTS.get(name)
         return f"was killed by {name}" + (f", {hint}" if hint else "")
 
-    def stop_alarm() -> None:
-        """In a worker: one file's must not go off in the next."""
-        signal.alarm(0)
+    # In a worker: one file's must not go off in the next.
+    stop_alarm = functools.partial(signal.alarm, 0)
 
     def stop_timers() -> None:
         """In a worker: all that a file may have started."""

@@ -43,19 +43,19 @@ def process_batch(
     setup: Setup,
     batch: Sequence[Task],
     before: Callable[[], object],
-    after: Callable[[], object],
+    after: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Sequence[Bytes], bool]]:
     """What comes of one path after the other: the frame of its outcome, with the record that the
     checkpoint will hold, and whether it is the last: after a failure the batch ends, and the runner
     decides how to go on. What raises becomes a value here, and only here.
 
     Args:
-        before: called before each call, and `after` when it has returned or raised.
+        before: called before each call, and `after`, if any, when it has returned or raised.
     """
     assert setup.encoder is not None
     function, (encode, record) = setup.function, setup.encoder
     look, found = setup.compared or len(batch) == 1, not_asked()
-    last = len(batch)
+    last, pid = len(batch), os.getpid()
     for number, (path, attempt) in enumerate(batch, 1):
         before()
         if look:
@@ -65,7 +65,10 @@ def process_batch(
             try:
                 pickled = encode(function(path))
             finally:
-                after()
+                if os.getpid() != pid:
+                    os._exit(0)  # it has forked, and this is the copy that returned as well
+                if after is not None:
+                    after()
             facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
             frame = value_frame(record((path, pickled, *facts)))
         except BaseException as error:
@@ -74,9 +77,3 @@ def process_batch(
             failed = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
             frame, last = [plain_frame(failed)], number
         yield frame, number == last
-
-
-def end_if_copy(pid: int) -> None:
-    """The function may have forked, and this be the copy that returned, or raised, as well."""
-    if os.getpid() != pid:
-        os._exit(0)

@@ -20,7 +20,7 @@ from ..between.clock import monotonic
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
 from ..values import name_script_main
-from .calling import end_if_copy, initialize, process_batch
+from .calling import initialize, process_batch
 
 # How many outcomes, how many seconds the batch took here, and the outcomes as bytes (frames.py).
 # A tuple, which every engine can carry.
@@ -55,10 +55,9 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
         return 0, 0.0, plain_frame(failed)
     begun = monotonic()
     before = functools.partial(_go_to, folder)
-    after = functools.partial(end_if_copy, os.getpid())
     frames: list[bytes] = []
     size = 0
-    for frame, last in process_batch(setup, batch, before, after):
+    for frame, last in process_batch(setup, batch, before):
         frames.append(b"".join(frame))
         size += len(frames[-1])
         if last or size >= _MOST_BYTES or monotonic() - begun >= _LONGEST_BATCH:

@@ -17,6 +17,7 @@ import functools
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NoReturn
@@ -27,7 +28,7 @@ from ..between.frames import BATCH_OVER, FrameReader, plain_frame
 from ..between.messages import BATCH_SECONDS, Setup, Task
 from ..between.waiting import Waiter
 from ..values import Bytes, name_script_main
-from .calling import end_if_copy, initialize, process_batch, start_failed
+from .calling import initialize, process_batch, start_failed
 
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
@@ -95,15 +96,14 @@ class _InWorker:
     ) -> None:
         self._tasks = FrameReader(tasks, bytes, waits=True)
         self._received: list[bytes] = []
-        self._last_words = last_words
-        self._results = results
+        self._last_words = last_words.fileno()
+        self._results = results.fileno()
         self._here = pipes.open_folder(folder)
-        ours = [end.fileno() for end in (tasks, results, last_words)]
+        ours = [tasks.fileno(), self._results, self._last_words]
         if isinstance(self._here, int):
             ours.append(self._here)
         self._identities = {number: pipes.identity(number) for number in ours}
         self._pid = os.getpid()
-        self._end_if_copy = functools.partial(end_if_copy, self._pid)
         self._outcomes = 0
         self._look_at = 0.0
 
@@ -133,7 +133,8 @@ class _InWorker:
         return initialize(setup) or setup
 
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
-        before, after = system.stop_alarm, self._end_if_copy
+        before: Callable[[], object] = system.stop_alarm
+        after = None
         if setup.timeout is not None or not all(path.startswith("/") for path, _ in batch):
             before = functools.partial(self._make_ready, setup)
         if setup.timeout is not None:
@@ -173,13 +174,12 @@ class _InWorker:
             # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
             # hinder it, and unlike a signal it interrupts nothing that may still succeed.
             with contextlib.suppress(RuntimeError):  # there can be no more threads
-                faulthandler.dump_traceback_later(setup.timeout, file=self._last_words.fileno())
+                faulthandler.dump_traceback_later(setup.timeout, file=self._last_words)
 
     def _tell_call_over(self, setup: Setup) -> None:
-        self._end_if_copy()  # where the watchdog does not run, cancelling it waits for ever
         if setup.watched:
             faulthandler.cancel_dump_traceback_later()
-        self._check(self._last_words.fileno())
+        self._check(self._last_words)
         with contextlib.suppress(OSError):  # nobody hears it
             pipes.write(self._last_words, CALL_OVER)
 
@@ -193,8 +193,9 @@ class _InWorker:
         return self._received.pop(0) if self._received else None
 
     def _send(self, message: messages.FromWorker) -> None:
-        self._end_if_copy()  # the initializer may have forked, too
-        self._check(self._results.fileno())
+        if os.getpid() != self._pid:
+            os._exit(0)  # the initializer has forked, and this is the copy
+        self._check(self._results)
         self._write(plain_frame(message))
 
     def _write(self, *parts: Bytes) -> None:
