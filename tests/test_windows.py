@@ -53,7 +53,7 @@ def test_a_pipe_closed_at_the_other_end_is_ready(
     """As on POSIX: that no more can come is found by reading."""
     reader, writer = pipe
     forks.close(writer)
-    assert forks.poll(reader)
+    assert forks.wait([reader], 0) == [reader]
     with pytest.raises(EOFError):
         reader.recv_bytes()
 

@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -207,8 +207,8 @@ if sys.platform == "win32":
         end: Any = multiprocessing.connection.PipeConnection(sent.detach(), writable=False)
         return enter(end)
 
-    def identity(number: int) -> object:
-        """What this end is. Nobody guesses the number of a handle, and closes it by mistake."""
+    def identities(numbers: Sequence[int]) -> object:
+        """What these ends are. Nobody guesses the number of a handle, and closes it by mistake."""
         return None
 
     def open_folder(folder: str) -> int | str:
@@ -324,14 +324,13 @@ else:
         finally:
             result.detach()
 
-    def identity(number: int) -> object:
-        """What this end or folder is, by its descriptor, which may be other than it was: a number
-        is easily closed by mistake, and then given to another. `None` if it is closed."""
+    def identities(numbers: Sequence[int]) -> object:
+        """What these ends and folders are, by their descriptors, which may be other than they were:
+        a number is easily closed by mistake, and then given to another. `None` if one is closed."""
         try:
-            status = os.fstat(number)
+            return [(status.st_dev, status.st_ino) for status in map(os.fstat, numbers)]
         except OSError:
             return None
-        return status.st_dev, status.st_ino
 
     def open_folder(folder: str) -> int | str:
         """What `os.chdir` takes: a descriptor, for which that needs a third of the time."""
@@ -381,11 +380,6 @@ else:
             return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(0, limit - _HIGH))
         except OSError:
             return os.dup(descriptor)
-
-
-def poll(end: Connection) -> bool:
-    """Whether `end` can be read without waiting: there is a message, or no more can come."""
-    return bool(wait([end], 0))
 
 
 def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:

@@ -5,9 +5,10 @@ what is saved and whose stream has ended. It ignores Ctrl-C and SIGTERM. It exit
 has closed its pipe (or is dead), every stream has ended and nothing is unsaved; until then it holds
 the checkpoint's lock.
 
-Each report wakes the runner, and takes a worker's processor for a moment. So values that arrive in
-the middle of a batch are only counted, and reported together. Everything else is reported at once,
-since somebody waits for it.
+Each time that the saver wakes, or wakes the runner by a report, it takes a worker's processor for a
+moment. So values that arrive in the middle of a batch are saved, and a millisecond later those that
+have come meanwhile; and they are only counted, and reported together. Everything else is reported
+at once, since somebody waits for it.
 
 Bytes in, bytes out: it never unpickles a value, and nothing that a worker or the runner does makes
 it wait for one of them. Knows nothing of the function, of what is still to do, or of retrying.
@@ -34,8 +35,11 @@ from .streams import Streams
 # How often to look whether workers still live when the runner is no more there to tell.
 ORPHAN_SECONDS = 1.0
 
-# Values in the middle of a batch are told at the latest after so long: the next file of the batch
-# may take its time.
+# Values in the middle of a batch: the nap after they were saved, in which more may come, unless so
+# many bytes have come that there is work enough; and when they are told at the latest, since the
+# next file of the batch may take its time.
+NAP_SECONDS = 0.001
+MUCH = 1 << 16
 REPORT_SECONDS = 0.05
 
 
@@ -105,11 +109,11 @@ class _InSaver:
         if self._orders.at_end:
             self._end_orphans()
         now = monotonic()
-        self._save(now)
+        size = self._save(now)
         if now >= self._tell_at:
             self._tell()
-        if self._saving.nap:
-            time.sleep(self._saving.nap)
+        elif 0 < size < MUCH:
+            time.sleep(NAP_SECONDS)
 
     # Orders.
 
@@ -139,9 +143,9 @@ class _InSaver:
 
     # Saving, and telling of it.
 
-    def _save(self, now: float) -> None:
-        """Save the values that have come, and note, in order, what the runner is to know of all
-        that has."""
+    def _save(self, now: float) -> int:
+        """Save the values that have come, of so many bytes, and note, in order, what the runner is
+        to know of all that has."""
         received, self._streams.received = self._streams.received, []
         records: list[Encoded] = []
         for worker, message in received:
@@ -155,6 +159,7 @@ class _InSaver:
         self._saved += saved
         if records or saved:
             self._tell_at = min(self._tell_at, now + REPORT_SECONDS)
+        return sum(map(len, records))
 
     def _tell(self) -> None:
         """Tell the runner, if there still is one; saving goes on without."""

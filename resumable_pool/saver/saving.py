@@ -14,14 +14,6 @@ from ..hooks import Hooks
 from ..records import Outcome, some_of
 from ..values import Encoded
 
-# Each time that the saver wakes it takes the processor from a worker. So when values come so fast
-# that there would be several in a nap of this length, it takes that nap and saves them together: a
-# run over quick files takes a sixth less time on two processors. Others are saved as they come, and
-# where so many bytes come there is work enough.
-NAP_SECONDS = 0.001
-SEVERAL = 2
-MUCH = 1 << 16
-
 
 class Saving:
     """Where outcomes go, and the values that wait until there are enough of them.
@@ -37,7 +29,6 @@ class Saving:
 
     Attributes:
         due: when there is something to do, if nothing comes.
-        nap: for how many seconds to let more values come, after those that were saved last.
         timeout: how long a file may take when the runner is no more there to end it.
     """
 
@@ -53,9 +44,7 @@ class Saving:
         self._begun = False
         self._given: Sequence[Outcome[Any]] = ()
         self._waiting: list[Encoded] = []  # the records of values
-        self._came_at = 0.0
         self._save_at = self._sync_at = self.due = NEVER
-        self.nap = 0.0
         self._synced_at = 0.0
 
     def begin(self) -> None:
@@ -91,20 +80,12 @@ class Saving:
             self.checkpoint.sync()
             self._synced_at, self._sync_at = now, NEVER
         self.due = min(self._save_at, self._sync_at)
-        self.nap = self._nap_after(records, now)
         return number
 
     def save_failure(self, outcome: Outcome[Any]) -> None:
         """Save a failure, at once."""
         self._give((self._hooks or self.checkpoint).save_failures, [outcome])
         self._sync_at = min(self._sync_at, self._synced_at + self._interval)
-
-    def _nap_after(self, records: list[Encoded], now: float) -> float:
-        if not records:
-            return 0.0
-        elapsed, self._came_at = now - self._came_at, now
-        fast = len(records) * NAP_SECONDS >= SEVERAL * elapsed
-        return NAP_SECONDS if fast and sum(map(len, records)) < MUCH else 0.0
 
     def _give(
         self, save: Callable[[Sequence[Outcome[Any]]], None], outcomes: list[Outcome[Any]]

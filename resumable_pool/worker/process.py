@@ -99,10 +99,12 @@ class _InWorker:
         self._last_words = last_words.fileno()
         self._results = results.fileno()
         self._here = pipes.open_folder(folder)
-        ours = [tasks.fileno(), self._results, self._last_words]
+        self._ours = [tasks.fileno(), self._results, self._last_words]
         if isinstance(self._here, int):
-            ours.append(self._here)
-        self._identities = {number: pipes.identity(number) for number in ours}
+            self._ours.append(self._here)
+        self._identities = pipes.identities(self._ours)
+        self._told = Waiter()
+        self._told.add(tasks)
         self._pid = os.getpid()
         self._outcomes = 0
         self._look_at = 0.0
@@ -115,7 +117,7 @@ class _InWorker:
             if isinstance(setup, messages.StartFailed):
                 self._send(setup)
                 return NOT_STARTED
-            self._check(*self._identities)
+            self._check()
             self._send(messages.Ready())
             while (message := self._receive()) is not None:
                 self._process_batch(setup, pickle.loads(message))
@@ -153,10 +155,10 @@ class _InWorker:
         """Make sure that nothing but its outcome is left of the last file. Returns whether the
         runner has told us to begin no further one."""
         self._look_at = now + _LOOK_SECONDS
-        self._check(*self._identities)
+        self._check()
         self._go_back()
         system.stop_timers()
-        told = self._received or pipes.poll(self._tasks.end)
+        told = self._received or self._told.wait(0)
         return bool(told) and self._receive() is not None
 
     def _go_back(self) -> None:
@@ -179,7 +181,7 @@ class _InWorker:
     def _tell_call_over(self, setup: Setup) -> None:
         if setup.watched:
             faulthandler.cancel_dump_traceback_later()
-        self._check(self._last_words)
+        self._check()
         with contextlib.suppress(OSError):  # nobody hears it
             pipes.write(self._last_words, CALL_OVER)
 
@@ -189,13 +191,13 @@ class _InWorker:
         """The runner's next message; `None` when it has closed the pipe, or is no more."""
         while not (self._received or self._tasks.at_end):
             self._received += self._tasks.messages()
-        self._check(self._tasks.end.fileno())
+        self._check()
         return self._received.pop(0) if self._received else None
 
     def _send(self, message: messages.FromWorker) -> None:
         if os.getpid() != self._pid:
             os._exit(0)  # the initializer has forked, and this is the copy
-        self._check(self._results)
+        self._check()
         self._write(plain_frame(message))
 
     def _write(self, *parts: Bytes) -> None:
@@ -206,11 +208,10 @@ class _InWorker:
         except OSError:
             os._exit(LOST_SAVER)
 
-    def _check(self, *ours: int) -> None:
-        """The function may have closed these descriptors, and their numbers be files of its own."""
-        for number in ours:
-            if pipes.identity(number) != self._identities[number]:
-                os._exit(LOST_PIPE)
+    def _check(self) -> None:
+        """The function may have closed our descriptors, and their numbers be files of its own."""
+        if pipes.identities(self._ours) != self._identities:
+            os._exit(LOST_PIPE)
 
 
 def watchdog_works(context: BaseContext) -> bool:
