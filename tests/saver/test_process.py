@@ -36,7 +36,7 @@ class Turns:
         orders, reports = pipes.pipe(CONTEXT, duplex=True), pipes.pipe(CONTEXT, duplex=False)
         results, self._writer = pipes.pipe(CONTEXT, duplex=False)
         self.saving = Saving(checkpoint, None, 1, 60.0)
-        self._saver = _InSaver(orders[0], reports[1], self.saving, None)
+        self._saver = _InSaver(orders[0], reports[1], self.saving)
         self._saver._streams.add(0, results)
         self._ends = [*orders, *reports, results, self._writer]
 
