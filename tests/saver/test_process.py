@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from ..conftest import not_on_windows
 pytestmark = not_on_windows("the worker's and the saver's pipes are in one process here")
 
 MUCH = 1000  # what is more than fits into the pipe would have to be read meanwhile
-CONTEXT = multiprocessing.get_context("spawn")
 
 
 class Turns:
@@ -33,8 +31,8 @@ class Turns:
         checkpoint = checkpoint_at(path)
         checkpoint.open()
         self._record = checkpoint.encoder().record
-        orders, reports = pipes.pipe(CONTEXT, duplex=True), pipes.pipe(CONTEXT, duplex=False)
-        results, self._writer = pipes.pipe(CONTEXT, duplex=False)
+        orders, reports = pipes.pipe(True), pipes.pipe(False)
+        results, self._writer = pipes.pipe(False)
         self.saving = Saving(checkpoint, None, 1, 60.0)
         self._saver = _InSaver(orders[0], reports[1], self.saving)
         self._saver._streams.add(0, results)
