@@ -105,12 +105,10 @@ def _keep_old(checkpoint: Checkpoint, written: Written) -> str:
 
 def _is_in(checkpoint: Checkpoint, old: str, written: Written) -> bool:
     """Whether the file `old` is the checkpoint itself, or all that it has is in these as well."""
-    if not os.path.isfile(old):
-        return False
-    if filecmp.cmp(old, checkpoint.file, shallow=False):
-        return True
     older = type(checkpoint)(old)
     try:
+        if filecmp.cmp(old, checkpoint.file, shallow=False):
+            return True
         return not older.check() and all(
             written.get((outcome.path, outcome.ok)) == outcome.checksum
             or (not outcome.ok and (outcome.path, True) in written)

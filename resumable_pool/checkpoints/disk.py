@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import sys
 import time
@@ -56,11 +57,9 @@ def write_at(fd: int, data: Bytes, offset: int) -> None:
 def write_parts(fd: int, parts: Sequence[Bytes], offset: int) -> None:
     """The same for many parts, one behind the other: small ones joined, large ones not copied."""
     joined: list[Bytes] = []
-    start = 0
-    for number in [number for number, part in enumerate(parts) if len(part) > _JOINED]:
-        joined += [b"".join(parts[start:number]), parts[number]]
-        start = number + 1
-    joined.append(b"".join(parts[start:]))
+    for large, group in itertools.groupby(parts, lambda part: len(part) > _JOINED):
+        some = [*group]
+        joined += some if large else [b"".join(some)]
     while joined:
         if hasattr(os, "pwritev"):
             written = os.pwritev(fd, joined[:_VECTOR], offset)

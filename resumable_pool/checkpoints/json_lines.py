@@ -24,6 +24,7 @@ Knows nothing of the runner and of workers, and never decodes a value unless a r
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -150,11 +151,9 @@ class LineScan(Scan):
         return outcome_of(line) or outcome_of(next(_parts(line), (b"", None))[0])
 
     def skip(self, reading: bool) -> tuple[list[str], bool]:
-        if self.end == 0:
-            self._refuse_foreign()
         between: list[str] = []
         number = 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
-        torn = False
+        torn = ours = False
         for end, line, match in self._lines(self.end):
             if match is not None:
                 self.end = end - len(line)
@@ -163,23 +162,15 @@ class LineScan(Scan):
             if whole:  # what is left of a line of ours is not: somebody else has written it
                 self._committed = end
             torn = not whole and not line.endswith(b"\n")
+            ours = torn and _START.startswith(line[: len(_START)])
             if line != b"\n":
                 path = re.match(rb'\{"path": (%b)' % _TEXT, line)
                 whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
                 between.append(f"line {number:,} is not what was written{whose}")
             number += line.count(b"\n")
-        return between[:-1] if torn else between, False
-
-    def _refuse_foreign(self) -> None:
-        """Raise `CheckpointError` if there are lines, but none of ours, whole or torn."""
-        ours = self.size == 0
-        for _, line, match in self._lines(0):
-            torn = not line.endswith(b"\n") and _START.startswith(line[: len(_START)])
-            ours = match is not None or (torn and not _is_whole(line))
-            if ours or not line.endswith(b"\n"):
-                break
-        if not ours:
+        if self.end == 0 and self.size and not ours:  # not a line, and no beginning of one
             raise foreign(self._path)
+        return between[:-1] if torn else between, False
 
     def _lines(self, start: int) -> Iterator[tuple[int, bytes, re.Match[bytes] | None]]:
         """The lines: where each ends, and what is in it, if it is sound. One that has lost its end
@@ -223,8 +214,7 @@ def _parts(line: bytes) -> Iterator[tuple[bytes, re.Match[bytes] | None]]:
 
 def _is_whole(line: bytes) -> bool:
     """Whether it is JSON."""
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return True
+    return False

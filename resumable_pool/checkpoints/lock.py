@@ -132,20 +132,22 @@ def open_locked(
     """
     named = path.removesuffix(LOCK_FILE)
     for _ in range(_ATTEMPTS):
-        if not os.path.exists(path):
+        try:
+            fd = open_file(path, os.O_RDWR)
+        except FileNotFoundError:  # it may be a lock file that its owner has just removed
             _make(path, empty)
-        # A lock file's owner may just have removed it.
-        file = pipes.enter(LockableFile(open_file(path, os.O_RDWR | os.O_CREAT), "r+"))
+            continue
+        file = pipes.enter(LockableFile(fd, "r+"))
         with contextlib.ExitStack() as stack:
             stack.callback(pipes.close, file)
             if not file.lock(path, notes):
                 if is_locked(path):  # and nobody was only looking whether it is
-                    pid = holder(file.fileno())
+                    pid = holder(fd)
                     raise CheckpointLocked(named, pid, script_of(pid))
-            elif is_at(status := os.fstat(file.fileno()), path):  # nobody has replaced it meanwhile
-                if status.st_size == 0:
-                    write_at(file.fileno(), empty, 0)
-                    force(file.fileno())
+            elif is_at(os.fstat(fd), path):  # nobody has put another in its place meanwhile
+                if os.fstat(fd).st_size == 0:
+                    write_at(fd, empty, 0)
+                    force(fd)
                 stack.pop_all()
                 return file
     raise CheckpointLocked(named, None, None)
@@ -214,16 +216,19 @@ def unsign(path: str) -> None:
 
 
 def _make(path: str, empty: bytes) -> None:
-    """Make an empty file in one step: whoever finds it finds it whole. If somebody was faster, or
-    on a file system without links, it is left to who has the lock."""
+    """Make an empty file in one step: whoever finds it finds it whole. On a file system without
+    links, who has the lock fills it."""
     new = new_name(path)
     try:
         with open(new, "xb") as file:
             file.write(empty)
             file.flush()
             force(file.fileno())
-        with contextlib.suppress(OSError):
+        try:
             os.link(new, path)
+        except OSError:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)

@@ -30,7 +30,7 @@ from .base import Checkpoint, Through, damaged
 from .copying import REWRITTEN, rewrite
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
 from .lock import is_locked, open_locked, refuse_if_gone, sign, signer
-from .log_reader import Index, Scan
+from .log_reader import Index, Scan, Seen
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
 # run that saves a gigabyte in a second spends a quarter of a second less at its end.)
@@ -45,8 +45,7 @@ _EVIDENCE = 1 << 10
 _VERIFIED_BY_A_RUN = 1 << 30
 
 
-def _seen(fd: int) -> tuple[tuple[int, int], int, int]:
-    """Which file it is, how long, and when it was changed."""
+def _seen(fd: int) -> Seen:
     status = os.fstat(fd)
     return (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
 
@@ -68,9 +67,6 @@ class LogFile(Checkpoint):
         self._forget()
 
     def _forget(self) -> None:
-        # In this order, so that half of it does no harm to who is forked meanwhile.
-        self._seen = ((0, 0), 0, 0)
-        self._evidence = b""
         self._index = Index(self._first)
 
     # What a format says of its bytes.
@@ -180,14 +176,14 @@ class LogFile(Checkpoint):
 
     def _update_index(self, fd: int) -> None:
         seen = _seen(fd)
-        if seen == self._seen:
+        if seen == self._index.seen:
             return
         self._recognise(fd)
-        if seen[0] != self._seen[0] or self._evidence != self._read_evidence(fd):
+        if seen[0] != self._index.seen[0] or self._index.evidence != self._read_evidence(fd):
             self._forget()  # this is another file, or an older copy
         self._index.go_on(self._scan(fd, self._index.end, self._index.committed))
-        self._evidence = self._read_evidence(fd)
-        self._seen = seen
+        self._index.evidence = self._read_evidence(fd)
+        self._index.seen = seen
 
     def _read_evidence(self, fd: int) -> bytes:
         start = max(self._first, self._index.last - _EVIDENCE)
@@ -199,7 +195,7 @@ class LogFile(Checkpoint):
         with pipes.undivided(), self._opened() as fd:
             if fd < 0:
                 return True
-            if self._seen != _seen(fd):
+            if self._index.seen != _seen(fd):
                 self._forget()  # what was looked at before may be damaged since
             self._update_index(fd)
             self._verify(fd)
@@ -264,7 +260,7 @@ class LogFile(Checkpoint):
             pass
         self._end, self._commit = scan.end, scan.committed
         self._forcing = self._end  # up to where the disk has been set to work
-        if scan.lossy or (self._index.lossy and self._seen == _seen(fd)):
+        if scan.lossy or (self._index.lossy and self._index.seen == _seen(fd)):
             return False
         for mark in scan.marks[1:]:  # an earlier commit did not reach the disk, but its data did
             if mark < self._end:

@@ -28,6 +28,9 @@ from .base import damaged
 # the value. Plain tuples, since there may be a million: a class takes a quarter longer to scan.
 Found = tuple[str, int, bool, bool, tuple[Any, ...]]
 
+# Which file it is, how long, and when it was changed.
+Seen = tuple[tuple[int, int], int, int]
+
 _IS_SOUND = itemgetter(3)
 
 
@@ -129,6 +132,8 @@ class Index:
     Attributes:
         starts: of results, and of failures.
         last: where the last record of all starts.
+        evidence: what stands around that.
+        seen: the file as it was then.
         end: where the next one will.
         committed: what is known to be, before it.
         unverified: where the records start whose values were too large to be looked at.
@@ -138,6 +143,8 @@ class Index:
     def __init__(self, first: int) -> None:
         self.starts: tuple[dict[str, int], dict[str, int]] = {}, {}
         self.last = 0
+        self.evidence = b""
+        self.seen: Seen = ((0, 0), 0, 0)
         self.end = self.committed = first
         self.unverified: list[int] = []
         self.lossy = False
