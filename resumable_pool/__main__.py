@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look_here()
     name = os.path.basename(sys.argv[0])
     program = "python -m resumable_pool" if name == "__main__.py" else name
-    options = vars(_parse(program, sys.argv[1:] if arguments is None else arguments))
+    options = vars(_parse(program, _unquoted(sys.argv[1:] if arguments is None else arguments)))
     verb = options.pop("verb")
     try:
         return verb(**options) or ALL_DONE
@@ -57,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(printable(line), file=sys.stderr)
         as_given = isinstance(error, (Refused, CheckpointError, CheckpointLocked))
         return USAGE if as_given else SOME_LEFT
+
+
+def _unquoted(arguments: Sequence[str]) -> Sequence[str]:
+    """Without the single quotes that cmd.exe, other than all shells, leaves around them."""
+    if sys.platform != "win32":
+        return arguments
+    return [re.sub(r"^'(.*)'$", r"\1", argument) for argument in arguments]
 
 
 def _parse(program: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fnmatch
 import glob
+import itertools
 import os
 import stat
 import sys
@@ -74,6 +75,9 @@ def as_key(path: str) -> str:
 
 # Is told how many have been found so far: listing may take long.
 Told = Callable[[int], None]
+
+# So many entries of a folder are read between two times.
+_TELL_EVERY = 5_000
 
 # What says that nothing is there, or that nobody may look. Any other error (a disk that fails, a
 # server that is away, no descriptor left) is raised: half a list would look like a whole one, and a
@@ -184,47 +188,46 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
     seen: set[str] = set()
     paths: list[str] = []
     above = os.path.join(os.curdir, head)
-    for folder, entries in _folders(above):
+    for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
         if start not in seen:  # `*/../x` names one folder in many ways
             seen.add(start)
-            paths += [start + name for name in _named(entries, tail, os.DirEntry.is_file)]
-            told(len(paths))
+            paths.extend(start + name for name in _named(entries, tail, os.DirEntry.is_file))
     return paths
 
 
 _Entries = dict[str, "os.DirEntry[str]"]
 
 
-def _folders(pattern: str) -> Iterator[tuple[str, _Entries]]:
+def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
     # There is no more above a drive, and what looks like a glob in its name (`\\?\C:\`) is none.
     if above == pattern or not glob.has_magic(pattern):
-        yield from _folder(pattern)
+        yield from _folder(pattern, told)
         return
-    for folder, entries in _folders(above):
+    for folder, entries in _folders(above, told):
         if last == "**":
-            yield from _all_below(folder, entries)
+            yield from _all_below(folder, entries, told)
             continue
         magic = glob.has_magic(last)
         for name in _named(entries, last, os.DirEntry.is_dir) if magic else [last]:
-            yield from _folder(os.path.join(folder, name))
+            yield from _folder(os.path.join(folder, name), told)
 
 
-def _folder(path: str) -> Iterator[tuple[str, _Entries]]:
+def _folder(path: str, told: Told) -> Iterator[tuple[str, _Entries]]:
     """This one, if it is one."""
     if stat.S_ISDIR(_mode(inside := os.path.join(path, ""))):
-        yield inside, _entries(inside)
+        yield inside, _entries(inside, told)
 
 
-def _all_below(folder: str, entries: _Entries) -> Iterator[tuple[str, _Entries]]:
+def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folder, and all that are in it."""
     yield folder, entries
     for name in _named(entries, "*", os.DirEntry.is_dir):
         if not _leads_up(entries[name]):
             inside = os.path.join(folder, name, "")
-            yield from _all_below(inside, _entries(inside))
+            yield from _all_below(inside, _entries(inside, told), told)
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
@@ -240,14 +243,17 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _entries(folder: str) -> _Entries:
+def _entries(folder: str, told: Told) -> _Entries:
     """What is in the folder, by name; nothing if nobody may look."""
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
+    entries: _Entries = {}
     with _nothing_where_nobody_may_look(), os.scandir(inside) as found:
-        return {entry.name: entry for entry in found}
-    return {}
+        while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
+            entries |= some
+            told(len(entries))
+    return entries
 
 
 @contextlib.contextmanager

@@ -316,6 +316,16 @@ def test_who_waits_is_told_how_many_there_are(pattern: str | list[str]) -> None:
     assert max(told) >= len(found) > 0
 
 
+def test_who_waits_is_told_in_the_middle_of_a_large_folder(tmp_path: Path) -> None:
+    """There may be only one."""
+    (tmp_path / "large").mkdir()
+    for number in range(5_001):
+        (tmp_path / "large" / f"{number}").touch()
+    told: list[int] = []
+    list_files("large/*", lambda path: False, told.append)
+    assert 5_000 in told
+
+
 def test_a_glob_warns_of_nothing() -> None:
     """Whatever a glob leaves out, nobody named it."""
     with warnings.catch_warnings():

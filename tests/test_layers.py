@@ -38,7 +38,7 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1086,  # the modules beside runner.py, and the front doors
+    "": 1095,  # the modules beside runner.py, and the front doors
     "between": 1067,
     "checkpoints": 1921,
     "commands": 381,
@@ -66,7 +66,7 @@ FEATURES = {
     "bar": {"run.screen"},
     "plain_pickle": {"checkpoints.pickle_file", "checkpoints.plain_pickle"},
     "platform": {
-        "options", "errors", "files", "run.stopping", "run.workers",
+        "options", "errors", "files", "__main__", "run.stopping", "run.workers",
         "worker.process", "between.children", "between.clock", "between.pipes", "between.system",
         "checkpoints.disk", "checkpoints.lock",
     },

@@ -608,6 +608,13 @@ def test_merge_joins_shards(folder: Path) -> None:
     assert dict(open_checkpoint("all.pkl")) == {"all": 2, "0": 0, "1": 1, "2": 2}
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_single_quotes_that_no_shell_has_taken_away_do_no_harm(folder: Path) -> None:
+    """cmd.exe takes them for letters."""
+    (folder / "work.py").write_text(WORK)
+    assert succeed("run", "work.py:number", "'in/*.txt'", "result.pkl").startswith("10 files: 10")
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
