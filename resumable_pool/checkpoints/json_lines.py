@@ -130,7 +130,7 @@ def _sound(line: bytes) -> re.Match[bytes] | None:
 class LineScan(Scan):
     """Finds the lines of a `.jsonl`."""
 
-    def __iter__(self) -> Iterator[list[Found]]:
+    def __iter__(self) -> Iterator[Found]:
         for end, line, match in self._lines(self.end):
             if match is not None:
                 self.end = end
@@ -139,7 +139,7 @@ class LineScan(Scan):
                 size = match.end("content") - match.start("content")
                 facts = (float(match["seconds"]), int(match["attempts"]), size)
                 failed = match["kind"] == b"failure"
-                yield [(json.loads(match["path"]), end - len(line), failed, True, facts)]
+                yield Found([json.loads(match["path"])], [end - len(line)], [facts], failed)
             elif line != b"\n":  # an empty one harms nobody
                 return
 

@@ -135,13 +135,13 @@ class LogFile(Checkpoint):
                 results, failures = self._index.starts
                 standing = {**results, **failures}
             scan = self._scan(fd)
-            for batch in scan.records():
-                for path, start, failed, _, facts in batch:
+            for paths, starts, facts, failed, _ in scan.records():
+                for path, start, told in zip(paths, starts, facts, strict=True):
                     if standing.get(path) == start:
                         outcome = scan.outcome_at(start) if failed else None
                         failure = outcome.failure if outcome is not None else None
                         if failed == (failure is not None):  # or it is damaged
-                            yield Entry(path, failure, *self._told(facts))
+                            yield Entry(path, failure, *self._told(told))
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         findings: list[str] = []

@@ -16,22 +16,34 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from operator import itemgetter
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from ..records import Outcome, quoted
 from .base import damaged
 
-# A record, as a scan finds it: its path; where it starts; whether it is of a failure; whether it is
-# what was saved, as far as that was looked at; and what else the format knows of it without reading
-# the value. Plain tuples, since there may be a million: a class takes a quarter longer to scan.
-Found = tuple[str, int, bool, bool, tuple[Any, ...]]
-
 # Which file it is, how long, and when it was changed.
 Seen = tuple[tuple[int, int], int, int]
 
-_IS_SOUND = itemgetter(3)
+
+class Found(NamedTuple):
+    """Records in a row that are alike. There may be a million: to make a tuple for each takes as
+    long as to read it.
+
+    Attributes:
+        paths: of each,
+        starts: where it starts,
+        facts: and what else the format knows of it without reading the value; made when they are
+            looked at, once, before the next ones are found.
+        failed: whether they are of failures.
+        sound: whether they are what was saved, as far as that was looked at.
+    """
+
+    paths: Sequence[str]
+    starts: Sequence[int]
+    facts: Iterable[tuple[Any, ...]]
+    failed: bool = False
+    sound: bool = True
 
 
 class Scan(ABC):
@@ -62,7 +74,7 @@ class Scan(ABC):
         self._path = path
 
     @abstractmethod
-    def __iter__(self) -> Iterator[list[Found]]:
+    def __iter__(self) -> Iterator[Found]:
         """The records from `end` on, some at a time, up to what is none."""
 
     @property
@@ -82,7 +94,7 @@ class Scan(ABC):
 
     def records(
         self, recovering: bool = False, findings: list[str] | None = None
-    ) -> Iterator[list[Found]]:
+    ) -> Iterator[Found]:
         """The pass: all records that are there, damaged ones among them.
 
         Args:
@@ -94,10 +106,10 @@ class Scan(ABC):
         """
         gap, what = None, ""
         while True:
-            for batch in self:
-                self._judge(batch, findings)
+            for found in self:
+                judged = self._judge(found, findings)
                 if gap is None or recovering or findings is not None:
-                    yield batch
+                    yield from judged
             begin = self.end
             between, more = self.skip(reading=not recovering and findings is None)
             if findings is not None:
@@ -112,18 +124,20 @@ class Scan(ABC):
         if gap is not None and not recovering:
             self.end = gap  # perhaps it is being written, so the next reading begins there
 
-    def _judge(self, batch: list[Found], findings: list[str] | None) -> None:
-        if findings is None and all(map(_IS_SOUND, batch)):
-            return  # as nearly always
-        for number, (path, start, failed, sound, facts) in enumerate(batch):
-            if sound and (findings is None or self.outcome_at(start) is not None):
-                continue
-            self.lossy = True
-            batch[number] = path, start, failed, False, facts
-            if findings is not None:
-                what = f"the {'failure' if failed else 'value'} of {quoted(path)} is damaged"
+    def _judge(self, found: Found, findings: list[str] | None) -> list[Found]:
+        if findings is None:
+            self.lossy = self.lossy or not found.sound
+            return [found]
+        judged: list[Found] = []
+        for path, start, facts in zip(found.paths, found.starts, found.facts, strict=True):
+            sound = found.sound and self.outcome_at(start) is not None
+            judged.append(Found([path], [start], [facts], found.failed, sound))
+            if not sound:
+                self.lossy = True
+                what = f"the {'failure' if found.failed else 'value'} of {quoted(path)} is damaged"
                 again = "the next run does that file again"
                 findings.append(f"{what}, at byte {start:,}: {again}")
+        return judged
 
 
 class Index:
@@ -156,19 +170,17 @@ class Index:
         self.unverified += scan.unverified
         self.lossy = self.lossy or scan.lossy
 
-    def enter(self, batches: Iterable[list[Found]]) -> None:
+    def enter(self, records: Iterable[Found]) -> None:
         """Take note of the next records."""
         results, failures = self.starts
-        for batch in batches:
-            for path, start, failed, sound, _ in batch:
-                self.last = start
-                if not sound:  # as good as none, but what it stood instead of does not come back
+        for paths, starts, _, failed, sound in records:
+            self.last = starts[-1]
+            if sound:
+                self.starts[failed].update(zip(paths, starts, strict=True))
+            # What is damaged is as good as none, but what it stood instead of does not come back.
+            if failures and not (sound and failed):
+                for path in paths:
                     failures.pop(path, None)
-                    if not failed:
-                        results.pop(path, None)
-                elif failed:
-                    failures[path] = start
-                else:
-                    results[path] = start
-                    if failures:
-                        failures.pop(path, None)
+            if not (sound or failed):
+                for path in paths:
+                    results.pop(path, None)

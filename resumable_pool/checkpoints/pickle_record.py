@@ -26,6 +26,7 @@ and knows nothing of locks and of values' classes.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import re
@@ -65,6 +66,8 @@ _PERHAPS_PLAIN = " yet: if it is a pickle of a dict {path: value}, a run or comp
 # and the key's length. The header's checksum covers all that stands behind it, with the key.
 METADATA = struct.Struct("<6s I IBxHQfqqd 2sI")
 _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
+# And what tells whether it is one of those that nearly all are: without what is only kept.
+_PLAIN = struct.Struct("<6s I IB3xQ30xI")
 _CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", _POP + b"X"
 _ANY_RECORD = re.compile(rb"4.{52}0X", re.DOTALL)  # behind its first byte, whatever the tag
@@ -75,6 +78,9 @@ _INVISIBLE = 0x80
 _PROTO = b"\x80"  # what every pickle of today begins with
 _PROTO_3 = b"\x80\x03"
 _PROTO_3_CHECKSUM = crc32(_PROTO_3)
+# By which the checksum of a value with SETITEM behind it, as it stands in a record, differs from
+# that of its pickle: a crc32 is linear, so this is the same for all values.
+_ENDS_OTHERWISE = crc32(_SETITEM) ^ crc32(STOP)
 _NESTED_START = b"\x8c\x06pickle\x8c\x05loads\x93\x8e"  # pickle.loads, BINBYTES8
 _NESTED_END = b"\x85R"  # TUPLE1, REDUCE
 _LENGTH8, _LENGTH4 = struct.Struct("<Q"), struct.Struct("<I")
@@ -342,43 +348,44 @@ class PickleScan(Scan):
         self._buffer_start = 0
         self._step = _SMALL_READ
 
-    def __iter__(self) -> Iterator[list[Found]]:
+    def __iter__(self) -> Iterator[Found]:
         while True:
             self._bytes_at(self.end, 1)
-            yield self._plain_records()
+            if (found := self._plain_records()).paths:
+                yield found
             if (record := self._next_record()) is None:
                 return
-            yield [record]
+            yield record
 
-    def _plain_records(self) -> list[Found]:
+    def _plain_records(self) -> Found:
         """The next records, as long as they are what nearly all are: results with small values,
         sound, and whole in the buffer. Of any other `_next_record` can tell what it is."""
-        found: list[Found] = []
-        buffer, buffer_start = self._buffer, self._buffer_start
+        paths: list[str] = []
+        starts: list[int] = []  # in the buffer
+        buffer, unpack = self._buffer, _PLAIN.unpack_from
         record_start, seed = self._header.record_start, self._header.seed
-        start = self.end - buffer_start
+        start = self.end - self._buffer_start
         while start <= len(buffer) - METADATA.size:
-            metadata = METADATA.unpack_from(buffer, start)
-            first, header_checksum, checksum, kind, _, length, _, _, _, _, _, key_length = metadata
+            first, header_checksum, checksum, kind, length, key_length = unpack(buffer, start)
             key = start + METADATA.size
             region = key + key_length
-            end = region + length
+            end = region + length + 1
             if (
                 first != record_start
                 or kind != _RESULT
                 or crc32(buffer[start + _CHECKED_FROM : region], seed) != header_checksum
-                or crc32(STOP, crc32(buffer[region:end], _PROTO_3_CHECKSUM)) != checksum
-                or buffer[end : end + 1] != _SETITEM  # also where the buffer ends before
+                or crc32(buffer[region:end], _PROTO_3_CHECKSUM) != checksum ^ _ENDS_OTHERWISE
             ):
                 break
             try:
-                path = buffer[key:region].decode("utf-8", "surrogatepass")
+                paths.append(buffer[key:region].decode("utf-8", "surrogatepass"))
             except UnicodeDecodeError:
                 break
-            found.append((path, buffer_start + start, False, True, metadata))
-            start = end + 1
-        self.end = buffer_start + start
-        return found
+            starts.append(start)
+            start = end
+        begin, self.end = self._buffer_start, self._buffer_start + start
+        facts = map(METADATA.unpack_from, itertools.repeat(buffer), starts)
+        return Found(paths, [begin + start for start in starts], facts)
 
     def _next_record(self) -> Found | None:
         """The record at `end`, or `None` if there is no sound one."""
@@ -399,7 +406,7 @@ class PickleScan(Scan):
         else:
             self.unverified.append(start)
         self.end = start + metadata.end + 1
-        return path, start, metadata.failed, sound, metadata
+        return Found([path], [start], [metadata], metadata.failed, sound)
 
     def record_at(self, start: int) -> tuple[str, Metadata] | None:
         """The key and the metadata at `start`, if they are sound and the record ends as it has

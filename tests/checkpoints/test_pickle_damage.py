@@ -56,8 +56,8 @@ def _ends(path: Path) -> list[int]:
         scan = PickleScan(
             file.fileno(), "", FIRST_RECORD, FIRST_RECORD, read_header(file.fileno(), "")
         )
-        found = itertools.chain.from_iterable(scan)
-        return [start + Metadata._make(facts).end + 1 for _, start, _, _, facts in found]
+        records = [pair for found in scan for pair in zip(found.starts, found.facts, strict=True)]
+        return [start + Metadata._make(facts).end + 1 for start, facts in records]
 
 
 def _after(count: int) -> tuple[dict[str, Any], set[str]]:

@@ -61,8 +61,11 @@ class Record(NamedTuple):
 
 
 def records_of(scan: PickleScan) -> list[Record]:
-    found = itertools.chain.from_iterable(scan)
-    return [Record(*facts[:4], Metadata._make(facts[4])) for facts in found]
+    return [
+        Record(path, start, found.failed, found.sound, Metadata._make(facts))
+        for found in scan
+        for path, start, facts in zip(found.paths, found.starts, found.facts, strict=True)
+    ]
 
 
 def record_at(fd: int, start: int) -> tuple[str, Metadata] | None:
