@@ -4,9 +4,9 @@
    slot  ──────────▶  executor  ──────────▶  its slot  ──────────▶  saver
          (submit)                (a future)            (own pipe)
 
-No process is started, and none ended: the executor is its owner's. A slot stands where a worker's
-process would: it is told the same, writes what came of a batch into its own pipe to the saver, and
-leaves or dies as workers do. So all the rest is the same: counting, saving, dealing, retries,
+No process is started, and none ended: the executor is its owner's. A slot is a worker
+without a process: it is told the same, writes what came of a batch into its own pipe to the saver,
+and leaves or dies as workers do. So all the rest is the same: counting, saving, dealing, retries,
 verdicts. (It is no thread: engines are given batches in the thread of the run, and programs fork.)
 
 Whatever a future raises is the engine's own trouble (see worker/far_process.py), and its type does
@@ -27,13 +27,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pickle
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
-from ..between.children import Child
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, BatchOver, Done, Task
@@ -74,10 +72,7 @@ class FarCrew(Crew):
 
     def _start(self, serial: int, place: int) -> Worker:
         results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
-        worker = Worker(serial, place, Slot(self, serial, results), self._setup)
-        worker.note_ready()  # it needs no initializer
-        worker.to_blame, worker.how = False, "was abandoned"  # unless it is lost
-        return worker
+        return Slot(self, f"slot {serial}", results)
 
     def begin(self, encoder: Encoder) -> None:
         self._setup = self._setup._replace(encoder=encoder)
@@ -113,21 +108,20 @@ class FarCrew(Crew):
 
     def _note_lost(self, slot: Slot, error: BaseException) -> None:
         """Decide who is to blame, and whether the run has to end."""
-        slots = [worker.process for worker in self.values()]
-        in_flight = [path for one in slots if isinstance(one, Slot) for path, _ in one.batch]
-        worker = self[slot.serial]
+        slots = [one for one in self.values() if isinstance(one, Slot)]
+        in_flight = [path for one in slots for path, _ in one.batch]
         ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
         if broken:
             just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self._broken)
-            worker.to_blame = just_now and len(in_flight) == 1
+            slot.to_blame = just_now and len(in_flight) == 1
             self._broken = True
         elif self._answered:
-            worker.to_blame = len(slot.batch) == 1
+            slot.to_blame = len(slot.batch) == 1
         else:
             self._lost += 1
             ends = self._lost >= LOST_ATTEMPTS
         text, traceback = describe(error)
-        worker.how, worker.state = f"was lost: {text}", State.CONDEMNED
+        slot.how, slot.state = f"was lost: {text}", State.CONDEMNED
         slot.die()
         if ends and self.error is None:
             self.error = ExecutorError(self.engine, text, in_flight, broken, traceback)
@@ -144,18 +138,23 @@ class FarCrew(Crew):
         )
 
 
-class Slot(Child):
+class Slot(Worker):
     """Room for one batch in flight, in the place of a process. Lives in the runner's process.
 
     Attributes:
         batch: what is in flight, with `future`; empty while nothing is.
         future: what the executor has promised, or `None`.
         refused: whether it has not even taken the batch.
+        how: how it ends, in words, unless in peace.
     """
 
-    def __init__(self, crew: FarCrew, serial: int, results: PipeWriter) -> None:
+    state = State.READY  # it needs no initializer
+    to_blame = False
+    how = "was abandoned"
+
+    def __init__(self, crew: FarCrew, name: str, results: PipeWriter) -> None:
         """`results` is the write end of its pipe to the saver."""
-        self.serial, self.name = serial, f"slot {serial}"
+        self.name = name
         self.batch: Sequence[Task] = ()
         self.future: Future[Answer] | None = None
         self.refused = self._leaves = False
@@ -163,10 +162,7 @@ class Slot(Child):
         self._results = results
         self._outcomes = 0
 
-    def tell(self, message: bytes, handed_over: object = None) -> None:
-        """Its next batch, or the empty one that recalls, which no executor can."""
-        if not (batch := pickle.loads(message)):
-            return
+    def deal(self, batch: Sequence[Task], now: float) -> None:
         self.batch = batch
         note_done = functools.partial(self._crew.note_done, self)
         try:
@@ -177,6 +173,9 @@ class Slot(Child):
             self.future = Future()
             self.future.set_exception(error)
             note_done(self.future)
+
+    def recall(self) -> None:
+        """No executor can."""
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
@@ -210,18 +209,13 @@ class Slot(Child):
             with contextlib.suppress(BaseException):  # some engines cannot, and raise something
                 future.cancel()
 
-    def has_unread(self, length: int) -> bool:
-        """It takes all that it is told."""
-        return False
-
     def has_ended(self) -> bool:
         """There is nothing to wait for after its stream."""
         return True
 
-    def reap(self, in_peace: bool) -> tuple[int | None, bytes]:
-        """Its stream has ended. It has no exit code."""
+    def bury(self, in_peace: bool) -> tuple[str, str]:
         self._results.close()
-        return None, b""
+        return self.how, ""
 
 
 def _read(future: Future[Answer], most: int) -> Answer | BaseException:

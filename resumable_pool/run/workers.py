@@ -1,10 +1,10 @@
 """The workers of a run, as its runner sees them: started, given their files, looked after, ended.
 
     Crew     all of them
-    Worker   the handle on one: what is wanted of it, what is known of it, and when it is overdue
+    Worker   one: what is wanted of it, what is known of it, and when it is overdue
 
-Behind a handle is a process of ours (worker/process.py), or what behaves like one: executors.py
-puts somebody else's `Executor` there, and nothing else differs.
+What runs in its process is in worker/process.py. Or it has none, and only behaves like one:
+executors.py puts somebody else's `Executor` in its place, and nothing else differs.
 
 Knows no outcome: whom to deal what is books.py's, what an end means the loop's.
 """
@@ -75,16 +75,16 @@ class State(enum.Enum):
     CONDEMNED = enum.auto()  # it is told to end at once, and killed if it does not
 
 
-class Worker:
-    """The handle on one worker, who has one batch at a time, and a stream of its own to the saver.
-    Lives in the runner's process.
+class Worker(children.Child):
+    """One worker, as the runner sees it: its process, what is wanted of it, and what is known. It
+    has one batch at a time, and a stream of its own to the saver. In the pipe from it, it leaves a
+    traceback if its file takes too long, or crashes it, and word that a call with a time limit is
+    over. Lives in the runner's process.
 
     Attributes:
         serial: its number; no other worker of the run has it.
         slot: its place among the workers; the one that replaces it gets the same place.
-        name: what a person calls it.
-        process: the process. In the pipe from it, it leaves a traceback if its file takes too long,
-            or crashes it, and word that a call with a time limit is over.
+        setup: what it has been given, or will be.
         state: what is wanted of it.
         finished: how many outcomes its process is known to have sent,
         done_before: and those before it in its slot, of which there were `restarts`.
@@ -96,28 +96,24 @@ class Worker:
         was_clean: whether its stream has ended well, and what is left is for it to leave; `None`
             while it has not ended.
         lost: whether its stream has broken off, and it is only waited for until it is dead.
-        how: how it ended, in words, where its process does not tell.
         to_blame: whether it is certain, if it dies, that the file that it was at is to blame.
         was_killed: once it is buried, whether it did not end by itself.
         unread: once it is buried, whether it has never taken the batch that it was dealt last.
         said: why it cannot start, in its own words.
     """
 
-    def __init__(self, serial: int, slot: int, process: children.Child, setup: Setup) -> None:
-        """The process has, or will be given, this `setup`."""
-        self.serial, self.slot, self.name = serial, slot, process.name
-        self.process = process
-        self.state = State.STARTING
-        self.finished = self.done_before = self.restarts = 0
-        self.late_at = self.end_at = self.kill_at = NEVER
-        self.timed_out = self.reported_dead = self.lost = self.was_killed = self.unread = False
-        self.was_clean: bool | None = None
-        self.how = ""
-        self.said: StartFailed | None = None
-        self.to_blame = True  # it sends every outcome before it begins the next file
-        self._setup = setup
-        self._sent = 0  # bytes of the last batch, if there was one, and no word after it
-        self._words = b""  # of the file that it is at
+    serial: int
+    slot: int
+    setup: Setup
+    state = State.STARTING
+    finished = done_before = restarts = 0
+    late_at = end_at = kill_at = NEVER
+    timed_out = reported_dead = lost = was_killed = unread = False
+    was_clean: bool | None = None
+    to_blame = True  # it sends every outcome before it begins the next file
+    said: StartFailed | None = None
+    _sent = 0  # bytes of the last batch, if there was one, and no word after it
+    _words = b""  # of the file that it is at
 
     @property
     def files_done(self) -> int:
@@ -131,31 +127,31 @@ class Worker:
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
         """Give it its next batch. Never blocks."""
-        if self._setup.timeout is not None:
-            self.late_at = now + self._setup.timeout
-            self.end_at = self.late_at + (WORDLESS_SECONDS if self._setup.watched else 0)
+        if self.setup.timeout is not None:
+            self.late_at = now + self.setup.timeout
+            self.end_at = self.late_at + (WORDLESS_SECONDS if self.setup.watched else 0)
         message = pickle.dumps(batch)
         self._sent = len(message)
-        self.process.tell(message)
+        self.tell(message)
 
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
         self._sent = 0
-        self.process.tell(pickle.dumps([]))
+        self.tell(pickle.dumps([]))
 
     def note_outcomes(self, number: int) -> None:
         """So many more of its files are done, in time."""
         self.finished += number
         self.late_at = self.end_at = NEVER
-        if self._setup.timeout is not None:  # or they may be those of the next one of its batch
-            self.process.hear()
+        if self.setup.timeout is not None:  # or they may be those of the next one of its batch
+            self.hear()
             self._words = b""
 
     def dismiss(self) -> None:
         """Tell it to exit when it has finished its batch."""
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
-        self.process.tell_no_more()
+        self.tell_no_more()
 
     def hurry(self, now: float) -> None:
         """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
@@ -167,14 +163,14 @@ class Worker:
         """Its stream has ended. If it lives, and has lost that, it is about to be dead, or does not
         know of it yet."""
         self.was_clean = clean
-        if not clean and not self.process.has_ended():
+        if not clean and not self.has_ended():
             self.lost = True
             self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + children.DYING_SECONDS
 
     def end_if_overdue(self, now: float) -> None:
         """Terminate it if its file takes too long, kill it if it has not ended when asked."""
-        if self._setup.timeout is not None and now >= min(self.late_at, self.end_at):
-            self._words += self.process.hear()
+        if self.setup.timeout is not None and now >= min(self.late_at, self.end_at):
+            self._words += self.hear()
             if self._words.endswith(in_worker.CALL_OVER):
                 self.late_at = self.end_at = NEVER
             elif self._words and now >= self.late_at:
@@ -189,13 +185,13 @@ class Worker:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""
         self.state = State.CONDEMNED
         self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + POLITE_SECONDS
-        self.process.signal_group("SIGTERM")
+        self.signal_group("SIGTERM")
 
     def kill(self) -> None:
         """Make it, and what it has started, end at once."""
         self.state = State.CONDEMNED
         self.kill_at = NEVER
-        self.process.signal_group("SIGKILL")
+        self.signal_group("SIGKILL")
 
     def bury(self, in_peace: bool) -> tuple[str, str]:
         """It is gone, or was killed just now; kill what it has started, too, if it did not leave
@@ -205,20 +201,20 @@ class Worker:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
-        self.unread = self._sent > 0 and self.process.has_unread(self._sent)
-        exitcode, left = self.process.reap(in_peace)
+        self.unread = self._sent > 0 and self.has_unread(self._sent)
+        exitcode, left = self.reap(in_peace)
         self._words += left
         if self.lost and self.state is State.CONDEMNED:
             exitcode = None  # by us
         self.was_killed = system.was_killed(exitcode)
-        words = self.how or (exitcode is not None and _STATUS_IN_WORDS.get(exitcode))
+        words = exitcode is not None and _STATUS_IN_WORDS.get(exitcode)
         return words or system.ending_in_words(exitcode), self._traceback()
 
     def failure(self, how: str) -> tuple[FailureKind, str]:
         """What to say of the file that it was at, if it is to blame for how it ended."""
         if not self.timed_out:
             return "crashed", f"its worker {how}"
-        limit = in_words(self._setup.timeout or 0)
+        limit = in_words(self.setup.timeout or 0)
         return "timeout", f"took longer than {limit}, and was killed"
 
     def _traceback(self) -> str:
@@ -283,11 +279,12 @@ class Crew(dict[int, Worker]):
             if isinstance(error, WorkerStartError):
                 raise
             raise children.cannot_start("worker", error) from None
+        worker.serial, worker.slot, worker.setup = serial, slot, self._setup
         if (before := self._latest[slot]) is not None:
             worker.restarts, worker.done_before = before.restarts + 1, before.files_done
         self[serial] = self._latest[slot] = worker
         if self._pickled_setup:
-            worker.process.tell(self._pickled_setup)
+            worker.tell(self._pickled_setup)
 
     def _start(self, serial: int, slot: int) -> Worker:
         results = self._pipe_to_saver(serial)
@@ -295,10 +292,9 @@ class Crew(dict[int, Worker]):
             _enlarge(results, self._pipe_size)
             arguments = (self._inherited, slot, self._folder)
             started = (self._context, f"worker {slot}", in_worker.run_worker, arguments)
-            process = children.Child(*started, self._waiter, results)
+            return Worker(*started, self._waiter, results)
         finally:
             pipes.close(results)
-        return Worker(serial, slot, process, self._setup)
 
     def _pipe_to_saver(self, serial: int) -> Connection:
         """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""
@@ -311,7 +307,7 @@ class Crew(dict[int, Worker]):
         now no initializer was called, since that may be costly."""
         self._pickled_setup = pickle.dumps((None if self._inherited else self._setup, encoder))
         for worker in self.values():
-            worker.process.tell(self._pickled_setup)
+            worker.tell(self._pickled_setup)
 
     def most(self, serial: int) -> int:
         """How many files the worker may be dealt at a time."""
@@ -324,8 +320,8 @@ class Crew(dict[int, Worker]):
     def events(self, now: float) -> list[Any]:
         """What to wait for, to hear of what `attend` and `end_overdue` are for."""
         living = [worker for worker in self.values() if not worker.reported_dead]
-        words = [worker.process.heard for worker in living if now >= worker.late_at]
-        return [*(worker.process.sentinel for worker in living), *words]
+        words = [worker.heard for worker in living if now >= worker.late_at]
+        return [*(worker.sentinel for worker in living), *words]
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
@@ -343,9 +339,9 @@ class Crew(dict[int, Worker]):
         if ask:
             self._ask_at = now + ASK_SECONDS
         for serial, worker in self.items():
-            ended = worker.process.sentinel in ready
+            ended = worker.sentinel in ready
             if not ended and (ask or worker.was_clean is not None):
-                ended = worker.process.has_ended()
+                ended = worker.has_ended()
             if ended and worker.was_clean is not None:
                 gone.append((serial, worker.was_clean))
             elif ended and not worker.reported_dead:
@@ -408,7 +404,7 @@ class Crew(dict[int, Worker]):
         busy = path is not None
         return WorkerStatus(
             slot=slot,
-            pid=worker.process.pid,
+            pid=worker.pid,
             state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
             path=path,
             seconds=max(0.0, now - since) if busy else None,

@@ -27,7 +27,6 @@ from unittest import mock
 
 from resumable_pool import Failure, Outcome, ResumablePoolError, ResumableRunner, WorkerStartError
 from resumable_pool.between import messages
-from resumable_pool.between.children import Child
 from resumable_pool.between.clock import NEVER
 from resumable_pool.errors import SaverError
 from resumable_pool.options import Options
@@ -80,7 +79,7 @@ class Universe:
         self.lost_with: set[str] = set()  # the paths whose worker died of nothing while it had them
         self.requests: list[str] = []
         self.asked = False
-        self.workers: list[SimulatedProcess] = []
+        self.workers: list[SimulatedWorker] = []
         self.saver: SimulatedSaver
 
     def _natures(self) -> dict[str, str]:
@@ -286,8 +285,8 @@ class SimulatedSaver:
         self._tell(messages.Saved(number))
 
 
-class SimulatedProcess(Child):
-    """The process behind a worker's handle, which is the real one, and its pipes."""
+class SimulatedWorker(Worker):
+    """The process of a worker, and its pipes; what the runner knows of it is the real thing."""
 
     def __init__(self, serial: int, universe: Universe) -> None:
         self.serial, self.name = serial, f"worker {serial}"
@@ -305,7 +304,7 @@ class SimulatedProcess(Child):
         self._ruined = self._hangs = self._told_to_go = self._recalled = self._condemned = False
         self._outcomes = 0
 
-    # As its handle sees it.
+    # As the runner sees it.
 
     def tell(self, message: bytes, handed_over: object = None) -> None:
         told = pickle.loads(message)
@@ -437,7 +436,7 @@ class SimulatedProcess(Child):
 
 
 class SimulatedCrew(Crew):
-    """Workers of this universe: their handles are the real ones."""
+    """Workers of this universe."""
 
     universe: Universe
 
@@ -446,14 +445,14 @@ class SimulatedCrew(Crew):
         books.batch_seconds = 0.05 if options.timeout is None else 0.0
 
     def _start(self, serial: int, slot: int) -> Worker:
-        process = SimulatedProcess(serial, self.universe)
-        self.universe.workers.append(process)
-        return Worker(serial, slot, process, self._setup)
+        worker = SimulatedWorker(serial, self.universe)
+        self.universe.workers.append(worker)
+        return worker
 
     def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
         """Now and then a sentinel is seen late."""
         chance = self.universe.chance
-        gone = [w.process for w in self.values() if w.process.has_ended() and chance.random() < 0.5]
+        gone = [w for w in self.values() if w.has_ended() and chance.random() < 0.5]
         return super().attend(gone, now)
 
 
