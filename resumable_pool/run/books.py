@@ -101,7 +101,7 @@ class _Setback(NamedTuple):
     again: deque[str]
 
 
-class Books:
+class Books(Counts):
     """What the runner knows of the files of one run. Workers have numbers.
 
     Args:
@@ -111,16 +111,16 @@ class Books:
 
     Attributes:
         batch_seconds: what a batch of quick files is to take; 0 for one file at a time.
+        tells_files: whether it is known which file of its batch a worker is at.
         stopped: whether nothing is dealt any more.
-        counts: where the run stands.
         again, dangerous, killed: the queues of these names.
         untaken: what has been saved, and nobody was told of yet.
     """
 
     def __init__(self, options: Options, plan: Plan, keep_failures: bool = False) -> None:
+        super().__init__(0, 0)
         self.batch_seconds = BATCH_SECONDS
-        self.stopped = False
-        self.counts = Counts(0, 0)
+        self.tells_files = True
         self.untaken: list[Finished] = []
         self._options = options
         self._workers = min(options.max_workers, plan.total)
@@ -131,7 +131,7 @@ class Books:
         self.dangerous: deque[str] = deque()
         self.killed: deque[str] = deque()
         # When, which one (for a heap, whose items are in order), and where it stands then.
-        self._waiting: list[tuple[float, int, str, deque[str]]] = []
+        self.waiting: list[tuple[float, int, str, deque[str]]] = []
         self._ever_waited = 0
         self._batches: dict[int, _Batch] = {}
         self._attempts: dict[str, int] = {}
@@ -155,9 +155,8 @@ class Books:
             queue.clear()
         self.killed.extend(filter(killed.__contains__, plan.to_do))
         self.add(filterfalse(killed.__contains__, plan.to_do))
-        counts = self.counts
-        counts.total, counts.skipped, counts.left = plan.total, plan.done, plan.left
-        self._sizes, counts.size_to_do = plan.sizes, sum(plan.sizes.values())
+        self.total, self.skipped, self.left = plan.total, plan.done, plan.left
+        self._sizes, self.size_to_do = plan.sizes, sum(plan.sizes.values())
         self._standing = {*plan.failed}
 
     # What there is to do.
@@ -180,14 +179,9 @@ class Books:
         return min(self._workers, self._side_by_side + self.busy or min(1, len(self.killed)))
 
     @property
-    def waiting(self) -> int:
-        """How many paths wait for their next attempt."""
-        return 0 if self.stopped else len(self._waiting)
-
-    @property
     def due(self) -> float:
         """When the next of those may be dealt, or the next failure is to be judged."""
-        retried = self._waiting[0][0] if self.waiting else NEVER
+        retried = self.waiting[0][0] if self.waiting else NEVER
         return min(retried, self._setbacks[0].due) if self._setbacks else retried
 
     @property
@@ -220,8 +214,9 @@ class Books:
             return None
 
     def longest(self, now: float) -> Longest:
-        """The file that has been in progress longest, and for how many seconds; for none if there
-        is none."""
+        """The file that has been in progress longest, as far as one can tell."""
+        if not self.tells_files:
+            return None
         begun = filter(None, map(self.in_work, self._batches))
         path, since = min(begun, key=itemgetter(1), default=("", now))
         return path, now - since
@@ -247,17 +242,18 @@ class Books:
         """
         self._attempts[path] = self.attempt(path) + 1
         self._ever_waited += 1
-        heapq.heappush(self._waiting, (due, self._ever_waited, path, again))
+        heapq.heappush(self.waiting, (due, self._ever_waited, path, again))
 
     def wake(self, now: float) -> None:
         """Those whose time has come wait no longer."""
-        while self._waiting and self._waiting[0][0] <= now:
-            _, _, path, again = heapq.heappop(self._waiting)
+        while self.waiting and self.waiting[0][0] <= now:
+            _, _, path, again = heapq.heappop(self.waiting)
             again.append(path)
 
     def stop(self) -> None:
         """Deal nothing from now on."""
-        self.stopped = self.counts.stopping = True
+        self.stopped = True
+        self.waiting.clear()
 
     # Dealing.
 
@@ -416,7 +412,7 @@ class Books:
 
     def _too_many(self, more: int) -> bool:
         limit = self._options.max_failures
-        return limit is not None and self.counts.failed + self._unsaved + more > limit
+        return limit is not None and self.failed + self._unsaved + more > limit
 
     def judge(self, now: float, stopped: bool) -> tuple[Verdict, Outcome[Any], Failure] | None:
         """Decide about the next failure, if there is one whose time has come. After a stop its file
@@ -444,7 +440,7 @@ class Books:
         """The next so many of the values that have come are saved."""
         paths = [self._received.popleft() for _ in range(number)]
         self.untaken += [(path, True) for path in paths]
-        self.counts.completed += number
+        self.completed += number
         self._note_sizes(paths)
         if self._standing:
             self._standing.difference_update(paths)
@@ -453,13 +449,13 @@ class Books:
         """The failure of this one is saved."""
         self._unsaved -= 1
         self.untaken.append((path, False))
-        self.counts.failed += 1
+        self.failed += 1
         self._note_sizes([path])
         self._standing.add(path)
 
     def _note_sizes(self, paths: Sequence[str]) -> None:
         if self._sizes:
-            self.counts.size_done += sum(self._sizes.get(path, 0) for path in paths)
+            self.size_done += sum(self._sizes.get(path, 0) for path in paths)
 
     def take_finished(self, most: int | None = None) -> list[Finished]:
         """Those whose outcomes have been saved since the last time, or the first of them."""
@@ -469,15 +465,15 @@ class Books:
 
     def report(self, saved: Mapping[str, Failure], seconds: float, note: str) -> Report:
         """How the run has ended; `saved` are the failures that the checkpoint has."""
-        counts, kept, failed = self.counts, self._kept or {}, len(self._standing)
+        kept, failed = self._kept or {}, len(self._standing)
         known = [kept.get(path) or saved.get(path) for path in sorted(self._standing)]
         return Report(
-            total=counts.total,
-            completed=counts.completed,
-            skipped=counts.skipped,
+            total=self.total,
+            completed=self.completed,
+            skipped=self.skipped,
             failed=failed,
             # Not what another run would do, since inputs may have changed meanwhile.
-            remaining=counts.total - counts.completed - counts.skipped - failed,
+            remaining=self.total - self.completed - self.skipped - failed,
             seconds=seconds,
             stopped=self.stopped,
             failures=[failure for failure in known if failure is not None],  # not damaged

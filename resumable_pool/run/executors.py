@@ -61,6 +61,7 @@ class FarCrew(Crew):
         super().__init__(options, saver, books, waiter, wake)
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         books.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
+        books.tells_files = False
         assert options.executor is not None
         self._executor = options.executor
         self.engine = type(self._executor).__name__

@@ -57,7 +57,7 @@ class Run:
         screen: Screen,
     ) -> None:
         # More workers than there are files cost nothing.
-        options = options._replace(max_workers=min(options.max_workers, books.counts.total))
+        options = options._replace(max_workers=min(options.max_workers, books.total))
         self._options = options
         self._make_plan = make_plan
         self._books = books
@@ -105,13 +105,15 @@ class Run:
     def _turn(self) -> None:
         ready = self._wait_for_something()
         self._look()
-        self._note_reports()
+        for serial, report in self._saver.read_reports():
+            self._note_report(serial, report)
         self._attend_workers(ready)
         self._crew.end_overdue(self._clock.now)
         self._judge_failures()
         self._start_workers()
         self._deal_paths()
-        self._dismiss_workers()
+        if self._no_more_files():
+            self._crew.dismiss()
         self._show_progress()
 
     def _hand_out(self) -> Iterator[list[Finished]]:
@@ -160,10 +162,6 @@ class Run:
         if self._stopping.phase is Phase.GIVEN_UP:
             self._saver.kill()
 
-    def _note_reports(self) -> None:
-        for serial, report in self._saver.read_reports():
-            self._note_report(serial, report)
-
     def _note_report(self, serial: int, report: messages.FromSaver) -> None:
         match report:
             case messages.Opened(notes, encoder):
@@ -185,7 +183,8 @@ class Run:
             case Outcome():
                 self._note_failure(serial, report)
             case messages.BatchOver():
-                self._note_batch_over(serial)
+                if self._crew[serial].state is not State.CONDEMNED:
+                    self._books.give_back(serial)  # or what it has is decided when it has ended
             case messages.Ended(clean):
                 self._note_end(serial, clean)
             case messages.Unable(error):
@@ -209,7 +208,7 @@ class Run:
                 self._suspect_fork(failure)
             if verdict is Verdict.SAVE:
                 self._saver.tell(messages.SaveFailure(outcome))
-                self._screen.fails(failure, self._books.counts)
+                self._screen.fails(failure, self._books)
             else:
                 what = f"{verdict.value} (attempt {failure.attempts})"
                 log(INFO, f"{quoted(failure.path)} {what}: {failure.message}")
@@ -221,7 +220,7 @@ class Run:
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
         or says that it cannot be used there. Told once."""
-        first = not self._books.counts.completed
+        first = not self._books.completed
         hangs = failure.kind == "timeout" and self._threads and first
         if hangs or "forked" in failure.message.lower():
             self._forked = False
@@ -256,20 +255,13 @@ class Run:
             elif batch is None:
                 worker.dismiss()
 
-    def _dismiss_workers(self) -> None:
-        if self._no_more_files():
-            self._crew.dismiss()
-
     def _show_progress(self) -> None:
-        now, counts = self._clock.now, self._books.counts
-        counts.waiting = self._books.waiting
+        now = self._clock.now
         if not self._ready:
             self._ready = bool(self._crew.are(State.READY, State.LEAVING))
-            counts.note_workers(len(self._crew), self._ready, now)
+            self._books.note_workers(len(self._crew), self._ready, now)
         if self._opened:  # a run that was refused has not begun
-            # Of what an executor has nobody can tell which file is in progress.
-            known = not self._crew.engine
-            self._screen.draw(counts, now, lambda: self._books.longest(now) if known else None)
+            self._screen.draw(self._books, now)
         self._fail(self._screen.error)
 
     # What is decided.
@@ -314,11 +306,6 @@ class Run:
         else:
             pause = in_words(max(0.0, self._starts.allowed_at - now))
             self._screen.say(f"{error.reason}; trying another start in {pause}")
-
-    def _note_batch_over(self, serial: int) -> None:
-        worker = self._crew.get(serial)
-        if worker is None or worker.state is not State.CONDEMNED:
-            self._books.give_back(serial)  # or what it has is decided when it has ended
 
     def _note_end(self, serial: int, clean: bool) -> None:
         """A worker's stream has ended, and what was whole in it is saved: only now is it certain
@@ -400,12 +387,11 @@ class Run:
         how = self._saver.bury()
         if (how or lost) and self._stopping.phase is not Phase.GIVEN_UP:
             self._fail(self._saver.loss(how or "ended", self._opened))
-        self._screen.end(self._books.counts)
+        self._screen.end(self._books)
         self._fail(self._screen.error)
         if self._stop_requests.signals:  # and so there will be no report
-            counts = self._books.counts
-            again = "; run again to go on" if counts.finished < counts.total else ""
-            self._screen.announce(f"Stopped. {describe_end(counts)}{again}")
+            again = "; run again to go on" if self._books.finished < self._books.total else ""
+            self._screen.announce(f"Stopped. {describe_end(self._books)}{again}")
 
 
 def _start_error(message: str, traceback: str) -> WorkerStartError:

@@ -16,7 +16,7 @@ import contextlib
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, TextIO
 
 from ..between.clock import NEVER, monotonic
@@ -67,12 +67,13 @@ class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
     are left alone: they say nothing about its speed, and nor does the time before a worker was
     ready: until then `starting` says how many are not. Those `waiting` will be tried again after a
-    pause. While it is `stopping`, nobody knows how many more will be done. Where sizes are known,
+    pause. Once it is `stopped`, nobody knows how many more will be done. Where sizes are known,
     they say best how much is left: `size_done` of `size_to_do`."""
 
-    waiting = starting = size_done = size_to_do = 0
+    waiting: Sized = ()
+    starting = size_done = size_to_do = 0
     ready_at = 0.0
-    stopping = False
+    stopped = False
 
     def __init__(
         self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
@@ -94,15 +95,17 @@ class Counts:
             return self.size_done / self.size_to_do
         return (self.completed + self.failed) / (self.total - self.skipped - self.left)
 
+    def longest(self, now: float) -> Longest:
+        """The file that has been in progress longest, and for how many seconds, if one can tell."""
+        return None
+
     @property
     def finished(self) -> int:
         """Files that need nothing more in this run."""
         return self.skipped + self.left + self.completed + self.failed
 
 
-def render(
-    counts: Counts | str, seconds: float, longest: Longest = None, width: int = sys.maxsize
-) -> str:
+def render(counts: Counts | str, seconds: float, width: int = sys.maxsize) -> str:
     """The line, `seconds` after the start of the run, with as much as fits into `width` columns. A
     text is what stands there before there is anything to count."""
     if isinstance(counts, str):
@@ -111,7 +114,7 @@ def render(
     if counts.failed:
         stand.append(f"{counts.failed:,} failed")
     if counts.waiting:
-        stand.append(f"{counts.waiting:,} waiting to be tried again")
+        stand.append(f"{len(counts.waiting):,} waiting to be tried again")
     if counts.starting and seconds >= LONG_SECONDS:
         workers = "1 worker" if counts.starting == 1 else f"{counts.starting:,} workers"
         stand.append(f"starting {workers}, {in_words(seconds)}")
@@ -120,8 +123,9 @@ def render(
     if done_now and worked > 0:
         rate = done_now / worked
         speed = [f"{rate:,.1f} files/s" if rate >= 1 else f"{in_words(1 / rate)} a file"]
-        if not counts.stopping and (part := counts.part_done):
+        if not counts.stopped and (part := counts.part_done):
             left = [f"{in_words(worked * (1 - part) / part)} left"]
+    longest = counts.longest(seconds)
     if longest is not None and longest[1] >= LONG_SECONDS:
         for line in (_fit([*stand, *speed, *left], width), _fit([*stand, *left], width)):
             name = _name_longest(*longest, width - len(line))
@@ -197,17 +201,12 @@ class Screen:
 
     # The line.
 
-    def draw(
-        self, counts: Counts | str, seconds: float, longest: Callable[[], Longest] = lambda: None
-    ) -> None:
-        """Show where the run stands, `seconds` after its start, unless that was just done.
-
-        Only then `longest` is asked, so that calling this for each of a million files costs
-        nothing.
-        """
+    def draw(self, counts: Counts | str, seconds: float) -> None:
+        """Show where the run stands, `seconds` after its start, unless that was just done: calling
+        this for each of a million files costs nothing."""
         if seconds >= self._draw_at:
             self._draw_at = seconds + self._pause
-            self._show(counts, seconds, longest())
+            self._show(counts, seconds)
 
     def clear(self) -> None:
         """Leave an empty line behind."""
@@ -229,18 +228,18 @@ class Screen:
         """The run is over, and this is where it stands: the report says so."""
         self.clear()
 
-    def _show(self, counts: Counts | str, seconds: float, longest: Longest) -> None:
+    def _show(self, counts: Counts | str, seconds: float) -> None:
         if self._stream is None or self._pause == NEVER:
             return
         if not self._redrawn:
-            self._write(render(counts, seconds, longest) + "\n")
+            self._write(render(counts, seconds) + "\n")
             return
         try:
             # Not shutil's: that asks about stdout, which may be redirected elsewhere.
             width = os.get_terminal_size(self._stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
-        before, self._line = self._line, render(counts, seconds, longest, width - 1)
+        before, self._line = self._line, render(counts, seconds, width - 1)
         self._write("\r" + self._line + " " * (columns_of(before) - columns_of(self._line)))
 
     def _write(self, text: str) -> None:
@@ -353,7 +352,7 @@ class ScreenWithBar(Screen):
                 bar.close()
             self._bar = None
 
-    def _show(self, counts: Counts | str, seconds: float, longest: Longest) -> None:
+    def _show(self, counts: Counts | str, seconds: float) -> None:
         if isinstance(counts, str) or self.error is not None:
             return
         with self._trying():

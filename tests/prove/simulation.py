@@ -498,7 +498,7 @@ def _check(
     told: list[tuple[str, bool]],
     error: ResumablePoolError | None,
 ) -> None:
-    counts, options = books.counts, universe.options
+    counts, options = books, universe.options
     assert len(told) == len(dict(told)), "something was told twice"
     if universe.saver.dead:
         assert isinstance(error, SaverError) or universe.asked, f"ended by {error!r}"

@@ -337,14 +337,14 @@ def test_a_further_attempt_may_have_to_wait() -> None:
     assert _deal(books, 0) == ["b"]
     books.finish(0, 1, NOW)
     books.give_back(0)
-    assert (books.waiting, books.due, books.to_do, books.over) == (2, NOW + 1, 0, False)
+    assert (len(books.waiting), books.due, books.to_do, books.over) == (2, NOW + 1, 0, False)
     books.wake(NOW + 1)
     assert books.deal(0, NOW) == [("z", 2)]
     books.finish(0, 1, NOW)
     books.give_back(0)
-    assert (books.waiting, books.due) == (1, NOW + 2)
+    assert (len(books.waiting), books.due) == (1, NOW + 2)
     books.stop()
-    assert (books.waiting, books.due, books.over) == (0, NEVER, True)
+    assert (len(books.waiting), books.due, books.over) == (0, NEVER, True)
 
 
 # How often a file may be tried again, and what becomes of its first failures, one after the other.
@@ -372,7 +372,7 @@ def test_a_failure_is_judged_after_a_moment(retries: int, verdicts: list[Verdict
         books.wake(NOW + JUDGING_SECONDS)
     assert not books.over
     books.note_failure_saved("a")
-    assert (books.over, books.counts.failed, books.take_finished()) == (True, 1, [("a", False)])
+    assert (books.over, books.failed, books.take_finished()) == (True, 1, [("a", False)])
 
 
 def test_a_failure_during_a_stop_is_nobody_s() -> None:
@@ -386,7 +386,7 @@ def test_a_failure_during_a_stop_is_nobody_s() -> None:
     judged = books.judge(NOW, stopped=True)
     assert judged is not None
     assert judged[0] is Verdict.DROP
-    assert (books.over, books.counts.failed, books.report({}, 0.0, "").remaining) == (True, 0, 1)
+    assert (books.over, books.failed, books.report({}, 0.0, "").remaining) == (True, 0, 1)
 
 
 @pytest.mark.parametrize(("message", "killed"), [(KILLED, True), ("exited with status 1", False)])
@@ -450,8 +450,8 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
     kept = (True,) if keep_failures else ()
     books = Books(new_books()._options, plan, *kept)
     books.begin(plan)  # once more, when the checkpoint is locked
-    assert (books.counts.total, books.counts.completed, books.counts.failed) == (10, 0, 0)
-    assert (books.to_do, books.counts.skipped, books.counts.left) == (4, 5, 1)
+    assert (books.total, books.completed, books.failed) == (10, 0, 0)
+    assert (books.to_do, books.skipped, books.left) == (4, 5, 1)
     for path in "abc":
         assert _deal(books, 0, most=1) == [path]
         if path == "b":
@@ -463,8 +463,8 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
             books.finish(0, 1, NOW)
             books.give_back(0)
             books.note_saved(1)
-    assert (books.counts.completed, books.counts.failed) == (2, 1)
-    assert (books.counts.size_done, books.counts.size_to_do) == (7, 15)
+    assert (books.completed, books.failed) == (2, 1)
+    assert (books.size_done, books.size_to_do) == (7, 15)
     assert books.take_finished(2) == [("a", True), ("b", False)]
     assert books.take_finished() == [("c", True)]
     own = failed("b").failure

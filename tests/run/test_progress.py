@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from resumable_pool.run.screen import LONG_SECONDS, Counts, columns_of, describe_end, render
+from resumable_pool.run import screen
+from resumable_pool.run.screen import LONG_SECONDS, Counts, Longest, columns_of, describe_end
+
+
+class Timed(Counts):
+    """With a file that has been in progress for some time."""
+
+    at: Longest = None
+
+    def longest(self, now: float) -> Longest:
+        return self.at
+
+
+def render(
+    counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
+) -> str:
+    """The line, where this has been in progress longest."""
+    timed = Timed(0, 0)
+    vars(timed).update(vars(counts), at=longest)
+    return screen.render(timed, seconds, width)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +59,7 @@ def test_what_is_left_alone_is_finished_and_says_nothing_about_the_speed() -> No
 def test_nobody_knows_how_long_what_is_being_stopped_takes() -> None:
     """Of the files that are left, none is begun."""
     counts = Counts(10, 0, completed=5)
-    counts.stopping = True
+    counts.stopped = True
     assert render(counts, 2.0, ("a.wav", 6.0)) == "5/10 files, 2.5 files/s, 6.0 s on a.wav"
 
 
@@ -117,5 +138,5 @@ def test_where_a_stopped_run_stands() -> None:
 def test_it_is_said_how_many_wait() -> None:
     """For their next attempt; nobody wonders then why nothing goes on."""
     counts = Counts(10, 0, 4)
-    counts.waiting = 3
+    counts.waiting = range(3)
     assert "3 waiting to be tried again" in render(counts, 2.0)
