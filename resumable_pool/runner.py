@@ -329,5 +329,5 @@ class ResumableRunner(Hooks[Result]):
         self._life = self._stop_requests = self._ring = None
         if isinstance(error := raised[1], Exception):
             left = isinstance(error.__context__, GeneratorExit)
-            screen.breaks(error, hidden=requests.signals or left)
+            screen.breaks(error, hidden=left or bool(requests.signals))
         requests.deliver()

@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1067,
     "checkpoints": 1927,
     "commands": 381,
-    "run": 1887,
+    "run": 1839,
     "saver": 286,
     "worker": 282,
 }

@@ -174,7 +174,7 @@ class Books(Counts):
     @property
     def wanted(self) -> int:
         """How many workers there is something to do for."""
-        if self.stopped or self._has_one_alone:
+        if self.stopped or self._has_one_of(self.killed):
             return self.busy
         return min(self._workers, self._side_by_side + self.busy or min(1, len(self.killed)))
 
@@ -196,10 +196,9 @@ class Books(Counts):
         pending = self._setbacks or self._unsaved or (self._held and not self.stopped)
         return not (self.to_do or self._batches or self.waiting or pending)
 
-    @property
-    def _has_one_alone(self) -> bool:
-        """Whether the file in progress must be the only one."""
-        return any(batch.source is self.killed for batch in self._batches.values())
+    def _has_one_of(self, queue: deque[str]) -> bool:
+        """Whether anybody has a file of this queue."""
+        return any(batch.source is queue for batch in self._batches.values())
 
     def is_busy(self, worker: int) -> bool:
         """Whether the worker has a batch."""
@@ -225,10 +224,6 @@ class Books(Counts):
         """Which attempt at the path is the latest, from 1: of those that count. One for which its
         worker was to blame is made once more."""
         return self._attempts.get(path, 1)
-
-    def _is_first(self, path: str) -> bool:
-        """Whether nobody has had this path before."""
-        return path not in self._attempts and path not in self._suspicion.tried
 
     def add(self, paths: Iterable[str]) -> None:
         """More to do, after what there is."""
@@ -282,9 +277,9 @@ class Books(Counts):
         if self.is_busy(worker):
             has = [*self._batches[worker].paths]
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
-        if self.stopped or (self._pressed and not self._suspicion.may_tell(worker)):
+        if self.stopped or (self._pressed and self._suspicion.of(worker).failed):
             return []
-        if self._has_one_alone or (self.to_do and not most):
+        if self._has_one_of(self.killed) or (self.to_do and not most):
             return None
         if self._suspicion.waits(worker):
             return []
@@ -296,18 +291,21 @@ class Books(Counts):
         number = min(self._batch_length(source), most) if together else 1
         batch = [source.popleft() for _ in range(min(number, len(source)))]
         self._batches[worker] = _Batch(batch, now, source)
-        self._suspicion.note_dealt(worker, batch[0], source is self._doubtful)
+        self._suspicion.note_dealt(worker, source is self._doubtful)
         attempts = self._attempts
         return [(path, attempts.get(path, 1)) for path in batch]
 
     def _source_for(self, worker: int) -> deque[str] | None:
-        if self._doubtful and self._suspicion.may_try(worker):
+        history = self._suspicion.of(worker)
+        # As long as no doubtful one has succeeded, one at a time is enough.
+        one_more = self._suspicion.confirmed or not self._has_one_of(self._doubtful)
+        if self._doubtful and history.clean and one_more:
             return self._doubtful
         if self._to_do:
             return self._to_do
         if self.again and self._suspicion.trusts(worker):
             return self.again
-        return self._for_a_fresh_one() if self._suspicion.is_fresh(worker) else None
+        return self._for_a_fresh_one() if history.fresh else None
 
     def _for_a_fresh_one(self) -> deque[str] | None:
         if self.dangerous:
@@ -320,7 +318,7 @@ class Books(Counts):
             return True
         if self.again and self._suspicion.is_to_be_replaced(worker):
             return True
-        return not self._suspicion.is_fresh(worker) and self._for_a_fresh_one() is not None
+        return not self._suspicion.of(worker).fresh and self._for_a_fresh_one() is not None
 
     def _batch_length(self, source: deque[str]) -> int:
         quick = min(MOST_PATHS, self.batch_seconds / max(self._seconds, _SHORTEST))
@@ -338,7 +336,7 @@ class Books(Counts):
     def finish(self, worker: int, number: int, now: float) -> list[str]:
         """The saver has the values of so many more of the worker's paths: these."""
         paths = self._take(worker, number, now)
-        self._suspicion.succeed(worker, paths)
+        self._suspicion.succeed(worker, self._batches[worker].source is self._doubtful)
         self._received.extend(paths)
         for path in paths if self._held else ():
             self._held.pop(path, None)  # it was tried once more: what was before does not count
@@ -349,7 +347,9 @@ class Books(Counts):
         (path,) = self._take(worker, 1, now)
         self._held.pop(path, None)
         setback = _Setback(outcome, now + JUDGING_SECONDS, self.again)
-        if self._suspicion.fail(worker, path, self._is_first(path)):
+        doubtful = self._batches[worker].source is self._doubtful
+        first = not doubtful and path not in self._attempts
+        if self._suspicion.fail(worker, path, first, doubtful):
             self._held[path] = setback
         else:
             self._setbacks.append(setback)
@@ -371,8 +371,6 @@ class Books(Counts):
             raise ValueError(f"worker {worker} gives back its batch, but has none")
         batch = self._batches.pop(worker)
         batch.source.extendleft(reversed(batch.paths))
-        if batch.source is self._doubtful and batch.paths:
-            self._suspicion.note_returned(batch.paths[0])
 
     def lose(self, worker: int, certain: bool = True) -> str | None:
         """The worker is gone: the path that it died with, or `None` if it had none.
@@ -381,15 +379,16 @@ class Books(Counts):
             certain: whether that was the first one left. If not, nobody is to blame, and each of
                 them is dealt alone.
         """
-        culprit = None
+        culprit, doubtful = None, False
         if (batch := self._batches.get(worker)) is not None:
             if not certain:
                 self.dangerous.extend(self._batches.pop(worker).paths)
                 return None
+            doubtful = batch.source is self._doubtful
             culprit = batch.paths.popleft() if batch.paths else None
             self.give_back(worker)
-        first = culprit is not None and self._is_first(culprit)
-        self._suspicion.leave(worker, culprit, first)
+        first = not doubtful and culprit not in self._attempts
+        self._suspicion.leave(worker, culprit is not None, first, doubtful)
         return culprit
 
     def blame(

@@ -127,11 +127,6 @@ class FarCrew(Crew):
         if ends and self.error is None:
             self.error = ExecutorError(self.engine, text, in_flight, broken, traceback)
 
-    def kill(self) -> None:
-        for worker in self.values():
-            worker.kill()
-        self.clear()
-
     def statuses(self, now: float) -> list[WorkerStatus]:
         raise RuntimeError(
             "workers() only knows the runner's own worker processes: for an executor's, look at "

@@ -373,7 +373,8 @@ class Run:
     def _is_excused(self, error: Exception) -> bool:
         """Whether a signal is the reason: those also hit children, and the fork server, that start,
         and the processes of an executor."""
-        return self._stop_requests.signals and isinstance(error, (ExecutorError, WorkerStartError))
+        by_signals = isinstance(error, (ExecutorError, WorkerStartError))
+        return by_signals and bool(self._stop_requests.signals)
 
     # The end.
 

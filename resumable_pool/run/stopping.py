@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from ..between import children, pipes, system
 from ..between.clock import NEVER, monotonic
@@ -35,11 +35,8 @@ from ..errors import ResumablePoolError
 from ..records import in_words
 
 # Those that ask a program to end: no system has all of them.
-_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    if hasattr(signal, name)
-]
+_NAMES = "SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"
+_SIGNALS = [signum for signum in signal.Signals if signum.name in _NAMES]
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
@@ -133,6 +130,7 @@ class StopRequests:
     Attributes:
         wakener: ready for `multiprocessing.connection.wait` when something has been asked for, or
             the loop is to be woken.
+        signals: those that have come.
     """
 
     def __init__(self, seconds: float = NEVER) -> None:
@@ -148,7 +146,7 @@ class StopRequests:
         self._guard = threading.RLock()
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
-        self._signals: list[int] = []
+        self.signals: list[int] = []
         self._ended = False
         self._undo = contextlib.ExitStack()
 
@@ -181,11 +179,6 @@ class StopRequests:
         if isinstance(owner, StopRequests) and owner._ended:
             return owner._handler_before(signum)
         return handler
-
-    @property
-    def signals(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self._signals)
 
     def take(self) -> Iterator[str]:
         """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
@@ -234,7 +227,7 @@ class StopRequests:
             bell, self._bell = self._bell, None
             if bell is not None:
                 bell.close()
-        _deliver(*dict.fromkeys(self._signals))
+        _deliver(*dict.fromkeys(self.signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         # In a child that another thread of the program has forked, or when the run has ended in
@@ -243,12 +236,12 @@ class StopRequests:
             signal.signal(signum, self._handler_before(signum))
             _take_effect(signum, frame)
             return
-        self._signals.append(signum)
+        self.signals.append(signum)
         self.ask(signal.Signals(signum).name)
 
     def _note_console_closed(self) -> None:
         """Windows only. It takes the effect of SIGBREAK, as in C."""
-        self._signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
+        self.signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
         self.ask(CONSOLE_CLOSED)
 
 
@@ -286,10 +279,7 @@ def shorten(error: BaseException) -> None:
             one.__traceback__ = None
 
 
-Item = TypeVar("Item")
-
-
-class Loop(Iterator[Item]):
+class Loop(Iterator[Any]):
     """What a `for` loop goes through: the items of a generator, which is closed when the loop is
     left, whatever that raises.
 
@@ -301,11 +291,11 @@ class Loop(Iterator[Item]):
     thread nothing can raise it.
     """
 
-    def __init__(self, items: Generator[Item, None, None]) -> None:
+    def __init__(self, items: Generator[Any, None, None]) -> None:
         self._items = items
         self._interrupt: _Interrupt | None = None
 
-    def __next__(self) -> Item:
+    def __next__(self) -> Any:
         try:
             return next(self._items)
         except SHORT as error:

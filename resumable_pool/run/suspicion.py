@@ -28,7 +28,6 @@ Pure: no process, no clock, no file.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 
 # So many failures in a row are suspicious. Two are not rare: bad files have bad neighbours.
 STREAK = 3
@@ -49,7 +48,7 @@ START_ATTEMPTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 
-class _History:
+class History:
     """What one worker has done so far.
 
     Attributes:
@@ -75,39 +74,29 @@ class Suspicion:
 
     Attributes:
         doubtful: the files to be tried once more, in a fresh worker.
-        tried: those that have been, or will be.
+        confirmed: that it was the worker, the last time.
     """
 
     def __init__(self) -> None:
         self.doubtful: deque[str] = deque()
-        self.tried: set[str] = set()
+        self.confirmed = False
         self._cleared: list[str] = []
         self._condemned: list[int] = []
-        self._histories: dict[int, _History] = {}
+        self._histories: dict[int, History] = {}
         self._entered = self._dismissals = 0
-        self._on_trial: set[str] = set()
         self._streak = STREAK
         self._refuted = 0
-        self._confirmed = False  # that it was the worker, the last time
         self._success_since = False  # the last dismissal
         self._settled = False  # since then: it is the function
 
-    def _of(self, worker: int) -> _History:
-        return self._histories.get(worker) or _History()
+    def of(self, worker: int) -> History:
+        """What the worker has done."""
+        return self._histories.get(worker) or History()
 
     @property
     def held(self) -> int:
         """How many failures do not count yet, but may."""
         return sum(len(history.held) for history in self._histories.values())
-
-    def is_fresh(self, worker: int) -> bool:
-        """Whether the worker was dealt nothing yet, as far as anybody knows."""
-        return self._of(worker).fresh
-
-    def may_try(self, worker: int) -> bool:
-        """Whether the worker may be dealt a doubtful file: nothing that it was dealt before can
-        have broken it. And as long as none of them has succeeded, one at a time is enough."""
-        return self._of(worker).clean and (self._confirmed or not self._on_trial)
 
     def some_are_clean(self) -> bool:
         """Whether there is such a worker, or will be when it has started."""
@@ -115,30 +104,26 @@ class Suspicion:
 
     def waits(self, worker: int) -> bool:
         """Whether others must show first whether this worker is broken."""
-        return not self._settled and self._of(worker).streak >= self._streak
+        return not self._settled and self.of(worker).streak >= self._streak
 
     def trusts(self, worker: int) -> bool:
         """Whether the worker may try what has failed before: it has not just failed more than once,
         or all others have as well."""
-        if self._of(worker).failed < UNSOUND:
+        if self.of(worker).failed < UNSOUND:
             return True
         return not (self._some_are_sound() or self.is_to_be_replaced(worker))
 
     def is_to_be_replaced(self, worker: int) -> bool:
         """Whether nobody is left to try what has failed before, and this worker is perhaps broken:
         a fresh one is to do that."""
-        history = self._of(worker)
+        history = self.of(worker)
         perhaps_broken = history.streak >= UNSOUND and self._is_suspect(history)
         return perhaps_broken and not self._some_are_sound()
-
-    def may_tell(self, worker: int) -> bool:
-        """Whether the worker has not failed since its last success."""
-        return not self._of(worker).failed
 
     def _some_are_sound(self) -> bool:
         return any(h.failed < UNSOUND and not h.dismissed for h in self._histories.values())
 
-    def _is_suspect(self, history: _History) -> bool:
+    def _is_suspect(self, history: History) -> bool:
         return history.succeeded or self._success_since
 
     def _others_may_tell(self, wanted: int) -> bool:
@@ -150,68 +135,57 @@ class Suspicion:
 
     def enter(self, worker: int) -> None:
         """One more worker, of which everything will be told."""
-        self._histories[worker] = _History()
+        self._histories[worker] = History()
         self._entered += 1
 
-    def note_dealt(self, worker: int, path: str, doubtful: bool) -> None:
-        """The worker was dealt files that begin with this one."""
-        history = self._of(worker)
+    def note_dealt(self, worker: int, doubtful: bool) -> None:
+        """The worker was dealt files, or a `doubtful` one."""
+        history = self.of(worker)
         history.fresh = False
         history.clean = history.clean and doubtful
-        if doubtful:
-            self._on_trial.add(path)
 
-    def note_returned(self, path: str) -> None:
-        """A doubtful file was dealt, and not begun."""
-        self._on_trial.discard(path)
-
-    def succeed(self, worker: int, paths: Collection[str]) -> None:
-        """The worker has succeeded with these files."""
-        history = self._of(worker)
+    def succeed(self, worker: int, doubtful: bool) -> None:
+        """The worker has succeeded with these."""
+        history = self.of(worker)
         history.succeeded = self._success_since = True
         self._settled = False
         if history.failed:
             history.failed = history.streak = 0
             self._clear(history)
-        if self._on_trial and not self._on_trial.isdisjoint(paths):  # it was the worker, then
-            self._on_trial.difference_update(paths)
-            self._refuted, self._streak, self._confirmed = 0, STREAK, True
+        if doubtful:  # it was the worker, then
+            self._refuted, self._streak, self.confirmed = 0, STREAK, True
 
-    def fail(self, worker: int, path: str, first: bool) -> bool:
-        """The worker has failed with this file, of which it was the `first` attempt. Returns
-        whether that does not count yet."""
+    def fail(self, worker: int, path: str, first: bool, doubtful: bool) -> bool:
+        """The worker has failed with this file, of which it was the `first` attempt, or which is
+        `doubtful`. Returns whether that does not count yet."""
         history = self._histories.get(worker)
         if history is None:
             return False
-        if path in self._on_trial and not history.dismissed:
+        if doubtful and not history.dismissed:
             self._condemn(worker)  # this file may have broken it as well
-        self._note_failed(history, path, first)
+        self._note_failed(history, first, doubtful)
         if first:
             history.held.append(path)
         return first
 
-    def leave(self, worker: int, path: str | None, first: bool) -> None:
-        """The worker is gone, and this is the file that it died with, if it did."""
-        history = self._histories.pop(worker, None) or _History()
-        if path is not None:
-            self._note_failed(history, path, first)
+    def leave(self, worker: int, died: bool, first: bool, doubtful: bool) -> None:
+        """The worker is gone; if it `died` with a file, that is noted like a failure."""
+        history = self._histories.pop(worker, None) or History()
+        if died:
+            self._note_failed(history, first, doubtful)
         if history.held and history.streak >= self._streak and self._is_suspect(history):
             self._doubt(history)
         else:
             self._clear(history)
 
-    def _note_failed(self, history: _History, path: str, first: bool) -> None:
+    def _note_failed(self, history: History, first: bool, doubtful: bool) -> None:
         history.failed += 1
         history.streak += first
         history.clean = False
-        if path not in self._on_trial:
-            return
-        self._on_trial.discard(path)
-        self._refuted += 1
+        self._refuted += doubtful
         if self._refuted >= REFUTED:
             self._refuted = 0
             self._streak *= HARDER
-            self.tried.difference_update(self.doubtful)
             self._cleared += self.doubtful
             self.doubtful.clear()
 
@@ -231,7 +205,7 @@ class Suspicion:
         failing = self._failing()
         suspects = [worker for worker, history in failing if self._is_suspect(history)]
         for worker in suspects:
-            if self._of(worker).streak >= self._streak:
+            if self.of(worker).streak >= self._streak:
                 self._dismiss(worker)
         if len(suspects) < len(failing) and not self._others_may_tell(wanted):
             self._settled = True
@@ -258,10 +232,10 @@ class Suspicion:
 
     def rest(self, worker: int) -> None:
         """There is nothing more for this worker to show what it is worth with."""
-        if self._is_suspect(history := self._of(worker)):
+        if self._is_suspect(history := self.of(worker)):
             self._clear(history)
 
-    def _failing(self) -> list[tuple[int, _History]]:
+    def _failing(self) -> list[tuple[int, History]]:
         """Who has a streak, and is not dismissed for it."""
         histories = self._histories.items()
         return [each for each in histories if each[1].streak and not each[1].dismissed]
@@ -275,14 +249,13 @@ class Suspicion:
         self._dismissals += 1
         self._condemned.append(worker)
 
-    def _doubt(self, history: _History) -> None:
+    def _doubt(self, history: History) -> None:
         # What came last is the least likely to have broken the worker: it is tried again first.
         self.doubtful.extend(reversed(history.held))
-        self.tried.update(history.held)
         history.held = []
-        self._success_since = self._settled = self._confirmed = False
+        self._success_since = self._settled = self.confirmed = False
 
-    def _clear(self, history: _History) -> None:
+    def _clear(self, history: History) -> None:
         self._cleared += reversed(history.held)
         history.held = []
 

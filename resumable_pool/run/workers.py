@@ -268,8 +268,7 @@ class Crew(dict[int, Worker]):
             WorkerStartError: the system would not start it.
         """
         serial, self._started = self._started, self._started + 1
-        taken = {worker.slot for worker in self.values()}
-        slot = next(slot for slot in range(len(self._latest)) if slot not in taken)
+        slot = min({*range(len(self._latest))} - {worker.slot for worker in self.values()})
         if not self.engine:  # of whose processes nobody hears anything
             self._books.enter(serial)
         try:
