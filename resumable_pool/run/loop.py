@@ -19,11 +19,11 @@ from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Books, Finished, Verdict
 from .plan import Plan
+from .processes import Crew, State
 from .saver_handle import Saver
 from .screen import DEBUG, INFO, Screen, describe_end, log
 from .stopping import Phase, Stopping, StopRequests, broken_pipes_raise
 from .suspicion import Starts
-from .workers import Crew, State
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
 # which the worker has forked keeps quiet, and a signal that came just before it began to wait.

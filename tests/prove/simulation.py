@@ -33,10 +33,10 @@ from resumable_pool.options import Options
 from resumable_pool.run import loop
 from resumable_pool.run.books import Books
 from resumable_pool.run.plan import Plan
+from resumable_pool.run.processes import Crew, Worker
 from resumable_pool.run.screen import screen_for
 from resumable_pool.run.stopping import BY_CALL
 from resumable_pool.run.suspicion import HARDER, STREAK
-from resumable_pool.run.workers import Crew, Worker
 from resumable_pool.worker import process
 
 # More turns than any run needs: it does not end.
