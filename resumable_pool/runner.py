@@ -44,7 +44,7 @@ from .checkpoints.base import ByPath
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, completed_elsewhere, overrides
 from .options import check_options, check_sent
-from .records import Failure, Outcome, Report, Result, WorkerStatus, quoted
+from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, quoted
 from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
@@ -298,7 +298,7 @@ class ResumableRunner(Hooks[Result]):
                         with screen.aside():
                             yield from self._tell(finished, life, watched)
             elif plan.total:
-                screen.has_nothing_to_do(plan, self._checkpoint.path)
+                screen.has_nothing_to_do(plan, from_here(self._checkpoint.path))
             self._report = books.report(self.failures, monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
 

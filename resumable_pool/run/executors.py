@@ -42,8 +42,7 @@ from ..records import WorkerStatus
 from ..values import Encoder
 from ..worker.far_process import Answer, process_far
 from .books import Books
-from .processes import Crew, State, Worker
-from .saver_handle import Saver
+from .processes import Crew, Saver, State, Worker
 
 # So many batches may be lost before anything has come back. One may be bad luck, or a bad file.
 LOST_ATTEMPTS = 3

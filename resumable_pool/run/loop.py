@@ -19,8 +19,7 @@ from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Books, Finished, Verdict
 from .plan import Plan
-from .processes import Crew, State
-from .saver_handle import Saver
+from .processes import Crew, Saver, State
 from .screen import DEBUG, INFO, Screen, describe_end, log
 from .stopping import Phase, Stopping, StopRequests, broken_pipes_raise
 from .suspicion import Starts

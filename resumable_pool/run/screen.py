@@ -21,16 +21,7 @@ from typing import Any, TextIO
 
 from ..between.clock import NEVER, monotonic
 from ..files import Told
-from ..records import (
-    AlikeFailures,
-    Failure,
-    count_files,
-    from_here,
-    in_words,
-    printable,
-    quoted,
-    tally,
-)
+from ..records import AlikeFailures, Failure, count_files, in_words, printable, quoted, tally
 from .plan import Plan
 
 # A name that is gone again before you can read it is not worth showing.
@@ -292,11 +283,11 @@ class Screen:
             log(INFO, str(plan))
 
     def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
-        """All files have been done before, or are left alone."""
+        """All files have been done before, or are left alone. The `checkpoint` is as one types it
+        here."""
         log(INFO, str(plan))
         self.say(
-            "nothing to do: no file is new. To do all of them again, delete or rename "
-            f"{from_here(checkpoint)}"
+            f"nothing to do: no file is new. To do all of them again, delete or rename {checkpoint}"
         )
 
     def fails(self, failure: Failure, counts: Counts) -> None:
