@@ -97,10 +97,9 @@ class Child:
         keep_script_known()
         made: list[Connection] = []
         try:
-            theirs, ours = pipes.pipe(duplex)
-            made += theirs, ours
-            self.heard, said = pipes.pipe(duplex=False)
-            made += self.heard, said
+            made += pipes.pipe(duplex)
+            made += pipes.pipe(duplex=False)
+            theirs, ours, self.heard, said = made
             kept = (theirs, said, *ends)
             # Every concrete context has a Process, though not its base. Never daemonic, because a
             # function may want children of its own.

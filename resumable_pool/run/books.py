@@ -41,7 +41,7 @@ import heapq
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import filterfalse
+from itertools import count, filterfalse
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -132,7 +132,7 @@ class Books(Counts):
         self.killed: deque[str] = deque()
         # When, which one (for a heap, whose items are in order), and where it stands then.
         self.waiting: list[tuple[float, int, str, deque[str]]] = []
-        self._ever_waited = 0
+        self._order = count()
         self._batches: dict[int, _Batch] = {}
         self._attempts: dict[str, int] = {}
         self._seconds = float("inf")  # what a file has taken lately
@@ -236,8 +236,8 @@ class Books(Counts):
             again: where it stands when it is `due`.
         """
         self._attempts[path] = self.attempt(path) + 1
-        self._ever_waited += 1
-        heapq.heappush(self.waiting, (due, self._ever_waited, path, again))
+        if not self.stopped:
+            heapq.heappush(self.waiting, (due, next(self._order), path, again))
 
     def wake(self, now: float) -> None:
         """Those whose time has come wait no longer."""

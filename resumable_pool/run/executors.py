@@ -28,14 +28,14 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
 from ..between.describing import describe
 from ..between.frames import plain_frame
 from ..between.messages import FAR_BATCH_SECONDS, BatchOver, Done, Task
-from ..between.waiting import PipeWriter, Waiter
+from ..between.waiting import PipeWriter
 from ..errors import ExecutorError
 from ..options import Options
 from ..records import WorkerStatus
@@ -54,10 +54,8 @@ _LOST = -1
 class FarCrew(Crew):
     """The batches that are in flight, each in a slot of its own. Lives in the runner's process."""
 
-    def __init__(
-        self, options: Options, saver: Saver, books: Books, waiter: Waiter, wake: Callable[[], None]
-    ) -> None:
-        super().__init__(options, saver, books, waiter, wake)
+    def __init__(self, options: Options, saver: Saver, books: Books, *rest: Any) -> None:
+        super().__init__(options, saver, books, *rest)
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         books.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
         books.tells_files = False

@@ -74,7 +74,6 @@ class Run:
         crew = _crew_for(options)
         self._crew = crew(options, self._saver, books, self._waiter, stop_requests.wake)
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
-        self._threads = self._forked and children.has_other_threads()
 
     def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -83,16 +82,13 @@ class Run:
             The paths whose outcomes have been saved, some at a time. While nobody asks for more
             nothing new is dealt, but everything is saved.
         """
-        try:
-            with broken_pipes_raise():
-                self._saver.start()
-        except WorkerStartError as error:
-            if not self._is_excused(error):
-                raise
-            self._books.stop()
-            return
         with Owned() as life:
-            life.callback(broken_pipes_raise()(self._end))
+            try:
+                with broken_pipes_raise():
+                    self._saver.start()
+                life.callback(broken_pipes_raise()(self._end))
+            except WorkerStartError as error:
+                self._fail(error)
             while not self._over():
                 with broken_pipes_raise():
                     self._turn()
@@ -219,9 +215,8 @@ class Run:
     def _suspect_fork(self, failure: Failure) -> None:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
         or says that it cannot be used there. Told once."""
-        first = not self._books.completed
-        hangs = failure.kind == "timeout" and self._threads and first
-        if hangs or "forked" in failure.message.lower():
+        first = failure.kind == "timeout" and not self._books.completed
+        if (first and children.has_other_threads()) or "forked" in failure.message.lower():
             self._forked = False
             self._screen.suspects_fork(failure)
 

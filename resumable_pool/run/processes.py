@@ -70,12 +70,12 @@ class Saver:
 
     Attributes:
         process: the process.
-        gone: whether it has ended, and every report of it was read.
+        gone: whether it has not started, or has ended, and every report of it was read.
     """
 
     def __init__(self, context: BaseContext, saving: Saving, waiter: Waiter) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
-        self.gone = False
+        self.gone = True
         self._handed_over: dict[int, Connection] = {}  # the ends, by worker
         self._waiter = waiter
         self._context = context
@@ -91,6 +91,7 @@ class Saver:
         self.process = children.Child(*started, self._waiter, duplex=True)
         self._reports = FrameReader(self.process.heard, pickle.loads)
         self._waiter.add(self.process.heard)
+        self.gone = False
 
     def tell(self, message: ToSaver) -> None:
         """Give an order. If the saver is dead nothing happens: its reports end, and tell so."""
@@ -334,7 +335,6 @@ class Crew(dict[int, Worker]):
         self._folder = here()  # where relative paths start
         self._started = 0
         self._latest: list[Worker | None] = [None] * options.max_workers  # by slots
-        self._pipe_size = min(PIPE_SIZE, _ALL_PIPES // options.max_workers)
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
         self._pickled_setup = b""  # once the checkpoint is locked
@@ -372,7 +372,7 @@ class Crew(dict[int, Worker]):
     def _start(self, serial: int, slot: int) -> Worker:
         results = self._pipe_to_saver(serial)
         try:
-            _enlarge(results, self._pipe_size)
+            _enlarge(results, min(PIPE_SIZE, _ALL_PIPES // len(self._latest)))
             arguments = (self._inherited, slot, self._folder)
             started = (self._context, f"worker {slot}", in_worker.run_worker, arguments)
             return Worker(*started, self._waiter, results)

@@ -6,6 +6,7 @@ import os
 import pickle
 import pty
 import random
+import re
 import select
 import signal
 import sys
@@ -38,6 +39,7 @@ def test_after_the_first_what_is_in_work_is_finished_and_saved(
     status, _, errors = script.wait()
     assert status == -signal.SIGINT
     assert errors.count("Traceback") == 1
+    assert re.findall(r"in (\w+)\n", errors)[-1:] == ["run"]  # one frame of ours
     assert errors.endswith("KeyboardInterrupt\n")
     assert "Stopped. 10 files: 3 done, 7 to do; run again to go on" in errors
     assert saved(folder) == set(begun)

@@ -345,6 +345,8 @@ def test_a_further_attempt_may_have_to_wait() -> None:
     assert (len(books.waiting), books.due) == (1, NOW + 2)
     books.stop()
     assert (len(books.waiting), books.due, books.over) == (0, NEVER, True)
+    books.retry("z", books.again, due=NOW + 600)
+    assert (books.due, books.over) == (NEVER, True)
 
 
 # How often a file may be tried again, and what becomes of its first failures, one after the other.
