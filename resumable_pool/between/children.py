@@ -178,10 +178,9 @@ class Child:
         self._told.close()
         if not self.has_ended():
             pipes.wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
-        exitcode = self._process.exitcode
-        if exitcode is None and self._pidfd < 0 and self.has_ended():
+        if self._pidfd < 0 and self.has_ended():
             self._process.join(DYING_SECONDS)  # multiprocessing's sentinel is a moment early
-            exitcode = self._process.exitcode
+        exitcode = self._process.exitcode
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")
             pipes.wait([self.sentinel], DYING_SECONDS)
@@ -192,14 +191,14 @@ class Child:
         return None if self._by_server and exitcode == FORGOTTEN else exitcode, left
 
     def _forget(self) -> None:
-        ended = self._pidfd >= 0 and self.has_ended()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
         # Unless not even that has ended it, or its end was never told:
         if self._process.exitcode is not None:
             self._process.join()  # now multiprocessing forgets it as well
-        elif ended:  # where SIGCHLD is ignored multiprocessing does not get to know it
+        elif self._pidfd >= 0 and self.has_ended():
+            # Where SIGCHLD is ignored multiprocessing does not get to know it.
             multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         # Not closed: another thread may have it from multiprocessing's list, to join it when the
         # program ends, for instance. What nobody has is closed.
         del self._process

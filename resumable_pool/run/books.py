@@ -118,7 +118,6 @@ class Books(Counts):
     """
 
     def __init__(self, options: Options, plan: Plan, keep_failures: bool = False) -> None:
-        super().__init__(0, 0)
         self.batch_seconds = BATCH_SECONDS
         self.tells_files = True
         self.untaken: list[Finished] = []

@@ -61,16 +61,10 @@ class Counts:
     pause. Once it is `stopped`, nobody knows how many more will be done. Where sizes are known,
     they say best how much is left: `size_done` of `size_to_do`."""
 
+    total = skipped = left = completed = failed = starting = size_done = size_to_do = 0
     waiting: Sized = ()
-    starting = size_done = size_to_do = 0
     ready_at = 0.0
     stopped = False
-
-    def __init__(
-        self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
-    ) -> None:
-        self.total, self.skipped, self.left = total, skipped, left
-        self.completed, self.failed = completed, failed
 
     def note_workers(self, number: int, ready: bool, now: float) -> None:
         """There are so many workers at the time `now`, and one is ready, or none."""

@@ -18,7 +18,6 @@ from resumable_pool.run import screen as display
 from resumable_pool.run.screen import (
     LOG_SECONDS,
     REDRAW_SECONDS,
-    Counts,
     Longest,
     Screen,
     screen_for,
@@ -27,6 +26,7 @@ from resumable_pool.run.screen import (
 from .. import functions
 from ..conftest import not_on_windows
 from ..stage import PATIENCE, Stage, act, announcement
+from .test_progress import Counts
 
 
 @pytest.fixture

@@ -7,13 +7,19 @@ import sys
 import pytest
 
 from resumable_pool.run import screen
-from resumable_pool.run.screen import LONG_SECONDS, Counts, Longest, columns_of, describe_end
+from resumable_pool.run.screen import LONG_SECONDS, Longest, columns_of, describe_end
 
 
-class Timed(Counts):
-    """With a file that has been in progress for some time."""
+class Counts(screen.Counts):
+    """Of a run that has come so far, perhaps with a file that has been in progress for long."""
 
     at: Longest = None
+
+    def __init__(
+        self, total: int, skipped: int, completed: int = 0, failed: int = 0, left: int = 0
+    ) -> None:
+        self.total, self.skipped, self.left = total, skipped, left
+        self.completed, self.failed = completed, failed
 
     def longest(self, now: float) -> Longest:
         return self.at
@@ -23,9 +29,8 @@ def render(
     counts: Counts, seconds: float, longest: Longest = None, width: int = sys.maxsize
 ) -> str:
     """The line, where this has been in progress longest."""
-    timed = Timed(0, 0)
-    vars(timed).update(vars(counts), at=longest)
-    return screen.render(timed, seconds, width)
+    counts.at = longest
+    return screen.render(counts, seconds, width)
 
 
 @pytest.mark.parametrize(
