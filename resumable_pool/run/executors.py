@@ -66,7 +66,6 @@ class FarCrew(Crew):
         self._come_back: deque[tuple[Slot, Future[Answer]]] = deque()
         self._answered = False  # whether anything has come back
         self._lost = 0
-        self._broken = False
 
     def _start(self, serial: int, place: int) -> Worker:
         results = PipeWriter(self._pipe_to_saver(serial), self._waiter)
@@ -110,9 +109,8 @@ class FarCrew(Crew):
         in_flight = [path for one in slots for path, _ in one.batch]
         ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
         if broken:
-            just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self._broken)
+            just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self.error)
             slot.to_blame = just_now and len(in_flight) == 1
-            self._broken = True
         elif self._answered:
             slot.to_blame = len(slot.batch) == 1
         else:
@@ -150,7 +148,7 @@ class Slot(Worker):
         self.name = name
         self.batch: Sequence[Task] = ()
         self.future: Future[Answer] | None = None
-        self.refused = self._leaves = False
+        self.refused = False
         self._crew = crew
         self._results = results
         self._outcomes = 0
@@ -175,12 +173,11 @@ class Slot(Worker):
         self.batch, self.future = (), None
         self._outcomes += number
         self._results.write(frames + plain_frame(BatchOver()))
-        if self._leaves:
+        if self.state is State.LEAVING:
             self.tell_no_more()
 
     def tell_no_more(self) -> None:
         """It may leave as soon as nothing is in flight."""
-        self._leaves = True
         if self.future is None:
             self._end_stream(self._outcomes)
 

@@ -163,7 +163,7 @@ class Run:
                 self._note_opened(notes, encoder)
             case messages.Ready():
                 self._crew[serial].note_ready()
-                self._starts.note_ready()
+                self._starts.possible = True
                 since = f"{in_words(self._clock.now)} after the start of the run"
                 log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
             case messages.StartFailed():

@@ -85,13 +85,9 @@ def make_plan(
         standing.difference_update(completed)
     failed = [path for path in files if path in standing] if standing else []
     new = [path for path in files if path not in completed and path not in standing]
-    changed = []
-    if options.rerun_changed:
-        changed = [
-            path
-            for path in files
-            if path in completed and path not in standing and _has_changed(path, checkpoint)
-        ]
+    looked_at = files if options.rerun_changed else ()
+    old = [path for path in looked_at if path in completed and path not in standing]
+    changed = [path for path in old if _has_changed(path, checkpoint)]
     again = failed if options.retry_failed else []
     to_do = new
     if changed or again:

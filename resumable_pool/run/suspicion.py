@@ -265,16 +265,12 @@ class Starts:
 
     Attributes:
         allowed_at: when the next one may be tried.
+        possible: whether one has ever been ready.
     """
 
-    def __init__(self) -> None:
-        self.allowed_at = 0.0
-        self._failed = 0
-        self._ever_ready = False
-
-    def note_ready(self) -> None:
-        """A worker is ready: that it starts here is possible."""
-        self._ever_ready = True
+    allowed_at = 0.0
+    possible = False
+    _failed = 0
 
     def note_proven(self) -> None:
         """A worker has done its first file."""
@@ -292,6 +288,6 @@ class Starts:
             self._failed += 1
             pause = FIRST_PAUSE * 2.0 ** min(self._failed - 1, 16)
             self.allowed_at = now + min(pause, LONGEST_PAUSE)
-        if not self._ever_ready:
+        if not self.possible:
             return by_itself or self._failed >= START_ATTEMPTS
         return self._failed >= START_ATTEMPTS and not others

@@ -233,8 +233,7 @@ def test_a_start_that_fails_is_tried_again(
 ) -> None:
     """After a pause, doubled each time, unless the reason is one that stays."""
     starts = Starts()
-    if ready:
-        starts.note_ready()
+    starts.possible = ready
     ends = [starts.note_failed(*failure) for failure in failures]
     assert (ends[-1], starts.allowed_at) == decided
     assert not any(ends[:-1])
