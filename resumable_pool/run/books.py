@@ -48,7 +48,7 @@ from typing import Any, NamedTuple
 from ..between.clock import NEVER
 from ..between.messages import BATCH_SECONDS, Task
 from ..options import Options
-from ..records import Failure, FailureKind, Outcome, Report
+from ..records import Failure, FailureKind, Outcome, Report, count_files
 from .plan import Plan
 from .screen import Counts, Longest
 from .suspicion import Suspicion
@@ -404,9 +404,11 @@ class Books(Counts):
     # Failures.
 
     @property
-    def too_many(self) -> bool:
-        """Whether more files have failed than may."""
-        return self._too_many(0)
+    def too_many(self) -> str:
+        """That more files have failed than may, if so."""
+        limit = self._options.max_failures or 0
+        what = f"{count_files(limit + 1)} failed, more than max_failures={limit}"
+        return what if self._too_many(0) else ""
 
     def _too_many(self, more: int) -> bool:
         limit = self._options.max_failures

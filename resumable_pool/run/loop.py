@@ -57,15 +57,13 @@ class Run:
     ) -> None:
         # More workers than there are files cost nothing.
         options = options._replace(max_workers=min(options.max_workers, books.total))
-        self._options = options
         self._make_plan = make_plan
         self._books = books
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._screen = screen
-        self._opened = self._ready = self._slow = self._behind = False
+        self._opened = self._slow = self._behind = self._excused = False
         self._error: Exception | None = None
-        self._excused = False
         self._stopping = Stopping(options.grace_period)
         self._starts = Starts()
         self._waiter = Waiter()
@@ -207,9 +205,8 @@ class Run:
             else:
                 what = f"{verdict.value} (attempt {failure.attempts})"
                 log(INFO, f"{quoted(failure.path)} {what}: {failure.message}")
-            limit = self._options.max_failures or 0
             if self._books.too_many and not self._stopping.stopped:
-                self._stop(f"{count_files(limit + 1)} failed, more than max_failures={limit}")
+                self._stop(self._books.too_many)
         self._books.wake(now)
 
     def _suspect_fork(self, failure: Failure) -> None:
@@ -250,12 +247,12 @@ class Run:
                 worker.dismiss()
 
     def _show_progress(self) -> None:
-        now = self._clock.now
-        if not self._ready:
-            self._ready = bool(self._crew.are(State.READY, State.LEAVING))
-            self._books.note_workers(len(self._crew), self._ready, now)
+        now, books = self._clock.now, self._books
+        if not books.ready_at:
+            ready = bool(self._crew.are(State.READY, State.LEAVING))
+            books.starting, books.ready_at = (0, now) if ready else (len(self._crew), 0.0)
         if self._opened:  # a run that was refused has not begun
-            self._screen.draw(self._books, now)
+            self._screen.draw(books, now)
         self._fail(self._screen.error)
 
     # What is decided.

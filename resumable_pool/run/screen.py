@@ -57,21 +57,14 @@ Longest = tuple[str, float] | None
 class Counts:
     """Where a run stands. Those `skipped` were done before it, those `left` had failed before and
     are left alone: they say nothing about its speed, and nor does the time before a worker was
-    ready: until then `starting` says how many are not. Those `waiting` will be tried again after a
-    pause. Once it is `stopped`, nobody knows how many more will be done. Where sizes are known,
-    they say best how much is left: `size_done` of `size_to_do`."""
+    ready, at `ready_at`: until then `starting` says how many are not. Those `waiting` will be tried
+    again after a pause. Once it is `stopped`, nobody knows how many more will be done. Where sizes
+    are known, they say best how much is left: `size_done` of `size_to_do`."""
 
     total = skipped = left = completed = failed = starting = size_done = size_to_do = 0
     waiting: Sized = ()
     ready_at = 0.0
     stopped = False
-
-    def note_workers(self, number: int, ready: bool, now: float) -> None:
-        """There are so many workers at the time `now`, and one is ready, or none."""
-        if ready:
-            self.starting, self.ready_at = 0, now
-        else:
-            self.starting = number
 
     @property
     def part_done(self) -> float:

@@ -72,13 +72,13 @@ def test_models_that_load_say_nothing_about_the_speed() -> None:
     """While no worker is ready, the line says what is waited for; time left counts from the first
     that is."""
     counts = Counts(12, 0)
-    counts.note_workers(2, False, 0.0)
+    counts.starting = 2
     assert render(counts, 1.9) == "0/12 files"
     assert render(counts, 8.0) == "0/12 files, starting 2 workers, 8.0 s"
-    counts.note_workers(1, False, 9.0)
+    counts.starting = 1
     assert render(counts, 9.0, width=30) == "0/12 files"
     assert render(counts, 9.0) == "0/12 files, starting 1 worker, 9.0 s"
-    counts.note_workers(2, True, 10.0)
+    counts.starting, counts.ready_at = 0, 10.0
     assert render(counts, 11.0) == "0/12 files"
     counts.completed = 2
     assert render(counts, 12.0) == "2/12 files, 1.0 files/s, 10 s left"
