@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1067,
     "checkpoints": 1927,
     "commands": 381,
-    "run": 1839,
+    "run": 1786,
     "saver": 286,
     "worker": 282,
 }

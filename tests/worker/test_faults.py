@@ -19,7 +19,7 @@ from resumable_pool import Failure, Report, ResumableRunner
 from resumable_pool.between import children as processes
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
-from resumable_pool.run import workers
+from resumable_pool.run import processes as workers
 from resumable_pool.worker import calling
 
 from .. import functions
