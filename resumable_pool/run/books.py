@@ -255,12 +255,10 @@ class Books(Counts):
         """The worker is one process to the end, of which we hear everything."""
         self._suspicion.enter(worker)
 
-    def review(self) -> list[int]:
-        """Decide about what is suspicious. Returns the workers to be dismissed: they are broken."""
-        idle = not self._batches and not self.to_do
-        condemned, cleared = self._suspicion.review(self.wanted, idle)
+    def review(self) -> None:
+        """Decide about what is suspicious."""
+        cleared = self._suspicion.review(self.wanted, not self._batches and not self.to_do)
         self._setbacks.extend(self._held.pop(path) for path in cleared)
-        return condemned
 
     def may_deal(self) -> bool:
         """Whether anybody may be dealt anything. If it may turn out that too many files have
@@ -271,14 +269,15 @@ class Books(Counts):
 
     def deal(self, worker: int, now: float, most: int = sys.maxsize) -> list[Task] | None:
         """The next batch for an idle worker, of at `most` so many paths; empty if there is nothing
-        for it yet. `None` if it had better go: what is left is for a fresh one in its place, or one
-        that is at work is to have all the memory."""
+        for it yet. `None` if it had better go: it is broken, what is left is for a fresh one in its
+        place, or one that is at work is to have all the memory."""
         if self.is_busy(worker):
             has = [*self._batches[worker].paths]
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
-        if self.stopped or (self._pressed and self._suspicion.of(worker).failed):
+        history = self._suspicion.of(worker)
+        if self.stopped or (self._pressed and history.failed and not history.dismissed):
             return []
-        if self._has_one_of(self.killed) or (self.to_do and not most):
+        if history.dismissed or self._has_one_of(self.killed) or (self.to_do and not most):
             return None
         if self._suspicion.waits(worker):
             return []

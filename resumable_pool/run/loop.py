@@ -191,9 +191,7 @@ class Run:
         self._fail(self._crew.error)
 
     def _judge_failures(self) -> None:
-        for worker in map(self._crew.get, self._books.review()):
-            if worker is not None:
-                worker.dismiss()
+        self._books.review()
         now = self._clock.now
         while judged := self._books.judge(now, self._stopping.stopped):
             verdict, outcome, failure = judged

@@ -58,7 +58,7 @@ class History:
         succeeded: whether it has had a success.
         fresh: whether it was dealt nothing yet.
         clean: whether it was dealt doubtful files at the most, and has succeeded with all of them.
-        dismissed: whether it is to go.
+        dismissed: whether it is to go, since it is broken.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,6 @@ class Suspicion:
         self.doubtful: deque[str] = deque()
         self.confirmed = False
         self._cleared: list[str] = []
-        self._condemned: list[int] = []
         self._histories: dict[int, History] = {}
         self._entered = self._dismissals = 0
         self._streak = STREAK
@@ -162,7 +161,7 @@ class Suspicion:
         if history is None:
             return False
         if doubtful and not history.dismissed:
-            self._condemn(worker)  # this file may have broken it as well
+            self._condemn(history)  # this file may have broken it as well
         self._note_failed(history, first, doubtful)
         if first:
             history.held.append(path)
@@ -191,39 +190,37 @@ class Suspicion:
 
     # What is decided.
 
-    def review(self, wanted: int, idle: bool) -> tuple[list[int], list[str]]:
-        """Decide what can be decided.
+    def review(self, wanted: int, idle: bool) -> list[str]:
+        """Decide what can be decided: who is broken, and so dismissed.
 
         Args:
             wanted: how many workers there are to be.
             idle: whether nobody has anything to do.
 
         Returns:
-            The workers to be dismissed, because they are broken; and the paths of which it has
-            turned out that their failures count.
+            The paths of which it has turned out that their failures count.
         """
         failing = self._failing()
-        suspects = [worker for worker, history in failing if self._is_suspect(history)]
-        for worker in suspects:
-            if self.of(worker).streak >= self._streak:
-                self._dismiss(worker)
+        suspects = [history for history in failing if self._is_suspect(history)]
+        for history in suspects:
+            if history.streak >= self._streak:
+                self._dismiss(history)
         if len(suspects) < len(failing) and not self._others_may_tell(wanted):
             self._settled = True
         if self._settled or idle:
-            for _, history in self._failing():
+            for history in self._failing():
                 self._clear(history)
-        condemned, self._condemned = self._condemned, []
         cleared, self._cleared = self._cleared, []
-        return condemned, cleared
+        return cleared
 
     def press(self, wanted: int) -> bool:
         """Too many failures may count: decide now. Returns whether those may go on who can tell
         what only they can."""
         others_may_tell = self._others_may_tell(wanted)
         undecided = False
-        for worker, history in self._failing():
+        for history in self._failing():
             if self._is_suspect(history) and history.streak >= UNSOUND:
-                self._dismiss(worker)
+                self._dismiss(history)
             elif self._is_suspect(history) or not others_may_tell:
                 self._clear(history)
             else:
@@ -235,19 +232,17 @@ class Suspicion:
         if self._is_suspect(history := self.of(worker)):
             self._clear(history)
 
-    def _failing(self) -> list[tuple[int, History]]:
+    def _failing(self) -> list[History]:
         """Who has a streak, and is not dismissed for it."""
-        histories = self._histories.items()
-        return [each for each in histories if each[1].streak and not each[1].dismissed]
+        return [each for each in self._histories.values() if each.streak and not each.dismissed]
 
-    def _dismiss(self, worker: int) -> None:
-        self._condemn(worker)
-        self._doubt(self._histories[worker])
+    def _dismiss(self, history: History) -> None:
+        self._condemn(history)
+        self._doubt(history)
 
-    def _condemn(self, worker: int) -> None:
-        self._histories[worker].dismissed = True
+    def _condemn(self, history: History) -> None:
+        history.dismissed = True
         self._dismissals += 1
-        self._condemned.append(worker)
 
     def _doubt(self, history: History) -> None:
         # What came last is the least likely to have broken the worker: it is tried again first.
