@@ -110,6 +110,7 @@ class Books(Counts):
         keep_failures: whether the checkpoint will not have the failures.
 
     Attributes:
+        workers: how many there may be.
         batch_seconds: what a batch of quick files is to take; 0 for one file at a time.
         tells_files: whether it is known which file of its batch a worker is at.
         stopped: whether nothing is dealt any more.
@@ -122,7 +123,7 @@ class Books(Counts):
         self.tells_files = True
         self.untaken: list[Finished] = []
         self._options = options
-        self._workers = min(options.max_workers, plan.total)
+        self.workers = min(options.max_workers, plan.total)  # more than files are of no use
         self._suspicion = Suspicion()
         self._doubtful = self._suspicion.doubtful
         self._to_do: deque[str] = deque()
@@ -175,7 +176,7 @@ class Books(Counts):
         """How many workers there is something to do for."""
         if self.stopped or self._has_one_of(self.killed):
             return self.busy
-        return min(self._workers, self._side_by_side + self.busy or min(1, len(self.killed)))
+        return min(self.workers, self._side_by_side + self.busy or min(1, len(self.killed)))
 
     @property
     def due(self) -> float:
@@ -320,7 +321,7 @@ class Books(Counts):
 
     def _batch_length(self, source: deque[str]) -> int:
         quick = min(MOST_PATHS, self.batch_seconds / max(self._seconds, _SHORTEST))
-        fair = len(source) / (SHARES * self._workers)
+        fair = len(source) / (SHARES * self.workers)
         return max(1, int(min(quick, fair)))
 
     def note_begun(self, worker: int, moment: float) -> None:

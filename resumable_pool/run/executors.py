@@ -57,7 +57,7 @@ class FarCrew(Crew):
     def __init__(self, options: Options, saver: Saver, books: Books, *rest: Any) -> None:
         super().__init__(options, saver, books, *rest)
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
-        books.batch_seconds = FAR_BATCH_SECONDS if options.max_workers > 1 else 0.0
+        books.batch_seconds = FAR_BATCH_SECONDS if books.workers > 1 else 0.0
         books.tells_files = False
         assert options.executor is not None
         self._executor = options.executor

@@ -55,8 +55,6 @@ class Run:
         stop_requests: StopRequests,
         screen: Screen,
     ) -> None:
-        # More workers than there are files cost nothing.
-        options = options._replace(max_workers=min(options.max_workers, books.total))
         self._make_plan = make_plan
         self._books = books
         self._clock = Clock()
@@ -72,6 +70,7 @@ class Run:
         crew = _crew_for(options)
         self._crew = crew(options, self._saver, books, self._waiter, stop_requests.wake)
         self._forked = options.context.get_start_method() == "fork" and options.executor is None
+        self._threads = self._forked and children.has_other_threads()
 
     def go(self) -> Iterator[list[Finished]]:
         """Until every file is dealt with, or can not be, and every process has left.
@@ -211,7 +210,7 @@ class Run:
         """A library that had threads in the program, or a GPU, often hangs in a forked copy of it,
         or says that it cannot be used there. Told once."""
         first = failure.kind == "timeout" and not self._books.completed
-        if (first and children.has_other_threads()) or "forked" in failure.message.lower():
+        if (first and self._threads) or "forked" in failure.message.lower():
             self._forked = False
             self._screen.suspects_fork(failure)
 

@@ -334,7 +334,7 @@ class Crew(dict[int, Worker]):
         self._waiter = waiter
         self._folder = here()  # where relative paths start
         self._started = 0
-        self._latest: list[Worker | None] = [None] * options.max_workers  # by slots
+        self._latest: list[Worker | None] = [None] * books.workers  # by slots
         self._most_tasks = options.max_tasks_per_child or sys.maxsize
         self._ask_at = 0.0
         self._pickled_setup = b""  # once the checkpoint is locked
