@@ -122,7 +122,7 @@ class Stopping:
         return True
 
 
-class StopRequests:
+class StopRequests(contextlib.ExitStack):
     """Notes SIGINT, SIGTERM, SIGHUP, Ctrl-Break and a closed console while it is entered, but not
     the signals that are ignored (by `nohup`, or in a script's background job), and not outside of
     the main thread, where signals do not arrive.
@@ -135,6 +135,7 @@ class StopRequests:
 
     def __init__(self, seconds: float = NEVER) -> None:
         """`seconds`: after so many, a stop is requested by itself."""
+        super().__init__()
         # Not by a clock that stands still with the machine: whoever has set this time does not.
         self._over_at = monotonic() + seconds
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
@@ -148,7 +149,6 @@ class StopRequests:
         self._before: dict[int, Any] = {}
         self.signals: list[int] = []
         self._ended = False
-        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -157,14 +157,11 @@ class StopRequests:
                 if before not in (signal.SIG_IGN, None):
                     self._before[signum] = before
                     signal.signal(signum, self._note)
-                    self._undo.callback(self._put_back, signum)
-            self._undo.callback(system.ConsoleEnd(self._note_console_closed).close)
+                    self.callback(self._put_back, signum)
+            self.callback(system.ConsoleEnd(self._note_console_closed).close)
+        # First of all, since a signal may come right then, and its handler raise.
+        self.callback(setattr, self, "_ended", True)
         return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        """Put the handlers back. (A signal may come right now, and its handler raise.)"""
-        self._ended = True
-        self._undo.close()
 
     def _put_back(self, signum: int) -> None:
         in_main = threading.current_thread() is threading.main_thread()
