@@ -39,10 +39,10 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1105,  # the modules beside runner.py, and the front doors
-    "between": 1067,
+    "between": 1062,
     "checkpoints": 1927,
     "commands": 381,
-    "run": 1786,
+    "run": 1777,
     "saver": 286,
     "worker": 282,
 }
