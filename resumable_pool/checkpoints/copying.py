@@ -71,12 +71,10 @@ def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> Written:
     """Save them in it. Returns what they are."""
     written: Written = {}
     new.open()
-    try:
+    with contextlib.closing(new):
         for outcome in outcomes:
             new.save([outcome])
             written[outcome.path, outcome.ok] = outcome.checksum
-    finally:
-        new.close()
     return written
 
 
@@ -158,7 +156,7 @@ def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
     for number, source in enumerate(sources, 1):
         enter(number, source)
     notes = target.open()
-    try:
+    with contextlib.closing(target):
         enter(0, target)
         results = [path for path, ok in places if ok]
         for path in results:
@@ -168,8 +166,6 @@ def merge(target: Checkpoint, *sources: Checkpoint) -> list[str]:
                 place = places.get((outcome.path, outcome.ok))
                 if place is not None and place[1] == number:
                     target.save([outcome])
-    finally:
-        target.close()
     counts = count_files(len(results)), count_files(len(places) - len(results))
     done = "merged the results of {} and the failures of {}".format(*counts)
     if differing:

@@ -150,7 +150,7 @@ class LineScan(Scan):
         # It may have lost its end, see `_parts`.
         return outcome_of(line) or outcome_of(next(_parts(line), (b"", None))[0])
 
-    def skip(self, reading: bool) -> tuple[list[str], bool]:
+    def skip(self) -> tuple[list[str], bool]:
         between: list[str] = []
         number = 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
         torn = ours = False

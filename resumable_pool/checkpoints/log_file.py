@@ -187,7 +187,7 @@ class LogFile(Checkpoint):
 
     def _read_evidence(self, fd: int) -> bytes:
         start = max(self._first, self._index.last - _EVIDENCE)
-        end = min(self._index.end, self._index.last + _EVIDENCE)
+        end = max(self._index.last, min(self._index.end, self._index.last + _EVIDENCE))
         return read_at(fd, max(0, end - start), start).replace(*self._commits)
 
     def _is_settled(self) -> bool:
@@ -256,7 +256,7 @@ class LogFile(Checkpoint):
         fd = self._file.fileno()
         self._recognise(fd)
         scan = self._scan(fd)
-        for _ in scan.records(recovering=True):
+        for _ in scan.records():
             pass
         self._end, self._commit = scan.end, scan.committed
         self._forcing = self._end  # up to where the disk has been set to work

@@ -1,11 +1,9 @@
 """A pass over a file of records, and the index that comes of it: how log_file.py reads.
 
 A format says, in a `Scan`, how the next sound record is found, and what there is where there is
-none. What becomes of that is the same for all formats, and there are three ways to go over a file:
-
-    reading      damage is refused; what was not committed yet ends the pass
-    recovering   damage is refused; what was never committed is passed over: the sound ones stay
-    checking     all is noted, and passed over, as `compact` leaves it out
+none. What becomes of that is the same for all formats. Who reads, or opens the file to write to it,
+passes over what was never committed, and refuses damage; who checks notes all, and passes over it,
+as `compact` leaves it out.
 
 Damage is what is not sound before something that was committed, since all of that was on the disk.
 
@@ -83,22 +81,19 @@ class Scan(ABC):
         return self._committed
 
     @abstractmethod
-    def skip(self, reading: bool) -> tuple[list[str], bool]:
+    def skip(self) -> tuple[list[str], bool]:
         """Move `end` to the next sound record, if there is one. Says what is between, in words, and
-        whether there is one; raises `CheckpointError` if something else stands there. Who is only
-        `reading` asks nothing of what cannot be damage."""
+        whether there is one; raises `CheckpointError` if something else stands there."""
 
     @abstractmethod
     def outcome_at(self, start: int) -> Outcome[Any] | None:
         """What the record at `start` was made of; `None` if it is not sound."""
 
-    def records(
-        self, recovering: bool = False, findings: list[str] | None = None
-    ) -> Iterator[Found]:
-        """The pass: all records that are there, damaged ones among them.
+    def records(self, findings: list[str] | None = None) -> Iterator[Found]:
+        """The pass: all records that are there, damaged ones among them. If something between them
+        is none, but may still become one, `end` is there afterwards.
 
         Args:
-            recovering: whether it goes on behind what is not sound.
             findings: for checking: gets a sentence for all that is not sound.
 
         Raises:
@@ -107,11 +102,9 @@ class Scan(ABC):
         gap, what = None, ""
         while True:
             for found in self:
-                judged = self._judge(found, findings)
-                if gap is None or recovering or findings is not None:
-                    yield from judged
+                yield from self._judge(found, findings)
             begin = self.end
-            between, more = self.skip(reading=not recovering and findings is None)
+            between, more = self.skip()
             if findings is not None:
                 findings += between
             elif between and gap is None:
@@ -119,10 +112,10 @@ class Scan(ABC):
             if not more:
                 break
             self.lossy = True
-        if gap is not None and gap < self.committed:
-            raise damaged(self._path, what)
-        if gap is not None and not recovering:
-            self.end = gap  # perhaps it is being written, so the next reading begins there
+        if gap is not None:
+            if gap < self.committed:
+                raise damaged(self._path, what)
+            self.end = gap
 
     def _judge(self, found: Found, findings: list[str] | None) -> list[Found]:
         if findings is None:

@@ -443,7 +443,7 @@ class PickleScan(Scan):
         """Where the STOP of the plain pickle stands, or has to."""
         return self.marks[0] if self.marks else self.end
 
-    def skip(self, reading: bool) -> tuple[list[str], bool]:
+    def skip(self) -> tuple[list[str], bool]:
         begin = self.end
         behind = begin + len(STOP)  # nobody reads that, and what we write there begins otherwise
         if read_at(self._fd, len(STOP) + 1, begin) == STOP + _PROTO:
@@ -452,7 +452,7 @@ class PickleScan(Scan):
                 f"has another pickle behind it, from byte {behind:,} on, as after `cat`",
                 "Cut it in two there, and join the parts with python -m resumable_pool merge.",
             )
-        if behind >= self.size or (reading and self.marks):
+        if behind >= self.size:
             return [], False
         later = self.find_later_record()
         if later is None:
