@@ -239,9 +239,6 @@ if sys.platform == "win32":
         return Bell(f"Local\\resumable_pool.console_closed.{runner}")
 
 else:
-    import multiprocessing.forkserver
-    import multiprocessing.resource_tracker
-
     MORE_PROCESSES = "a higher limit (ulimit -u, ulimit -n)"
 
     _HINTS = dict.fromkeys(("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"), "a crash in native code")
@@ -258,7 +255,9 @@ else:
         """
         method = context.get_start_method()
         if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
-            multiprocessing.resource_tracker.ensure_running()
+            from multiprocessing import forkserver, resource_tracker
+
+            resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             if method == "forkserver":
@@ -266,7 +265,7 @@ else:
                 # end; and for others it had better not inherit what `broken_pipes_raise` blocks.
                 needed = {signal.SIGCHLD, signal.SIGPIPE}
                 mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
-                multiprocessing.forkserver.ensure_running()
+                forkserver.ensure_running()
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield
         finally:

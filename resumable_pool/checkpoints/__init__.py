@@ -9,23 +9,29 @@ from collections.abc import Callable, Sequence
 from ..records import quoted
 from . import copying
 from .base import Checkpoint
-from .json_lines import JsonLines
 from .lock import OLD_FILE
 from .pickle_file import PickleFile
 
-__all__ = ["Checkpoint", "JsonLines", "PickleFile", "checkpoint_at", "merge", "open_checkpoint"]
+__all__ = ["Checkpoint", "PickleFile", "checkpoint_at", "merge", "open_checkpoint"]
 
 
+# Imported where they are needed: not every Python is built with SQLite.
 def _sqlite_file(path: str) -> Checkpoint:
-    from .sqlite import SqliteFile  # not every Python is built with SQLite
+    from .sqlite import SqliteFile
 
     return SqliteFile(path)
+
+
+def _json_lines(path: str) -> Checkpoint:
+    from .json_lines import JsonLines
+
+    return JsonLines(path)
 
 
 _FORMATS: dict[str, Callable[[str], Checkpoint]] = {
     ".pkl": PickleFile,
     ".pickle": PickleFile,
-    ".jsonl": JsonLines,
+    ".jsonl": _json_lines,
     ".sqlite": _sqlite_file,
     ".sqlite3": _sqlite_file,
     ".db": _sqlite_file,

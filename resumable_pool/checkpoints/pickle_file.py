@@ -32,7 +32,6 @@ from ..values import Encoder
 from . import pickle_record as layout
 from .disk import write_at
 from .log_file import LogFile
-from .plain_pickle import read_plain
 
 
 class PickleFile(LogFile):
@@ -59,7 +58,11 @@ class PickleFile(LogFile):
         return not layout.may_be_plain(self._file.fileno()) and super()._begin(notes)
 
     def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
-        return read_plain(fd, self.path) if layout.may_be_plain(fd) else super()._content(fd, notes)
+        if not layout.may_be_plain(fd):
+            return super()._content(fd, notes)
+        from .plain_pickle import read_plain  # few need it
+
+        return read_plain(fd, self.path)
 
     # Our own bytes.
 

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at, disk
+from resumable_pool.checkpoints import PickleFile, checkpoint_at, disk
 from resumable_pool.checkpoints.base import Checkpoint
+from resumable_pool.checkpoints.json_lines import JsonLines
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome, quoted
 from resumable_pool.values import UnstorableValue

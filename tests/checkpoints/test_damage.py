@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from resumable_pool import CheckpointError, ResumableRunner
-from resumable_pool.checkpoints import JsonLines, PickleFile, checkpoint_at, merge
+from resumable_pool.checkpoints import PickleFile, checkpoint_at, merge
+from resumable_pool.checkpoints.json_lines import JsonLines
 from tests.conftest import CHEAPEST
 
 from . import conftest

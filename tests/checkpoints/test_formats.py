@@ -19,7 +19,8 @@ from resumable_pool import (
     SaverError,
     open_checkpoint,
 )
-from resumable_pool.checkpoints import JsonLines, PickleFile
+from resumable_pool.checkpoints import PickleFile
+from resumable_pool.checkpoints.json_lines import JsonLines
 
 from .. import functions
 from ..conftest import CHEAPEST, not_on_windows

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints import JsonLines
-from resumable_pool.checkpoints.json_lines import outcome_of, record_of
+from resumable_pool.checkpoints.json_lines import JsonLines, outcome_of, record_of
 from resumable_pool.records import Outcome
 from resumable_pool.values import json_value
 
