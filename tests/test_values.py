@@ -14,10 +14,18 @@ from resumable_pool.values import (
     UnstorableValue,
     json_or_pickle,
     json_value,
+    keep_script_known,
     name_script_main,
     pickle_value,
     read_value,
 )
+
+
+class Array:
+    """As those of numpy are."""
+
+    def tolist(self) -> list[int]:
+        return [1]
 
 
 class RaisesAtPickling:
@@ -130,6 +138,7 @@ def test_plain_values_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(values.pickle, "loads", loads)
     assert pickle_value({"a": [1, 2.5, None, "text"]})
+    assert pickle_value(["x" * 10_000, "one line\n"])
     ten = "0123456789"  # so many characters are a newline
     assert pickle_value({ten: 1, "b": {ten: [ten, 10]}, "c": "c\n"})
     with pytest.raises(UnstorableValue):
@@ -139,7 +148,9 @@ def test_plain_values_are_not_unpickled(monkeypatch: pytest.MonkeyPatch) -> None
 NOT_JSON = {
     "a set": ({1}, "set"),
     "bytes": ([b""], "bytes"),
-    "an object": ({"a": object()}, "object"),
+    "an object": ({"a": object()}, "return text, numbers, lists or dicts, or save to a .pkl"),
+    "an array": ([Array()], "return its .tolist(), or save to a .pkl"),
+    "what comes back as one character": ({"a": "\ud83e\udd89"}, "surrogate pair"),
     "not a number": ([float("nan")], "float"),
     "infinity": (float("-inf"), "float"),
     "a number as key": ({"a": [{1: 2}]}, "keys must be str, not int"),
@@ -171,7 +182,8 @@ def test_endless_values_are_not_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 0, 1.5, "\N{OWL}\n", [], {"a": [1, {"b": None}]}, -(10**400)]
+    "value",
+    [None, True, 0, 1.5, "\N{OWL}\n", "\udcff", [], {"a": [1, {"b": None}]}, -(10**400)],
 )
 def test_json_is_a_line_of_ascii_and_read_back(value: Any) -> None:
     """Both ways of making it give the same."""
@@ -194,6 +206,26 @@ def test_what_json_would_change_is_pickled(value: Any) -> None:
     assert data == pickle_value(value)
     assert read_value(data) == value
     assert type(read_value(data)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("known", "file"),
+    [
+        ({"__loader__": types.SimpleNamespace(path="script.py")}, "script.py"),
+        ({"__loader__": types.SimpleNamespace(path="a"), "__file__": "script.py"}, "script.py"),
+        ({"__loader__": types.SimpleNamespace()}, None),
+    ],
+    ids=["forgotten", "known", "never known"],
+)
+def test_the_script_stays_known(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], file: str | None
+) -> None:
+    """What is spawned after a script's last line finds its file; an interpreter has none."""
+    main = types.ModuleType("__main__")
+    vars(main).update(known)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    keep_script_known()
+    assert getattr(main, "__file__", None) == file
 
 
 @pytest.fixture
@@ -227,7 +259,7 @@ def test_classes_of_a_spawned_script_go_by_main(script: Any) -> None:
         pickle_value(thing) for thing in (script.Result(), script.Result.Part, script.helper)
     ]
     assert all(b"__main__" in data and b"__mp_main__" not in data for data in pickled)
-    assert script.__name__ == "__main__"
+    assert script.__name__ == script.Result.Part.__module__ == "__main__"
     assert script.pathlib.Path.__module__.startswith("pathlib")
     assert type(pickle.loads(pickled[0])) is script.Result
 

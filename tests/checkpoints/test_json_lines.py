@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointError, open_checkpoint
-from resumable_pool.checkpoints.json_lines import JsonLines, outcome_of, record_of
+from resumable_pool.checkpoints.json_lines import JsonLines, LineScan, outcome_of, record_of
 from resumable_pool.records import Outcome
 from resumable_pool.values import json_value
 
@@ -205,6 +205,35 @@ def test_a_damaged_line_before_a_sound_one_is_refused(path: Path, number: int) -
     JsonLines(path).compact()
     left = {name: value for name, value in VALUES.items() if name != OUTCOMES[number].path}
     assert dict(open_checkpoint(path)) == left
+
+
+def test_each_of_several_damaged_lines_is_named(path: Path) -> None:
+    """By its number, also where one follows the other."""
+    write(path, *OUTCOMES)
+    content = path.read_bytes().replace(b'"file 1"', b'"file 7"').replace(b'"file 2"', b'"file 8"')
+    path.write_bytes(content)
+    findings = JsonLines(path).check()
+    assert [finding.partition(" is ")[0] for finding in findings] == ["line 2", "line 3"]
+    assert [finding.rpartition(" ")[2] for finding in findings] == ['7"', '8"']
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"a,b", b"5", b"\n\n", b"[]\n"])
+def test_a_file_of_something_else_is_refused(path: Path, content: bytes) -> None:
+    """Also if it ends without a line end, as a torn line would: not a byte of it is changed."""
+    path.write_bytes(content)
+    for attempt in (JsonLines(path).completed, JsonLines(path).open, JsonLines(path).compact):
+        with pytest.raises(CheckpointError, match="is not a checkpoint"):
+            attempt()
+        assert path.read_bytes() == content
+
+
+def test_a_file_that_is_cut_while_it_is_read_ends_there(path: Path) -> None:
+    """Who reads has seen a longer one."""
+    write(path, *OUTCOMES)
+    with open(path, "rb+") as file:
+        scan = LineScan(file.fileno(), "", 0, 0)
+        file.truncate(0)
+        assert list(scan) == []
 
 
 @pytest.mark.parametrize("line", [b'{"path": "mine", "value": 1}\n', b"5", b"[]\n"])

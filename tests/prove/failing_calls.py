@@ -42,7 +42,7 @@ from tests.kill.sweep import plain
 
 ROOT = Path(__file__).parents[2]
 FILES = 8
-METHODS = ("fork", "spawn")
+METHODS = ("fork", "spawn", "forkserver")
 ROLES = ("runner", "saver", "worker")
 KILL = "signal=KILL"
 DEADLINE_SECONDS = 45.0  # for a run; only a hang takes so long
@@ -119,7 +119,7 @@ if __name__ == "__main__":
     report = runner.run()
     print(report)
     sys.exit(0 if report.ok else 1)
-elif __name__ == "__mp_main__" and method == "spawn":
+elif __name__ == "__mp_main__":
     hold_child(None)
 """
 

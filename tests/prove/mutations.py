@@ -37,6 +37,18 @@ ROOT = Path(__file__).parents[2]
 _UNIVERSES = "tests/run/test_simulation.py::test_in_whatever_order_things_happen_the_promises_hold"
 SOME_UNIVERSES = f"{_UNIVERSES}[0]"
 _STORY = "tests/run/test_story.py"
+_LINES = "tests/checkpoints/test_json_lines.py"
+_DAMAGE = "tests/checkpoints/test_damage.py"
+_PICKLE_DAMAGE = "tests/checkpoints/test_pickle_damage.py"
+# What goes over a file byte by byte takes most of the time, too.
+_BYTE_BY_BYTE = [
+    f"--deselect={_LINES}::test_cut_at_every_byte",
+    f"--deselect={_DAMAGE}::test_no_sound_record_is_lost",
+    f"--deselect={_PICKLE_DAMAGE}::test_cut_at_every_byte",
+    f"--deselect={_PICKLE_DAMAGE}::test_damage_never_makes_a_wrong_value",
+    f"--deselect={_PICKLE_DAMAGE}::test_saving_goes_on_after_any_cut",
+    f"--deselect={_PICKLE_DAMAGE}::test_a_power_cut_leaves_a_plain_pickle",
+]
 
 # The pure modules, and the tests that are about each.
 MODULES = {
@@ -50,9 +62,12 @@ MODULES = {
     "values.py": ["tests/test_values.py"],
     "checkpoints/pickle_record.py": [
         "tests/checkpoints/test_pickle_layout.py",
-        "tests/checkpoints/test_pickle_damage.py",
+        "tests/checkpoints/test_pickle_file.py",
+        _PICKLE_DAMAGE,
+        _DAMAGE,
+        *_BYTE_BY_BYTE,
     ],
-    "checkpoints/json_lines.py": ["tests/checkpoints/test_json_lines.py"],
+    "checkpoints/json_lines.py": [_LINES, _DAMAGE, *_BYTE_BY_BYTE],
 }
 
 _OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
