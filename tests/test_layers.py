@@ -38,8 +38,8 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1105,  # the modules beside runner.py, and the front doors
-    "between": 1062,
+    "": 1096,  # the modules beside runner.py, and the front doors
+    "between": 1061,
     "checkpoints": 1923,
     "commands": 381,
     "run": 1777,
