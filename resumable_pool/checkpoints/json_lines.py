@@ -152,11 +152,12 @@ class LineScan(Scan):
 
     def skip(self) -> tuple[list[str], bool]:
         between: list[str] = []
-        number = 1 + sum(line.count(b"\n") for line in self._raw(0, self.end))
+        number = 0  # of the line, counted when there is something to say of one
         torn = ours = False
         for end, line, match in self._lines(self.end):
+            start = end - len(line)
             if match is not None:
-                self.end = end - len(line)
+                self.end = start
                 return between, True
             whole = _is_whole(line)
             if whole:  # what is left of a line of ours is not: somebody else has written it
@@ -164,10 +165,12 @@ class LineScan(Scan):
             torn = not whole and not line.endswith(b"\n")
             ours = torn and _START.startswith(line[: len(_START)])
             if line != b"\n":
+                number = number or 1 + sum(each.count(b"\n") for each in self._raw(0, start))
                 path = re.match(rb'\{"path": (%b)' % _TEXT, line)
                 whose = f", perhaps of {path[1].decode('ascii')}" if path else ""
                 between.append(f"line {number:,} is not what was written{whose}")
-            number += line.count(b"\n")
+            if number:
+                number += line.count(b"\n")
         if self.end == 0 and self.size and not ours:  # not a line, and no beginning of one
             raise foreign(self._path)
         return between[:-1] if torn else between, False

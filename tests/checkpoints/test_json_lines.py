@@ -309,3 +309,23 @@ def test_readers_are_not_confused_by_a_line_that_is_being_written(path: Path) ->
                 file.flush()
                 assert set(reader) >= {"a"}
         assert set(reader) == {"a", "b", "c"}
+
+
+def test_a_reader_goes_on_where_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at what has been added costs what that is long, and not what the file is."""
+    raw, starts = LineScan._raw, []
+
+    def noted(scan: LineScan, start: int, end: int) -> Any:
+        starts.append(start)
+        return raw(scan, start, end)
+
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1)])
+        reader = JsonLines(path)
+        assert dict(reader) == {"a": 1}
+        monkeypatch.setattr(LineScan, "_raw", noted)
+        size = path.stat().st_size
+        checkpoint.save([result("b", 2)])
+        assert reader["b"] == 2
+    assert starts[:1] == [size]
+    assert min(starts) == size
