@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1061,
     "checkpoints": 1926,
     "commands": 381,
-    "run": 1777,
+    "run": 1773,
     "saver": 275,
     "worker": 253,
 }

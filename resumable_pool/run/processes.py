@@ -200,11 +200,6 @@ class Worker(children.Child):
     _sent = 0  # bytes of the last batch, if there was one, and no word after it
     _words = b""  # of the file that it is at
 
-    @property
-    def files_done(self) -> int:
-        """How many files have been done in its slot."""
-        return self.done_before + self.finished
-
     def note_ready(self) -> None:
         """Its initializer has returned."""
         if self.state is State.STARTING:
@@ -237,12 +232,6 @@ class Worker(children.Child):
         if self.state is not State.CONDEMNED:
             self.state = State.LEAVING
         self.tell_no_more()
-
-    def hurry(self, now: float) -> None:
-        """It has nothing more to do. What may keep it from leaving: an initializer, a lock that it
-        has inherited from a thread that was not forked, a thread that does not let go of the
-        interpreter, a stop."""
-        self.end_at = min(self.end_at, now + children.LEAVING_SECONDS)
 
     def note_end(self, clean: bool, now: float) -> None:
         """Its stream has ended. If it lives, and has lost that, it is about to be dead, or does not
@@ -364,7 +353,8 @@ class Crew(dict[int, Worker]):
             raise children.cannot_start("worker", error) from None
         worker.serial, worker.slot, worker.setup = serial, slot, self._setup
         if (before := self._latest[slot]) is not None:
-            worker.restarts, worker.done_before = before.restarts + 1, before.files_done
+            worker.restarts = before.restarts + 1
+            worker.done_before = before.done_before + before.finished
         self[serial] = self._latest[slot] = worker
         if self._pickled_setup:
             worker.tell(self._pickled_setup)
@@ -441,7 +431,9 @@ class Crew(dict[int, Worker]):
         for worker in self.values():
             if not worker.reported_dead:
                 if worker.state is State.LEAVING and not self._books.is_busy(worker.serial):
-                    worker.hurry(now)
+                    # An initializer may keep it, a lock that it has inherited from a thread that
+                    # was not forked, a thread that does not let go of the interpreter, a stop.
+                    worker.end_at = min(worker.end_at, now + children.LEAVING_SECONDS)
                 worker.end_if_overdue(now)
 
     # How all are stopped.
@@ -491,7 +483,7 @@ class Crew(dict[int, Worker]):
             state="busy" if busy else "starting" if worker.state is State.STARTING else "idle",
             path=path,
             seconds=max(0.0, now - since) if busy else None,
-            files_done=worker.files_done,
+            files_done=worker.done_before + worker.finished,
             restarts=worker.restarts,
         )
 

@@ -55,7 +55,7 @@ MODULES = {
     "run/books.py": ["tests/run/test_dealing.py", "tests/run/test_suspicion.py", SOME_UNIVERSES],
     "run/suspicion.py": ["tests/run/test_suspicion.py", SOME_UNIVERSES],
     "run/plan.py": ["tests/run/test_plan.py"],
-    "run/stopping.py": ["tests/run/test_stopping.py"],
+    "run/stopping.py": ["tests/run/test_stopping.py", "tests/run/test_signals.py"],
     "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py", _STORY],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
