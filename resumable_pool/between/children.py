@@ -217,17 +217,14 @@ def _is_frozen_again() -> bool:
 def _somewhere() -> Iterator[None]:
     """multiprocessing asks for the current directory. Where that is gone we are elsewhere
     meanwhile, since only relative paths need it."""
-    try:
-        os.getcwd()
-    except OSError:
-        gone = os.open(os.curdir, os.O_RDONLY)
-        os.chdir(os.sep)
+    with contextlib.ExitStack() as back:
         try:
-            yield
-        finally:
-            os.chdir(gone)
-            os.close(gone)
-    else:
+            os.getcwd()
+        except OSError:
+            gone = os.open(os.curdir, os.O_RDONLY)
+            back.callback(os.close, gone)
+            back.callback(os.chdir, gone)
+            os.chdir(os.sep)
         yield
 
 
