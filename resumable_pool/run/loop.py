@@ -351,18 +351,14 @@ class Run:
     def _fail(self, error: Exception | None) -> None:
         """Bring the run to an end for this reason, if it is one and there is no earlier one."""
         if error is not None and self._error is None:
-            self._error, self._excused = error, self._is_excused(error)
+            # Signals also hit children that start, the fork server, and an executor's processes.
+            by_signal = isinstance(error, (ExecutorError, WorkerStartError))
+            self._error, self._excused = error, by_signal and bool(self._stop_requests.signals)
             self._books.stop()
             self._crew.recall()
             if self._books.busy and not isinstance(error, SaverError):
                 what = f"{type(error).__name__}: finishing {count_files(self._books.busy)} first"
                 self._screen.announce(f"{what}; press Ctrl-C twice to abandon them")
-
-    def _is_excused(self, error: Exception) -> bool:
-        """Whether a signal is the reason: those also hit children, and the fork server, that start,
-        and the processes of an executor."""
-        by_signals = isinstance(error, (ExecutorError, WorkerStartError))
-        return by_signals and bool(self._stop_requests.signals)
 
     # The end.
 
