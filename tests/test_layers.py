@@ -39,10 +39,10 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1096,  # the modules beside runner.py, and the front doors
-    "between": 1061,
+    "between": 1058,
     "checkpoints": 1926,
     "commands": 381,
-    "run": 1773,
+    "run": 1772,
     "saver": 275,
     "worker": 253,
 }

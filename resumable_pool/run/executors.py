@@ -4,10 +4,10 @@
    slot  ──────────▶  executor  ──────────▶  its slot  ──────────▶  saver
          (submit)                (a future)            (own pipe)
 
-No process is started, and none ended: the executor is its owner's. A slot is a worker
-without a process: it is told the same, writes what came of a batch into its own pipe to the saver,
-and leaves or dies as workers do. So all the rest is the same: counting, saving, dealing, retries,
-verdicts. (It is no thread: engines are given batches in the thread of the run, and programs fork.)
+No process is started, and none ended: the executor is its owner's. A slot is a worker without a
+process: it is told the same, writes what came of a batch into its own pipe to the saver, and leaves
+or dies as workers do. So all the rest is the same: counting, saving, dealing, retries, verdicts.
+(It is no thread: engines are given batches in the thread of the run, and programs fork.)
 
 Whatever a future raises is the engine's own trouble (see worker/far_process.py), and its type does
 not tell what has happened. Three rules decide whether a file is to blame:
@@ -86,7 +86,7 @@ class FarCrew(Crew):
     def events(self, now: float) -> list[Any]:
         return []  # of what comes back the loop is woken
 
-    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
+    def attend(self, ready: Collection[object], now: float) -> list[Worker]:
         """Pass on what has come back."""
         while self._come_back:
             slot, future = self._come_back.popleft()
@@ -101,7 +101,7 @@ class FarCrew(Crew):
             if number:
                 self._books.note_begun(slot.serial, now - seconds)
             slot.pass_on(number, frames)
-        return [(serial, w.was_clean) for serial, w in self.items() if w.was_clean is not None]
+        return [worker for worker in self.values() if worker.was_clean is not None]
 
     def _note_lost(self, slot: Slot, error: BaseException) -> None:
         """Decide who is to blame, and whether the run has to end."""
@@ -203,7 +203,7 @@ class Slot(Worker):
         """There is nothing to wait for after its stream."""
         return True
 
-    def bury(self, in_peace: bool) -> tuple[str, str]:
+    def bury(self) -> tuple[str, str]:
         self._results.close()
         return self.how, ""
 

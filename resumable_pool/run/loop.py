@@ -19,7 +19,7 @@ from ..saver.saving import Saving
 from ..values import Encoder
 from .books import Books, Finished, Verdict
 from .plan import Plan
-from .processes import Crew, Saver, State
+from .processes import Crew, Saver, State, Worker
 from .screen import DEBUG, INFO, Screen, describe_end, log
 from .stopping import Phase, Stopping, StopRequests, broken_pipes_raise
 from .suspicion import Starts
@@ -185,8 +185,8 @@ class Run:
                 raise TypeError(f"the saver cannot report {report!r}")
 
     def _attend_workers(self, ready: Sequence[object]) -> None:
-        for serial, clean in self._crew.attend(ready, self._clock.now):
-            self._note_gone(serial, clean)
+        for worker in self._crew.attend(ready, self._clock.now):
+            self._note_gone(worker)
         self._fail(self._crew.error)
 
     def _judge_failures(self) -> None:
@@ -303,11 +303,12 @@ class Run:
         if (worker := self._crew.get(serial)) is not None:  # its start may have failed
             worker.note_end(clean, self._clock.now)
 
-    def _note_gone(self, serial: int, clean: bool) -> None:
+    def _note_gone(self, worker: Worker) -> None:
         """And its process has ended, so it is known how."""
-        worker = self._crew.pop(serial)
-        how, last_words = worker.bury(in_peace=clean)
-        if not clean:
+        serial = worker.serial
+        del self._crew[serial]
+        how, last_words = worker.bury()
+        if not worker.was_clean:
             then = "if there are files left for it, another one takes its place"
             log(INFO, f"{worker.name} {how}; {then}")
         now = self._clock.now

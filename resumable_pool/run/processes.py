@@ -267,16 +267,16 @@ class Worker(children.Child):
         self.kill_at = NEVER
         self.signal_group("SIGKILL")
 
-    def bury(self, in_peace: bool) -> tuple[str, str]:
-        """It is gone, or was killed just now; kill what it has started, too, if it did not leave
-        `in_peace`.
+    def bury(self) -> tuple[str, str]:
+        """It is gone, or was killed just now; kill what it has started, too, if it did not leave in
+        peace.
 
         Returns:
             How it ended, in words, and the traceback that it left if it crashed in native code, or
             took too long.
         """
         self.unread = self._sent > 0 and self.has_unread(self._sent)
-        exitcode, left = self.reap(in_peace)
+        exitcode, left = self.reap(in_peace=bool(self.was_clean))
         self._words += left
         if self.lost and self.state is State.CONDEMNED:
             exitcode = None  # by us
@@ -396,7 +396,7 @@ class Crew(dict[int, Worker]):
         words = [worker.heard for worker in living if now >= worker.late_at]
         return [*(worker.sentinel for worker in living), *words]
 
-    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
+    def attend(self, ready: Collection[object], now: float) -> list[Worker]:
         """Tell the saver who is dead, so that it does not wait for the end of that stream, which
         something that the worker has forked may hold open.
 
@@ -405,9 +405,9 @@ class Crew(dict[int, Worker]):
                 and then the processes themselves are asked.
 
         Returns:
-            Who is gone since, of those whose streams had ended before, and whether that was clean.
+            Who is gone since, of those whose streams had ended before.
         """
-        gone: list[tuple[int, bool]] = []
+        gone: list[Worker] = []
         ask = now >= self._ask_at
         if ask:
             self._ask_at = now + ASK_SECONDS
@@ -416,7 +416,7 @@ class Crew(dict[int, Worker]):
             if not ended and (ask or worker.was_clean is not None):
                 ended = worker.has_ended()
             if ended and worker.was_clean is not None:
-                gone.append((serial, worker.was_clean))
+                gone.append(worker)
             elif ended and not worker.reported_dead:
                 worker.reported_dead = True
                 self._saver.tell(Died(serial))
@@ -461,7 +461,7 @@ class Crew(dict[int, Worker]):
         while self:
             serial, worker = self.popitem()
             self._saver.tell(Died(serial))
-            worker.bury(in_peace=False)
+            worker.bury()
 
     # What a person sees.
 

@@ -449,7 +449,7 @@ class SimulatedCrew(Crew):
         self.universe.workers.append(worker)
         return worker
 
-    def attend(self, ready: Collection[object], now: float) -> list[tuple[int, bool]]:
+    def attend(self, ready: Collection[object], now: float) -> list[Worker]:
         """Now and then a sentinel is seen late."""
         chance = self.universe.chance
         gone = [w for w in self.values() if w.has_ended() and chance.random() < 0.5]
