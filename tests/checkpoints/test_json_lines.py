@@ -56,6 +56,7 @@ def test_the_lines_are_these(path: Path) -> None:
         checkpoint.sync()
         first, second = (b'"crc32": "%08x"}\n' % zlib.crc32(line) for line in lines)
         assert path.read_bytes() == lines[0] + b", " + first + lines[1] + b",\t" + second
+        assert next(iter(checkpoint.entries())).size == len('{"words": 7}')
 
 
 def test_every_line_is_json_of_ascii(path: Path) -> None:
@@ -217,6 +218,16 @@ def test_each_of_several_damaged_lines_is_named(path: Path) -> None:
     assert [finding.rpartition(" ")[2] for finding in findings] == ['7"', '8"']
 
 
+def test_what_stands_before_a_line_in_its_place_costs_no_other(path: Path) -> None:
+    """Compacting keeps the line, and those behind it."""
+    write(path, *(result(name, name) for name in "abc"))
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"half a li" + b"".join(others))
+    assert JsonLines(path).check() == ["line 2 is not what was written"]
+    JsonLines(path).compact()
+    assert dict(JsonLines(path)) == {"a": "a", "b": "b", "c": "c"}
+
+
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"a,b", b"5", b"\n\n", b"[]\n"])
 def test_a_file_of_something_else_is_refused(path: Path, content: bytes) -> None:
     """Also if it ends without a line end, as a torn line would: not a byte of it is changed."""
@@ -293,6 +304,7 @@ def test_a_torn_first_line_is_cut_off(path: Path, length: int) -> None:
     """A file with nothing but the beginning of a line of ours is ours."""
     path.write_bytes(encode(result("in/a", [1, 2, 3]))[:length])
     assert dict(JsonLines(path)) == {}
+    assert "unfinished end" in JsonLines(path).check()[0]
     write(path, result("b", 2))
     assert dict(JsonLines(path)) == {"b": 2}
 

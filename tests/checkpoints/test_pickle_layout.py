@@ -9,6 +9,7 @@ import pickletools
 import re
 import struct
 import tracemalloc
+from binascii import crc32
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from resumable_pool.checkpoints.pickle_record import (
     Metadata,
     PickleScan,
     new_header,
+    outcome_in,
     outcome_of,
     pid_field,
     read_header,
@@ -194,6 +196,25 @@ def test_the_layout_is_the_documented_one() -> None:
         assert struct.unpack_from(code, record, offset) == (value,)
     assert pickle.loads(b"\x80\x03" + record[64:66] + b".") == 1
     assert record[60:64] == b"path"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [(result("a", 1), 1), (result("a", pickle.PickleBuffer(b"x")), 2), (failed("a"), 0x81)],
+    ids=["value", "nested value", "failure"],
+)
+def test_kinds_are_the_documented_ones(file: File, outcome: Outcome, kind: int) -> None:
+    """And one of which nobody knows what it is has no value, though its checksum is right."""
+    record = bytearray(encode(HEADER, outcome))
+    (offset,) = (row[0] for row in _documented("offset in a record") if row[2] == "kind")
+    assert record[offset] == kind
+    assert record_at(file.holding(record, STOP), 0) is not None
+    record[offset] = kind + 2
+    path_end = METADATA.size + 1
+    record[6:10] = crc32(record[10:path_end], crc32(HEADER.salt)).to_bytes(4, "little")
+    found = record_at(fd := file.holding(record, STOP), 0)
+    assert found is None or read_payload(fd, 0, found[1]) is None
+    assert outcome_in(record[:-1]) is None
 
 
 def test_nothing_is_left_on_the_stack() -> None:
