@@ -280,6 +280,18 @@ def test_a_damaged_header_costs_no_result(tmp_path: Path, others: dict[str, obje
         Path(f"{path}.bak").unlink()
 
 
+@pytest.mark.parametrize("names", ["a", "ab", "abc"])
+def test_records_tell_a_lost_header(tmp_path: Path, names: str) -> None:
+    """One that stands alone does; of several, those that agree, and not one whose path is damaged:
+    that one is as lost as the header."""
+    path = tmp_path / "result.pkl"
+    write(path, *(conftest.result(f"in/{name}.wav", name) for name in names))
+    whole = bytes(35) + path.read_bytes()[35:]
+    path.write_bytes(whole.replace(b"in/c.wav", b"in/d.wav"))
+    PickleFile(path).compact()
+    assert values_in(path) == plain(path) == {f"in/{name}.wav": name for name in names[:2]}
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_lost_header_and_first_record_leave_the_others(tmp_path: Path, nested: bool) -> None:
     """But records that may be of another file, in a lost value, are not taken for this one's."""

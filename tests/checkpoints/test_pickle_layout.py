@@ -290,6 +290,14 @@ def test_a_damaged_value_is_told_from_a_damaged_record(file: File) -> None:
     assert [record.payload(fd) for record in records] == [None, None]
 
 
+@pytest.mark.parametrize("outcome", [result("a", "x" * 10_000), failed("a", "x" * 10_000)])
+def test_what_does_not_end_as_a_record_is_none(file: File, outcome: Outcome) -> None:
+    """Its last byte is looked at, however long it is."""
+    data = encode(HEADER, outcome)
+    assert record_at(file.holding(data, STOP), 0) is not None
+    assert record_at(file.holding(data[:-1], b"x", STOP), 0) is None
+
+
 @pytest.mark.alike
 @pytest.mark.parametrize(
     "outcome",

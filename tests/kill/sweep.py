@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import pickle
+import random
 import re
 import shutil
 import sqlite3
@@ -262,28 +263,40 @@ def plain(name: str) -> dict[str, Any]:
         }
 
 
-def main() -> None:
+def sweep_over(act: str, suffix: str, what: str, share: float) -> tuple[int, list[str]]:
+    """How many calls were struck, of this share of them by chance, and what is wrong."""
+    with tempfile.TemporaryDirectory(prefix="sweep-") as home:
+        sweep = Sweep(act, suffix, Path(home), what)
+        points = [point for point in sweep.points() if random.random() < share]
+        struck, faults = 0, []
+        for point in points:
+            try:
+                struck += sweep.strike(point)
+            except Exception as error:
+                faults.append(f"  {point}: {type(error).__name__}: {error}")
+    print(f"{act} {suffix}: {struck} of {len(points)} points, {len(faults)} faults")
+    print(*faults, sep="\n", end="\n" * bool(faults), flush=True)
+    return struck, faults
+
+
+def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description="Kill at every call that changes a file.")
     parser.add_argument("--suffix", action="append", choices=SUFFIXES)
     parser.add_argument("--act", action="append", choices=ACTS)
     parser.add_argument("--error", help="ENOSPC, say: the call fails with it, and nobody is killed")
+    parser.add_argument("--share", type=float, default=1.0, help="of all calls, by chance (1)")
     arguments = parser.parse_args()
     what = f"error={arguments.error}" if arguments.error else KILL
+    total, faults = 0, 0
     for act in arguments.act or ACTS:
         for suffix in [each for each in arguments.suffix or SUFFIXES if each in ACTS[act].suffixes]:
-            with tempfile.TemporaryDirectory(prefix="sweep-") as home:
-                sweep = Sweep(act, suffix, Path(home), what)
-                points = sweep.points()
-                struck, faults = 0, []
-                for point in points:
-                    try:
-                        struck += sweep.strike(point)
-                    except Exception as error:
-                        faults.append(f"  {point}: {type(error).__name__}: {error}")
-                print(f"{act} {suffix}: {struck} of {len(points)} points, {len(faults)} faults")
-                print(*faults, sep="\n", end="\n" * bool(faults), flush=True)
+            struck, found = sweep_over(act, suffix, what, arguments.share)
+            total += struck
+            faults += len(found)
+    print(f"{total:,} calls struck, {faults} faults")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

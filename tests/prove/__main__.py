@@ -34,7 +34,7 @@ class Machine(NamedTuple):
 
 MACHINES = {
     "simulation": Machine(["-m", "tests.prove.simulation", "--seeds", "{1500}"]),
-    "sweep": Machine(["-m", "tests.kill.sweep"], needs="strace"),
+    "sweep": Machine(["-m", "tests.kill.sweep", "--share", "{0.05}"], needs="strace"),
     "calls": Machine(
         ["-m", "tests.prove.failing_calls", "--most", "0", "--sample", "{90}"], needs="strace"
     ),
@@ -46,13 +46,15 @@ MACHINES = {
         needs="hypothesis",
         environment=[("RESUMABLE_POOL_EXAMPLES", "{50}")],
     ),
-    "mutations": Machine(["-m", "tests.prove.mutations"], needs="pytest"),
+    "mutations": Machine(["-m", "tests.prove.mutations", "--sample", "{20}"], needs="pytest"),
     "soak": Machine(["-m", "tests.kill.soak", "--minutes", "{1}"]),
 }
 
 
 def _filled(text: str, minutes: float) -> str:
-    return f"{float(text[1:-1]) * minutes:.0f}" if text.startswith("{") else text
+    if not text.startswith("{"):
+        return text
+    return f"{float(text[1:-1]) * minutes:.{2 if '.' in text else 0}f}"
 
 
 def _is_here(needed: str) -> bool:
@@ -78,8 +80,15 @@ def run(name: str, minutes: float) -> tuple[str, bool]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=MACHINES, metavar="NAME", default=[*MACHINES])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.prove",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = f"of {', '.join(MACHINES)}; default: all"
+    parser.add_argument(
+        "--only", nargs="+", choices=MACHINES, metavar="NAME", default=[*MACHINES], help=names
+    )
     parser.add_argument("--minutes", type=float, default=1.0, help="how long, about: for each (1)")
     options = parser.parse_args()
     rows = [run(name, options.minutes) for name in options.only]

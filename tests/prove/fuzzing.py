@@ -253,6 +253,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each format (60)")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
+    total = 0
     for suffix in options.format:
         with tempfile.TemporaryDirectory(prefix="fuzzing-") as scratch:
             folder = Path(scratch) / "file"
@@ -261,6 +262,8 @@ def main() -> int:
             print(f"{suffix}: seed {options.seed}", flush=True)
             fuzzer.by_chance(options.seed, seconds=options.seconds)
             print(f"{suffix}: {fuzzer.inputs:,} inputs, nothing found", flush=True)
+            total += fuzzer.inputs
+    print(f"{total:,} inputs at random, nothing found")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Whether a module's own tests notice when the module is changed.
 
-    python -m tests.prove.mutations [MODULE...]
+    python -m tests.prove.mutations [MODULE...] [--sample N]
 
 Each mutant is the module with one small change: a comparison turned round, a number one higher, a
 statement left out. The tests must fail; a mutant that passes them survives, and is either a test
@@ -18,6 +18,7 @@ import atexit
 import contextlib
 import functools
 import os
+import random
 import select
 import shutil
 import signal
@@ -265,16 +266,21 @@ class Score(NamedTuple):
         return f"{self.noticed:,} of {self.tried:,} mutants noticed"
 
 
-def run(modules: Sequence[str] = (), workers: int = 2) -> dict[str, Score]:
-    """Try all mutants of these modules, or of all of them."""
+def run(
+    modules: Sequence[str] = (), sample: int | None = None, workers: int = 2
+) -> dict[str, Score]:
+    """Try all mutants of these modules, or of all of them; or only a `sample`, by chance."""
     modules = modules or [*MODULES]
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         folder = Path(scratch) / "mutants"
         folder.mkdir()
         described = write_mutants(folder, modules)
+        paths = sorted(described)
+        if sample is not None:
+            paths = random.sample(paths, min(len(paths), sample))
         runner = ResumableRunner(
             noticed,
-            sorted(described),
+            paths,
             os.path.join(scratch, "noticed.pkl"),
             max_workers=workers,
             initializer=set_up,
@@ -295,13 +301,17 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove.mutations", description=__doc__)
     parser.add_argument("modules", nargs="*", help=f"of {', '.join(MODULES)}; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many mutants, by chance")
     options = parser.parse_args()
     if unknown := {*options.modules} - {*MODULES}:
         parser.error(f"no tests are named for {', '.join(sorted(unknown))}")
-    for module, score in run(options.modules).items():
+    scores = run(options.modules, options.sample)
+    for module, score in scores.items():
         print(f"{module}: {score}")
         for survivor in score.survivors:
             print(f"  {survivor}")
+    tried = sum(score.tried for score in scores.values())
+    print(Score(sum(score.noticed for score in scores.values()), tried, []))
     return 0
 
 
