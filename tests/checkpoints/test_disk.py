@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 
 from resumable_pool.checkpoints.disk import read_at, read_into, write_parts
+
+from .conftest import SUFFIXES
 
 MEGABYTE = 1 << 20
 PARTS: list[Any] = [
@@ -78,3 +83,47 @@ def test_large_parts_are_not_copied(fd: int) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < (24 if sys.platform == "win32" else 21) * MEGABYTE
+
+
+A_LIFE = """
+import sys
+from resumable_pool.checkpoints import checkpoint_at
+from tests.checkpoints.conftest import result
+
+checkpoint = checkpoint_at(sys.argv[1])
+for number in range(2):
+    checkpoint.open()
+    checkpoint.save([result(f"in/{number}", number, checkpoint.encode)])
+    checkpoint.close()
+    checkpoint.compact()
+"""
+_CALL = re.compile(r'^(\w+)\((?:\d+<)?"?([^">]*)[">](?:.*, "([^"]*)")?.* = \d+$', re.M)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_are_forced_to_the_disk_and_so_is_what_is_given_one(
+    tmp_path: Path, suffix: str
+) -> None:
+    """What takes a checkpoint's place is on the disk before it does, and that it has done so is on
+    the disk before more is written: a power cut would take away what was saved in between."""
+    trace, path = tmp_path / "trace", tmp_path / "folder" / f"result{suffix}"
+    path.parent.mkdir()
+    calls = "write,pwrite64,pwritev,pwritev2,fsync,fdatasync,link,linkat,rename,renameat,renameat2"
+    command = ["strace", "-y", "-o", trace, "-e", f"trace={calls}", sys.executable, "-c", A_LIFE]
+    root = Path(__file__).parents[2]
+    subprocess.run([*command, path], env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+    unforced: set[str] = set()
+    names = 0
+    for call, name, target in [*_CALL.findall(trace.read_text()), ("exit", str(path), "")]:
+        if "sync" in call:
+            unforced.discard(name)
+        elif call.startswith(("link", "rename")):
+            assert ".new-" not in name or name not in unforced, f"{call} of {name}"
+            if name != target:
+                unforced.add(str(path.parent))
+                names += 1
+        elif name.startswith(str(path)):
+            assert str(path.parent) not in unforced, f"{call} of {name}"
+            unforced.add(name)
+    assert names >= 6

@@ -135,8 +135,16 @@ def test_any_changed_bit_of_the_header_is_noticed(file: File) -> None:
         for bit in range(8):
             changed = bytearray(header)
             changed[position] ^= 1 << bit
-            with pytest.raises(CheckpointError, match=r"x\.pkl"):
+            with pytest.raises(CheckpointError, match=r"x\.pkl.* its header is not what was"):
                 read_header(file.holding(changed), "x.pkl")
+
+
+def test_who_has_pickled_a_dict_elsewhere_is_told_what_converts_it(file: File) -> None:
+    """And nobody else is."""
+    for content, told in ((pickle.dumps({"a": 1}), True), (b"text", False), (bytes(99), False)):
+        with pytest.raises(CheckpointError, match="is not a checkpoint") as error:
+            read_header(file.holding(content), "x.pkl")
+        assert ("compact converts it" in str(error.value)) == told
 
 
 RECORDS = [
