@@ -247,6 +247,27 @@ def test_a_file_that_is_cut_while_it_is_read_ends_there(path: Path) -> None:
         assert list(scan) == []
 
 
+def test_what_is_appended_meanwhile_is_for_the_next_scan(path: Path) -> None:
+    """A scan ends where the file ended when it began."""
+    lines = [encode(result(name, name)) for name in "abc"]
+    with open(path, "wb+", buffering=0) as file:
+        file.write(lines[0] + lines[1][:50])
+        scan = LineScan(file.fileno(), "", 0, 0)
+        file.seek(len(lines[0]))
+        file.write(lines[1] + lines[2])
+        assert [found.paths for found in scan] == [["a"]]
+        assert scan.end == len(lines[0])
+
+
+def test_damage_before_a_torn_end_is_named(path: Path) -> None:
+    """It is not part of that."""
+    write(path, result("a", 1), result("b", 2))
+    path.write_bytes(path.read_bytes().replace(b'"b"', b'"c"') + b'{"path": "d')
+    first, second = JsonLines(path).check()
+    assert first.startswith("line 2 is not what was written")
+    assert "unfinished end" in second
+
+
 @pytest.mark.parametrize("line", [b'{"path": "mine", "value": 1}\n', b"5", b"[]\n"])
 def test_a_line_that_somebody_has_added_is_refused(path: Path, line: bytes) -> None:
     """It is whole, so it is no torn end; nothing is cut off."""

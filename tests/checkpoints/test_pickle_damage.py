@@ -205,11 +205,11 @@ def test_compacting_keeps_what_is_around_damage(path: Path, number: int, of_reco
     """A record that no run would read past costs itself: check() says where it was, compact() saves
     the others, and then runs go on."""
     write(path, *(result(f"file {number}", number) for number in range(4)), failed("bad"))
-    start = [FIRST_RECORD, *_ends(path)][number]
+    start, end = [FIRST_RECORD, *_ends(path)][number : number + 2]
     damaged = _damaged(path.read_bytes(), start + of_record, b"\x40")
     path.write_bytes(damaged)
     (finding,) = PickleFile(path).check()
-    assert f"bytes from byte {start:,} on" in finding
+    assert f"the {end - start:,} bytes from byte {start:,} on" in finding
     assert path.read_bytes() == damaged
     first, *_ = PickleFile(path).compact()
     assert first == finding

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from resumable_pool import CheckpointError
+from resumable_pool.checkpoints import disk, pickle_record
 from resumable_pool.checkpoints.pickle_record import (
     FIRST_RECORD,
     METADATA,
@@ -214,6 +215,7 @@ def test_the_layout_is_the_documented_one() -> None:
 def test_kinds_are_the_documented_ones(file: File, outcome: Outcome, kind: int) -> None:
     """And one of which nobody knows what it is has no value, though its checksum is right."""
     record = bytearray(encode(HEADER, outcome))
+    assert outcome_in(record) == outcome
     (offset,) = (row[0] for row in _documented("offset in a record") if row[2] == "kind")
     assert record[offset] == kind
     assert record_at(file.holding(record, STOP), 0) is not None
@@ -386,6 +388,38 @@ def test_large_values_are_not_read_in_passing(file: File) -> None:
     assert [record.path for record in records] == ["a", "b"]
     assert records[0].payload(fd) is None
     assert records[1].payload(fd) == pickle.dumps(b"v" * MEGABYTE, 3)
+
+
+def test_reading_takes_few_steps(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small records are read many at a time, and found in rows; of large ones little is read."""
+    lengths: list[int] = []
+
+    def read_at(fd: int, length: int, offset: int) -> bytes:
+        lengths.append(length)
+        return disk.read_at(fd, length, offset)
+
+    monkeypatch.setattr(pickle_record, "read_at", read_at)
+    encoded = [encode(HEADER, result(f"{number}", number)) for number in range(1000)]
+    rows = [
+        len(found.paths) for found in PickleScan(file.holding(*encoded, STOP), "", 0, 0, HEADER)
+    ]
+    assert sum(rows) == 1000
+    assert len(rows) <= 3
+    assert len(lengths) <= 2
+    lengths.clear()
+    encoded = [encode(HEADER, result(f"{number}", b"x" * 100_000)) for number in range(20)]
+    records, _ = _scan(file.holding(*encoded, STOP))
+    assert len(records) == 20
+    assert sum(lengths) < 20 * 10_000
+
+
+def test_what_is_appended_meanwhile_is_for_the_next_scan(file: File) -> None:
+    """A scan ends where the file ended when it began."""
+    encoded = [encode(HEADER, result(f"{number}", number)) for number in range(3)]
+    scan = PickleScan(file.holding(*encoded[:2]), "", 0, 0, HEADER)
+    file.holding(*encoded, STOP)
+    assert [record.path for record in records_of(scan)] == ["0", "1"]
+    assert scan.end == scan.size == len(encoded[0]) * 2
 
 
 @pytest.mark.parametrize(
