@@ -86,11 +86,9 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOO
 _NOT_THERE |= {errno.ENAMETOOLONG, errno.EINVAL}
 
 
-def list_files(
-    pattern: str | list[str], excluded: Callable[[str], bool], told: Told = lambda number: None
-) -> list[str]:
+def list_files(pattern: str | list[str], told: Told = lambda number: None) -> list[str]:
     """The files that `pattern` names, each once: those of a glob sorted, those of a list in its
-    order. Without directories, sockets, dangling links and those that `excluded` says.
+    order. Without directories, sockets and dangling links.
 
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
     Windows so is `a\\b`.
@@ -100,8 +98,9 @@ def list_files(
     Raises:
         OSError: the system cannot say what is there.
     """
-    paths = sorted(_matches(pattern, told)) if isinstance(pattern, str) else _of_list(pattern, told)
-    return [path for path in paths if not excluded(path)]
+    if isinstance(pattern, str):
+        return sorted(_matches(pattern, told))
+    return [*_of_list(pattern, told)]
 
 
 def nothing_found(pattern: str | list[str]) -> str:

@@ -54,7 +54,7 @@ class Hooks(Generic[Result]):
         Returns:
             The files of the pattern: a subclass can filter `super().collect_files()`.
         """
-        return list_files(self._pattern, self._checkpoint.owns)
+        return self._checkpoint.others(list_files(self._pattern))
 
     def load_completed(self) -> Iterable[str]:
         """The paths that need no processing because their results are saved, as the function

@@ -250,7 +250,7 @@ class ResumableRunner(Hooks[Result]):
         pattern = self._pattern
         if overrides(self, "collect_files"):
             pattern = check_pattern(self.collect_files())
-        files = list_files(pattern, self._checkpoint.owns, told)
+        files = self._checkpoint.others(list_files(pattern, told))
         note = "" if files else nothing_found(pattern)
         shard = self._options.shard
         if shard is not None:

@@ -41,7 +41,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _files(pattern: Any) -> list[str]:
-    return list_files(check_pattern(pattern), lambda path: False)
+    return list_files(check_pattern(pattern))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_who_expects_files_is_told(pattern: str | list[str], text: str) -> None:
 def test_who_waits_is_told_how_many_there_are(pattern: str | list[str]) -> None:
     """Whatever way they are listed."""
     told: list[int] = []
-    found = list_files(pattern, lambda path: False, told.append)
+    found = list_files(pattern, told.append)
     assert max(told) >= len(found) > 0
 
 
@@ -322,7 +322,7 @@ def test_who_waits_is_told_in_the_middle_of_a_large_folder(tmp_path: Path) -> No
     for number in range(5_001):
         (tmp_path / "large" / f"{number}").touch()
     told: list[int] = []
-    list_files("large/*", lambda path: False, told.append)
+    list_files("large/*", told.append)
     assert 5_000 in told
 
 
@@ -339,8 +339,8 @@ def test_the_checkpoint_is_no_input(tmp_path: Path) -> None:
     for name in (*own, "b.pkl", "a.pkl.txt"):
         (tmp_path / name).touch()
     checkpoint = PickleFile("a.pkl")
-    assert list_files("*.pkl*", checkpoint.owns) == ["a.pkl.txt", "b.pkl"]
-    assert list_files([*own, str(tmp_path / "a.pkl"), "b.pkl"], checkpoint.owns) == ["b.pkl"]
+    assert checkpoint.others(list_files("*.pkl*")) == ["a.pkl.txt", "b.pkl"]
+    assert checkpoint.others(list_files([*own, str(tmp_path / "a.pkl"), "b.pkl"])) == ["b.pkl"]
 
 
 @posix
@@ -353,7 +353,7 @@ def test_a_checkpoint_that_is_named_by_a_link_is_no_input(tmp_path: Path) -> Non
     (tmp_path / "latest.pkl").symlink_to("data/real.pkl")
     notes = "data/real.pkl.new-notes.txt"
     for name in ("latest.pkl", "data/latest.pkl"):
-        inputs = list_files("**/*.pkl*", PickleFile(name).owns)
+        inputs = PickleFile(name).others(list_files("**/*.pkl*"))
         others = {"latest.pkl", "data/latest.pkl"} - {name}
         assert inputs == sorted([*others, notes])
 
@@ -363,9 +363,9 @@ def test_a_folder_may_be_called_like_the_checkpoint_in_it(tmp_path: Path) -> Non
     (tmp_path / "a.pkl").mkdir()
     for name in ("a.pkl", "a.pkl.lock", ".lock", ".bak", "x"):
         (tmp_path / "a.pkl" / name).touch()
-    owns = PickleFile(tmp_path / "a.pkl" / "a.pkl").owns
-    assert list_files("a.pkl/*", owns) == ["a.pkl/x"]
-    assert list_files("a.pkl/.*", owns) == ["a.pkl/.bak", "a.pkl/.lock"]
+    checkpoint = PickleFile(tmp_path / "a.pkl" / "a.pkl")
+    assert checkpoint.others(list_files("a.pkl/*")) == ["a.pkl/x"]
+    assert checkpoint.others(list_files("a.pkl/.*")) == ["a.pkl/.bak", "a.pkl/.lock"]
 
 
 @pytest.mark.parametrize("pattern", [b"*.txt", 5, None, len])

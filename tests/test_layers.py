@@ -38,9 +38,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1096,  # the modules beside runner.py, and the front doors
+    "": 1095,  # the modules beside runner.py, and the front doors
     "between": 1058,
-    "checkpoints": 1926,
+    "checkpoints": 1925,
     "commands": 381,
     "run": 1772,
     "saver": 275,

@@ -112,14 +112,15 @@ class Checkpoint(Mapping[str, Any]):
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
-        path = os.path.normcase(path)
-        for place, own in self._places:
-            if own in path:  # asked of every input, so this has to be quick
-                folder, name = os.path.split(path)
-                real = os.path.realpath(folder) if self._is_own(name, own) else ""
-                if os.path.normcase(real) == place:
-                    return True
-        return False
+        folder, name = os.path.split(os.path.normcase(path))
+        places = [place for place, own in self._places if self._is_own(name, own)]
+        return bool(places) and os.path.normcase(os.path.realpath(folder)) in places
+
+    def others(self, paths: list[str]) -> list[str]:
+        """Those of very many paths that it does not own."""
+        names = paths if os.path.normcase("A") == "A" else [*map(os.path.normcase, paths)]
+        perhaps = [name for _, own in self._places for name in names if own in name]
+        return [path for path in paths if not self.owns(path)] if perhaps else paths
 
     def _is_own(self, name: str, own: str) -> bool:
         end, _, number = name.removeprefix(own).partition(NEW_FILE)
