@@ -13,11 +13,13 @@ from resumable_pool import Failure, Outcome, Report
 from resumable_pool.records import (
     KILLED,
     SHOWN_FAILURES,
+    SHOWN_PATHS,
     AlikeFailures,
     count_files,
     explained,
     in_words,
     quoted,
+    some_of,
 )
 
 
@@ -266,3 +268,13 @@ def test_a_report_can_be_printed_whatever_stdout_can_show(
     monkeypatch.setattr(sys, "stdout", out)
     print(Failure("caf\u00e9\u0107", "error", "no", "", 1, 0.0), file=out, flush=True)
     assert out.buffer.getvalue().decode(encoding).strip() == f"{shown}: no"  # type: ignore[attr-defined]
+
+
+def test_of_many_paths_the_first_are_named() -> None:
+    """And how many more there are."""
+    names = [f"{number}.wav" for number in range(1_000 + SHOWN_PATHS)]
+    all_shown = "'0.wav', '1.wav', '2.wav', '3.wav', '4.wav'"
+    assert some_of(names[:1]) == "'0.wav'"
+    assert some_of(names[:SHOWN_PATHS]) == all_shown
+    assert some_of(names[: SHOWN_PATHS + 1]) == f"{all_shown} and 1 more"
+    assert some_of(names) == f"{all_shown} and 1,000 more"
