@@ -114,14 +114,19 @@ class Script:
             self._errors += chunk
         return True
 
-    def wait(self) -> tuple[int, str, str]:
-        """Until the script itself has ended: its status, stdout and stderr."""
+    def wait(self, growing: Path | None = None) -> tuple[int, str, str]:
+        """Until the script itself has ended: its status, stdout and stderr. It may take its time
+        as long as a file is `growing`."""
         assert self._process is not None
-        try:
-            out, errors = self._process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.kill_all()
-            raise
+        out, errors = b"", None
+        while errors is None:
+            before = growing.stat().st_size if growing and growing.exists() else 0
+            try:
+                out, errors = self._process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                if not growing or not growing.exists() or growing.stat().st_size == before:
+                    self.kill_all()
+                    raise
         return self._process.returncode, out.decode(), (self._errors + errors).decode()
 
     def kill(self) -> None:
@@ -130,10 +135,10 @@ class Script:
         self._process.kill()
         self._process.wait()
 
-    def run(self) -> str:
+    def run(self, growing: Path | None = None) -> str:
         """From start to a good end; its stdout."""
         self.start()
-        status, out, errors = self.wait()
+        status, out, errors = self.wait(growing)
         assert status == 0, errors
         return out
 

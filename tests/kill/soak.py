@@ -95,13 +95,13 @@ def _one_round(folder: Path, method: str, choice: random.Random, starts: int, ta
         script.start()
         select.select([], [], [], choice.uniform(0, LONGEST_SECONDS))  # it is moments that we test
         signals += _disturb(script, choice)
-        _, _, errors = script.wait()
+        _, _, errors = script.wait(growing=folder / "result.pkl")
         script.wait_gone()
         assert errors.count("Traceback") <= 1, errors
         before, done = done, _checked(folder)
         assert before.items() <= done.items(), f"lost: {before.keys() - done.keys()}"
     while len(done) < files:  # what its worker was killed with is done by the next run
-        script.run()
+        script.run(growing=folder / "result.pkl")
         done = _checked(folder)
     repeated = functions.CALLS.read_text().count("\n") - files
     assert set(Counter(functions.calls())) == done.keys()
