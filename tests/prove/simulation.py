@@ -91,8 +91,12 @@ class Universe:
             kind = self.chance.choice(kinds) if self.chance.random() < share else GOOD
             natures[path] = FAILS if kind == RUINS else kind
         # Where nobody has had a success yet, a ruined worker cannot be told from a wrong function.
-        later = [*natures][self.options.max_workers :]
+        first, later = (
+            [*natures][: self.options.max_workers],
+            [*natures][self.options.max_workers :],
+        )
         if ruins and share < 1 and later:
+            natures.update(dict.fromkeys(first, GOOD))
             natures[self.chance.choice(later)] = RUINS
         return natures
 
