@@ -429,11 +429,12 @@ def test_for_what_is_dealt_alone_one_worker_is_enough() -> None:
     assert (books.wanted, in_the_way(books, 1)) == (1, True)
 
 
-def test_how_many_may_fail() -> None:
+@pytest.mark.parametrize(("limit", "said"), [(0, "1 file failed"), (1, "2 files failed")])
+def test_how_many_may_fail(limit: int, said: str) -> None:
     """A failure counts as soon as it is judged, and not twice when it is saved."""
-    books = new_books(max_failures=1)
+    books = new_books(max_failures=limit)
     books.add("ab")
-    for path, too_many in (("a", False), ("b", True)):
+    for path, too_many in (("a", limit < 1), ("b", True)):
         books.deal(0, NOW)
         books.fail(0, failed(path), NOW)
         books.give_back(0)
@@ -441,7 +442,40 @@ def test_how_many_may_fail() -> None:
         assert bool(books.too_many) is too_many
         books.note_failure_saved(path)
         assert bool(books.too_many) is too_many
+    assert books.too_many == f"{said}, more than max_failures={limit}"
     assert not new_books().too_many
+
+
+def test_which_file_is_in_progress_longest() -> None:
+    """It is told since when; nothing is where nothing is in progress, or nobody can tell."""
+    books = new_books(2, batch_seconds=0.0)
+    books.add("abc")
+    assert books.longest(5.0) == ("", 0.0)
+    books.deal(0, 2.0)
+    books.deal(1, 1.0)
+    assert books.longest(5.0) == ("b", 4.0)
+    books.finish(1, 1, 5.0)
+    books.give_back(1)
+    assert books.longest(5.0) == ("a", 3.0)
+    books.tells_files = False
+    assert books.longest(5.0) is None
+
+
+def test_what_took_its_worker_along_is_dealt_alone_however_quick_files_are() -> None:
+    """So that it is known which of them does it again."""
+    books = new_books(1, retries=1)
+    books.add("abc")
+    for _ in range(2):
+        books.deal(0, NOW, most=1)
+        path = books.lose(0)
+        assert path is not None
+        books.blame(path, "crashed", "its worker died", "", 0.0, NOW)
+        books.judge(NOW + JUDGING_SECONDS, stopped=False)
+    books.wake(NOW + 1)
+    books.deal(0, NOW)
+    books.finish(0, 1, QUICK)
+    books.give_back(0)
+    assert _deal(books, 1) == ["a"]
 
 
 @pytest.mark.parametrize("keep_failures", [False, True])

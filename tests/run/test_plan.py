@@ -77,6 +77,16 @@ def test_of_a_result_that_was_made_without_looking_the_time_of_change_counts(
     assert (made.to_do, made.changed) == (["b", "c", "d"], 1)
 
 
+def test_what_has_changed_and_failed_since_has_failed(checkpoint: PickleFile) -> None:
+    """It is counted once."""
+    checkpoint.open()
+    checkpoint.save_failures([failed("a")])
+    checkpoint.close()
+    Path("a").write_text("changed")
+    made = plan(checkpoint, rerun_changed=True)
+    assert (made.to_do, made.done, made.failed, made.changed) == (["a", "c", "d"], 1, ["a", "c"], 0)
+
+
 def test_big_files_may_come_first(checkpoint: PickleFile) -> None:
     """Those of the same size in path order, and empty ones, and those that are gone, last."""
     Path("e").write_text("x")

@@ -127,6 +127,29 @@ def test_a_doubtful_file_may_take_its_worker_along() -> None:
     assert play.dealt[-2:] == ["3d1", "4c1"]
 
 
+def test_a_doubtful_file_that_takes_its_worker_along_has_failed_once() -> None:
+    """What had become of it before does not count as well."""
+    play = Play(1, "abcd")
+    play.act("1+1-1-1-1<3>3*")
+    play.books.blame("d", "crashed", "its worker died", "", 0.0, NOW)
+    play.act("4>4+4+4.")
+    assert play.counted == ["d"]
+    assert not play.books.over
+    play.books.note_failure_saved("d")
+    assert play.books.over
+
+
+def test_a_doubtful_file_does_not_wait_for_who_is_not_clean() -> None:
+    """Who has had other files makes room for a fresh one."""
+    play = Play(1, "abcdef")
+    play.act("1+1-1-1-3>3.4>4.1<3*4+4+")
+    assert play.dealt[-4:] == ["1d1", "3d1", "4e1", "4f1"]
+    assert [*play.books._doubtful] == ["c", "b"]
+    assert in_the_way(play.books, 4)
+    play.act("4<5>5.")
+    assert play.dealt[-1] == "5c1"
+
+
 def test_until_one_has_succeeded_doubtful_files_are_tried_one_by_one() -> None:
     """If it is the function, more would be for nothing; after it, side by side."""
     play = Play(2, "abcdefgh")
