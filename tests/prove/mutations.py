@@ -54,7 +54,11 @@ _BYTE_BY_BYTE = [
 # The pure modules, and the tests that are about each.
 MODULES = {
     "run/books.py": ["tests/run/test_dealing.py", "tests/run/test_suspicion.py", SOME_UNIVERSES],
-    "run/suspicion.py": ["tests/run/test_suspicion.py", SOME_UNIVERSES],
+    "run/suspicion.py": [
+        "tests/run/test_suspicion.py",
+        "tests/run/test_dealing.py",
+        SOME_UNIVERSES,
+    ],
     "run/plan.py": ["tests/run/test_plan.py"],
     "run/stopping.py": ["tests/run/test_stopping.py", "tests/run/test_signals.py"],
     "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py", _STORY],

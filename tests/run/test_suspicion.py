@@ -174,6 +174,27 @@ def test_a_suspicion_that_is_refuted_is_a_lesson() -> None:
     assert play.dismissed == [1, 2, 3, 4, 5, 6, 8]
 
 
+def test_each_suspicion_takes_as_many_to_be_refuted() -> None:
+    """What has refuted the last one does not count for the next."""
+    play = Play(2, "abcdefghijklmnopqrstuvwxyz")
+    play.act("1+2+1-1-1-2-2-2-3>3-4>4-5>5-")
+    play.act("6>6+" + 12 * "6-" + "7>7-8>8-")
+    assert play.dealt[-2:] == ["7u1", "8t1"]
+    assert play.counted[6:] == ["u", "t"]
+    assert len(play.books._doubtful) == 10
+    play.act("9>9-")
+    assert not play.books._doubtful
+    assert len(play.counted) == 6 + 12
+
+
+def test_one_that_succeeds_ends_the_count_of_those_that_refute_a_suspicion() -> None:
+    """Three in a row it takes."""
+    play = Play(2, "abcdefgh")
+    play.act("1+2+1-1-1-2-2-2-3>3-4>4-5>5+5-6>6-")
+    assert play.dealt[-4:] == ["4d1", "5c1", "5h1", "6g1"]
+    assert [*play.books._doubtful] == ["f"]
+
+
 def test_what_has_failed_before_says_nothing_of_a_worker() -> None:
     """It does so again anywhere: its further attempts are no suspicious row."""
     play = Play(1, "abcd")
@@ -208,6 +229,28 @@ def test_who_has_just_failed_twice_is_not_trusted_with_further_attempts() -> Non
     assert play.dealt[-1] == "3c2"
 
 
+def test_who_has_failed_once_is_trusted_with_further_attempts() -> None:
+    """Also if there are others."""
+    play = Play(2, "abc")
+    play.act("2.1+1-")
+    play.books.retry("z", play.books.again)
+    play.books.wake(NOW)
+    play.act("1.")
+    assert play.dealt[-1] == "1z2"
+
+
+def test_where_nobody_has_had_a_success_further_attempts_need_no_fresh_worker() -> None:
+    """It is the function, so another one would fail as well."""
+    play = Play(1, "abc")
+    play.act("1-1-1-")
+    assert play.counted == ["a", "b", "c"]
+    for path in play.counted:
+        play.books.retry(path, play.books.again)
+    play.books.wake(NOW)
+    play.act("1-1-1-")
+    assert play.dealt[-3:] == ["1a2", "1b2", "1c2"]
+
+
 def test_of_an_executor_s_processes_nothing_is_known() -> None:
     """So nothing is suspected, and every failure counts at once."""
     books = new_books(1)
@@ -229,6 +272,21 @@ def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
     play.review()
     assert (play.dismissed, play.counted) == ([1], ["e"])
     assert [*play.books._doubtful] == ["d", "c"]
+
+
+def test_when_no_more_may_be_dealt_who_can_tell_goes_on() -> None:
+    """One whose worker has had a success counts at once; where nobody has had one, the others are
+    to show first whether there can be any."""
+    play = Play(3, "abcdefgh", max_failures=0)
+    play.act("3.1+1-")
+    assert not play.books.may_deal()
+    play.review()
+    assert play.counted == ["c"]
+    play = Play(2, "abcdefgh", max_failures=0)
+    play.act("2.1-")
+    assert play.books.may_deal()
+    play.review()
+    assert play.counted == []
 
 
 # Starts that failed: when, whether by themselves, and whether there are others who could work; and
@@ -259,9 +317,20 @@ def test_a_start_that_fails_is_tried_again(
 ) -> None:
     """After a pause, doubled each time, unless the reason is one that stays."""
     starts = Starts()
-    starts.possible = ready
+    starts.possible = starts.possible or ready
     ends = [starts.note_failed(*failure) for failure in failures]
     assert (ends[-1], starts.allowed_at) == decided
     assert not any(ends[:-1])
     starts.note_proven()
     assert starts.allowed_at == 0.0
+    starts.note_failed(100.0, by_itself=False, others=True)
+    assert starts.allowed_at == 100.5
+
+
+def test_starts_are_tried_again_once_a_minute_at_least() -> None:
+    """However often they have failed, as long as others work."""
+    starts = Starts()
+    starts.possible = True
+    for number in range(100):
+        assert not starts.note_failed(100.0 * number, by_itself=True, others=True)
+    assert starts.allowed_at == 9_900.0 + 60.0
