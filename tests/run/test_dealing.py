@@ -464,8 +464,8 @@ def test_which_file_is_in_progress_longest() -> None:
 def test_what_took_its_worker_along_is_dealt_alone_however_quick_files_are() -> None:
     """So that it is known which of them does it again."""
     books = new_books(1, retries=1)
-    books.add("abc")
-    for _ in range(2):
+    books.add("abcdefghijklm")
+    for _ in range(12):
         books.deal(0, NOW, most=1)
         path = books.lose(0)
         assert path is not None
