@@ -51,7 +51,7 @@ _BYTE_BY_BYTE = [
     f"--deselect={_PICKLE_DAMAGE}::test_a_power_cut_leaves_a_plain_pickle",
 ]
 
-# The pure modules, and the tests that are about each.
+# The pure modules, or the class of one that is pure, and the tests that are about each.
 MODULES = {
     "run/books.py": ["tests/run/test_dealing.py", "tests/run/test_suspicion.py", SOME_UNIVERSES],
     "run/suspicion.py": [
@@ -60,7 +60,7 @@ MODULES = {
         SOME_UNIVERSES,
     ],
     "run/plan.py": ["tests/run/test_plan.py"],
-    "run/stopping.py": ["tests/run/test_stopping.py", "tests/run/test_signals.py"],
+    "run/stopping.py::Stopping": ["tests/run/test_stopping.py"],
     "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py", _STORY],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
@@ -125,13 +125,23 @@ def _leave_out(node: ast.stmt) -> None:
     node.__class__ = ast.Pass
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Each mutant of a module: the line, what is changed there, and its text."""
-    for number in range(sum(1 for _ in changes(ast.parse(source)))):
+def mutants(source: str, part: str = "") -> Iterator[tuple[int, str, str]]:
+    """Each mutant of a module, or of this class of it: the line, what is changed there, and its
+    text."""
+    for number in range(sum(1 for _ in changes(_part(ast.parse(source), part)))):
         tree = ast.parse(source)
-        change = [*changes(tree)][number]
+        change = [*changes(_part(tree, part))][number]
         change.make()
         yield change.line, change.what, ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _part(tree: ast.Module, name: str) -> ast.AST:
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return classes[0] if name else tree
+
+
+def _place(root: Path, module: str) -> Path:
+    return root / "resumable_pool" / module.partition("::")[0]
 
 
 # A process that has imported what takes long, and forks for each trial.
@@ -214,7 +224,7 @@ def noticed(mutant: str) -> bool:
     """Whether the tests of the mutant's module fail with it. Its folder names the module."""
     assert _tests is not None
     module = Path(mutant).parent.name.replace("!", "/")
-    place = _tests.copy / "resumable_pool" / module
+    place = _place(_tests.copy, module)
     before = place.read_bytes()
     place.write_bytes(Path(mutant).read_bytes())
     try:
@@ -238,7 +248,7 @@ def undisturbed(copy: Path, modules: Sequence[str]) -> dict[str, float]:
         seconds[module] = 20 + 5 * (time.monotonic() - begun)
     tests.close()
     for module in MODULES:
-        place = copy / "resumable_pool" / module
+        place = _place(copy, module)
         for compiled in place.parent.glob(f"__pycache__/{place.stem}.*"):
             compiled.unlink()
     return seconds
@@ -248,11 +258,11 @@ def write_mutants(folder: Path, modules: Sequence[str]) -> dict[str, str]:
     """A file for each; returns what is changed in it, by its path."""
     described = {}
     for module in modules:
-        source = (ROOT / "resumable_pool" / module).read_text(encoding="utf-8")
+        source = _place(ROOT, module).read_text(encoding="utf-8")
         lines = source.splitlines()
         home = folder / module.replace("/", "!")
         home.mkdir()
-        for number, (line, what, text) in enumerate(mutants(source)):
+        for number, (line, what, text) in enumerate(mutants(source, module.partition("::")[2])):
             path = home / f"{number:04}.py"
             path.write_text(text, encoding="utf-8")
             described[str(path)] = f"{module}:{line} {what}: {lines[line - 1].strip()[:80]}"
