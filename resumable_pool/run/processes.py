@@ -348,6 +348,8 @@ class Crew(dict[int, Worker]):
             worker = self._start(serial, slot)
         except (OSError, WorkerStartError) as error:
             self._books.lose(serial)
+            # The fork server may have made it, and it waits for its first words, with its pipe.
+            self._saver.tell(Died(serial))
             if isinstance(error, WorkerStartError):
                 raise
             raise children.cannot_start("worker", error) from None

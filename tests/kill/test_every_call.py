@@ -58,6 +58,9 @@ FAILING = {
         Point("pipe2", 3, "error=EMFILE"),
         Point("clone", 2, "error=EAGAIN"),
     ],
+    (".pkl", "forkserver", "runner"): [
+        Point("fcntl", 5, "error=EMFILE"),
+    ],
     (".jsonl", "spawn", "saver"): [
         Point("pwrite64", 2, "error=ENOSPC"),
         Point("fdatasync", 1, "error=EIO"),
