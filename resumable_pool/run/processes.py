@@ -350,9 +350,8 @@ class Crew(dict[int, Worker]):
             self._books.lose(serial)
             # The fork server may have made it, and it waits for its first words, with its pipe.
             self._saver.tell(Died(serial))
-            if isinstance(error, WorkerStartError):
-                raise
-            raise children.cannot_start("worker", error) from None
+            known = isinstance(error, WorkerStartError)
+            raise error if known else children.cannot_start("worker", error) from None
         worker.serial, worker.slot, worker.setup = serial, slot, self._setup
         if (before := self._latest[slot]) is not None:
             worker.restarts = before.restarts + 1
