@@ -62,6 +62,7 @@ MODULES = {
     "run/plan.py": ["tests/run/test_plan.py"],
     "run/stopping.py::Stopping": ["tests/run/test_stopping.py"],
     "run/screen.py": ["tests/run/test_progress.py", "tests/run/test_display.py", _STORY],
+    "saver/saving.py": ["tests/saver/test_saving.py"],
     "files.py": ["tests/test_files.py"],
     "records.py": ["tests/test_records.py"],
     "values.py": ["tests/test_values.py"],

@@ -24,8 +24,34 @@ class Recording:
     def save_failures(self, outcomes: list[Outcome[Any]]) -> None:
         self.done += [f"failed {outcome.path}" for outcome in outcomes]
 
+    def outcome_in(self, record: bytes) -> Outcome[Any]:
+        return Outcome(record.decode(), record, 0, None, 0.0)
+
     def sync(self) -> None:
         self.done.append("sync")
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+
+class Elsewhere:
+    """Stands for a runner whose hooks save elsewhere; what it cannot save is `x`."""
+
+    def __init__(self, done: list[str]) -> None:
+        self._done = done
+
+    def open_saver(self) -> None:
+        self._done.append("opened elsewhere")
+
+    def save(self, outcomes: list[Outcome[Any]]) -> None:
+        self._done.append("elsewhere " + "".join(outcome.path for outcome in outcomes))
+        if self._done[-1].endswith("x"):
+            raise OSError("no room elsewhere")
+
+    save_failures = save
+
+    def close_saver(self) -> None:
+        self._done.append("closed elsewhere")
 
 
 # How many are saved together; then what comes at which time (a capital is a failure), what is done,
@@ -74,3 +100,32 @@ def test_what_is_saved_and_forced_when(every: int, steps: list[Any]) -> None:
         assert (checkpoint.done, number) == (done, saved), now
         assert saving.due == pytest.approx(due)
         checkpoint.done.clear()
+
+
+def test_who_saves_elsewhere_is_given_what_the_checkpoint_would_be() -> None:
+    """So many values at a time, and failures; the checkpoint is only kept, and closed last."""
+    checkpoint = Recording()
+    done = checkpoint.done
+    saving = Saving(cast(Checkpoint, checkpoint), cast(Any, Elsewhere(done)), 2, interval=1.0)
+    saving.begin()
+    assert saving.save([b"a", b"b", b"c"], 100.0) == 2
+    saving.save_failure(Outcome("F", None, 0, None, 0.0))
+    assert saving.who() == "Elsewhere"
+    with pytest.raises(OSError, match="no room"):
+        saving.save([b"x"], 100.1)
+    assert saving.who() == "Elsewhere, which was given 'c', 'x'"
+    saving.close()
+    given = ["elsewhere ab", "sync", "elsewhere F", "elsewhere cx"]
+    assert done == ["opened elsewhere", *given, "closed elsewhere", "closed"]
+
+
+def test_who_was_not_opened_elsewhere_is_not_closed() -> None:
+    """The checkpoint is; and where nobody saves elsewhere, nobody is named."""
+    for hooks in (None, Elsewhere([])):
+        checkpoint = Recording()
+        saving = Saving(cast(Checkpoint, checkpoint), cast(Any, hooks), 1, interval=1.0)
+        assert saving.who() == ("Elsewhere" if hooks else "")
+        if hooks is None:
+            saving.begin()
+        saving.close()
+        assert checkpoint.done == ["closed"]
