@@ -267,3 +267,13 @@ def leave_timers(path: str) -> None:
         pass
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
         signal.setitimer(timer, 0.01)
+
+
+def leave_an_alarm(path: str) -> None:
+    """Quick, but for every tenth file, which works for longer than the alarm of the one before."""
+    if not path.endswith("9.txt"):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        return
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + 0.03:
+        pass

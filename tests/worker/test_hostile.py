@@ -283,3 +283,14 @@ def test_no_timer_that_a_function_leaves_goes_off_in_the_next_file(folder: Path)
     options: dict[str, Any] = {"max_workers": 1, "mp_context": "fork", "progress": False}
     report = ResumableRunner(hostile.leave_timers, "in/*.txt", "r.pkl", **options).run()
     assert (report.completed, report.failed) == (10, 0)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_no_alarm_goes_off_in_the_next_file_of_a_batch(folder: Path, absolute: bool) -> None:
+    """However quick that was which has left it, and whether or not paths start in a folder."""
+    for number in range(100, 200):
+        (folder / "in" / f"{number}.txt").touch()
+    pattern = f"{folder}/in/1??.txt" if absolute else "in/1??.txt"
+    options: dict[str, Any] = {"max_workers": 1, "mp_context": "fork", "progress": False}
+    report = ResumableRunner(hostile.leave_an_alarm, pattern, "r.pkl", **options).run()
+    assert (report.completed, report.failed) == (100, 0)
