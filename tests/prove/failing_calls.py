@@ -416,7 +416,8 @@ def main() -> int:
             trial = Trial(suffix, method, role, Path(home))
             points = trial.points(options.calls, options.most)
             if options.sample is not None:
-                points = chance.sample(points, min(len(points), options.sample // len(trials)))
+                share = max(1, options.sample // len(trials))
+                points = chance.sample(points, min(len(points), share))
             struck, found = try_all(trial, points)
         ends = ", ".join(f"{end} {count}" for end, count in sorted(trial.ends.items()))
         print(f"{trial.name}: {struck} struck ({ends}), {len(found)} faults", flush=True)

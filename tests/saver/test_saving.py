@@ -121,8 +121,9 @@ def test_who_saves_elsewhere_is_given_what_the_checkpoint_would_be() -> None:
 
 def test_who_was_not_opened_elsewhere_is_not_closed() -> None:
     """The checkpoint is; and where nobody saves elsewhere, nobody is named."""
-    for hooks in (None, Elsewhere([])):
+    for elsewhere in (False, True):
         checkpoint = Recording()
+        hooks = Elsewhere(checkpoint.done) if elsewhere else None
         saving = Saving(cast(Checkpoint, checkpoint), cast(Any, hooks), 1, interval=1.0)
         assert saving.who() == ("Elsewhere" if hooks else "")
         if hooks is None:
