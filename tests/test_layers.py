@@ -39,7 +39,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1095,  # the modules beside runner.py, and the front doors
-    "between": 1058,
+    "between": 1062,
     "checkpoints": 1925,
     "commands": 381,
     "run": 1772,
@@ -68,7 +68,7 @@ FEATURES = {
     "platform": {
         "options", "errors", "files", "__main__", "run.stopping", "run.processes",
         "worker.process", "between.children", "between.clock", "between.pipes", "between.system",
-        "checkpoints.disk", "checkpoints.lock",
+        "between.waiting", "checkpoints.disk", "checkpoints.lock",
     },
 }  # fmt: skip
 

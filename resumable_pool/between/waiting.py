@@ -13,12 +13,17 @@ Knows nothing of what is said.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from .pipes import POLLIN, POLLOUT, Outlet, Poll, close, number_of
+
+# macOS may lose an end that is closed here before it has been received there: so who hands one over
+# closes it when it is known to be there.
+_KEPT = sys.platform == "darwin"
 
 
 class Waiter:
@@ -77,8 +82,9 @@ class PipeWriter:
         self._full: int | None = None  # what tells when there is room
 
     def write(self, data: bytes, with_end: Connection | None = None) -> None:
-        """Write bytes, and hand over an end with the first of them. Who has handed it over closes
-        it when it is known to be there: macOS may lose one that is closed before it is received."""
+        """Write bytes, and hand over an end with the first of them. It is closed here once it is
+        sent, since a program may have few descriptors; but for one that is `_KEPT`, or cannot be
+        sent any more."""
         self._unwritten.append((memoryview(data), with_end))
         self.go_on()
 
@@ -117,6 +123,8 @@ class PipeWriter:
             while self._unwritten and not self._end.closed:
                 data, with_end = self._unwritten[0]
                 written = self._outlet.write(data, with_end)
+                if with_end is not None and not _KEPT:
+                    close(with_end)
                 if written < len(data):
                     self._unwritten[0] = data[written:], None
                 else:

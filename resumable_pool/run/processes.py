@@ -98,8 +98,9 @@ class Saver:
         self.process.tell(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
-        """Hand over the read end of a worker's pipe, and close it here when something has come
-        through it: only if nobody else holds it does a worker notice that the saver is dead."""
+        """Hand over the read end of a worker's pipe, and close it here, at the latest when
+        something has come through it: only if nobody else holds it does a worker notice that the
+        saver is dead."""
         sent = pipes.to_hand_over(results, self.process.pid)
         self._handed_over[worker] = results
         self.process.tell(pickle.dumps(Watch(worker, sent)), results)

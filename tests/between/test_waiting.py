@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from resumable_pool.between import pipes
+from resumable_pool.between import pipes, waiting
 from resumable_pool.between.frames import FrameReader, frame
 from resumable_pool.between.waiting import PipeWriter, Waiter
 
@@ -158,10 +158,12 @@ def impatient_sockets() -> Iterator[None]:
     socket.setdefaulttimeout(None)
 
 
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.usefixtures("impatient_sockets")
-def test_ends_are_handed_over(waiter: Waiter) -> None:
-    """Each with its message, though that waits behind others; the sender still has it. Also where a
-    time limit is set for all sockets."""
+def test_ends_are_handed_over(kept: bool, waiter: Waiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its message, though that waits behind others; the sender has it no more, unless it
+    has to be kept until it is known to be there. Also where a time limit is set for all sockets."""
+    monkeypatch.setattr(waiting, "_KEPT", kept)
     ours, theirs = pipes.pipe(duplex=True)
     writer, reader = PipeWriter(ours, waiter), FrameReader(theirs, bytes)
     made = [pipes.pipe(duplex=False) for _ in range(40)]
@@ -170,7 +172,7 @@ def test_ends_are_handed_over(waiter: Waiter) -> None:
         writer.write(frame(pickle.dumps(pipes.to_hand_over(end, os.getpid()))), end)
     received = receive(reader, waiter, 80)
     assert received[::2] == [LARGE[:20_000]] * 40
-    assert not any(end.closed for end, _ in made)
+    assert all(end.closed is not kept for end, _ in made)
     pipes.close(*(end for end, _ in made))
     for number, (message, (_, other)) in enumerate(zip(received[1::2], made, strict=True)):
         end = pipes.take_end(pickle.loads(message), reader.handed_over)
