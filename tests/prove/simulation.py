@@ -5,7 +5,8 @@
 The loop, its books, suspicions, verdicts and stopping are the real ones. Workers, the saver, pipes
 and the clock are simulated: what happens next, and how long it takes, chance says. Files are good,
 or fail, kill or hang their worker, or ruin it; workers die by themselves, or do not start; somebody
-presses Ctrl-C; the saver dies. A seed that breaks a promise is printed, and repeats exactly.
+presses Ctrl-C; the saver dies. In one of five universes an executor has the files, which loses
+batches, refuses them, or breaks. A seed that breaks a promise is printed, and repeats exactly.
 
 What must hold: the run ends; nothing is saved twice, lost, or in two hands at a time; nobody is
 blamed without cause, or called more often than retries allow; what is told is what was saved.
@@ -21,17 +22,19 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from typing import Any, cast
 from unittest import mock
 
 from resumable_pool import Failure, Outcome, ResumablePoolError, ResumableRunner, WorkerStartError
-from resumable_pool.between import messages
+from resumable_pool.between import frames, messages
 from resumable_pool.between.clock import NEVER
-from resumable_pool.errors import SaverError
+from resumable_pool.errors import ExecutorError, SaverError
 from resumable_pool.options import Options
 from resumable_pool.run import loop
 from resumable_pool.run.books import Books
+from resumable_pool.run.executors import FarCrew, Slot
 from resumable_pool.run.plan import Plan
 from resumable_pool.run.processes import Crew, Worker
 from resumable_pool.run.screen import screen_for
@@ -41,6 +44,9 @@ from resumable_pool.worker import process
 
 # More turns than any run needs: it does not end.
 MOST_TURNS = 30_000
+
+# In so many universes an executor has the files.
+FAR = 0.2
 
 # Accidents come to an end, so that a run can.
 CALM_AFTER = 3_000
@@ -66,6 +72,15 @@ class Universe:
             grace_period=chance.choice([0.0, 1.0, 10.0]),
             max_tasks_per_child=chance.choice([None, None, None, 7]),
         )
+        self.engine: SimulatedExecutor | None = None
+        if (far := random.Random(f"far {seed}")).random() < FAR:
+            self.engine = SimulatedExecutor(
+                self, far.choice([0.0, 0.1, 0.4]), far.choice([0, 0.05])
+            )
+            self.options = self.options._replace(
+                executor=cast(Any, self.engine), timeout=None, max_tasks_per_child=None,
+                setup=options.setup._replace(timeout=None),
+            )  # fmt: skip
         self.dies = chance.choice([0.0, 0.0, 0.01, 0.1])
         self.dies_at_start = chance.choice([0.0, 0.0, 0.05])
         self.stops = chance.choice([0.0, 0.0, 0.0, 0.01])
@@ -117,6 +132,7 @@ class Universe:
             possible = [*self.saver.steps()]
             for worker in self.workers:
                 possible += worker.steps()
+            possible += self.engine.steps() if self.engine else []
             if not possible:
                 self.now += seconds if seconds < NEVER else 1.0
                 break
@@ -164,12 +180,15 @@ class SimulatedWaiter:
 class SimulatedRequests:
     """Stands for `StopRequests`."""
 
-    wakener = wake = None
+    wakener = None
     seconds_left = NEVER
 
     def __init__(self, universe: Universe) -> None:
         self._universe = universe
         self.signals = False
+
+    def wake(self) -> None:
+        """The loop looks around anyway."""
 
     def take(self) -> Iterator[str]:
         taken, self._universe.requests = self._universe.requests, []
@@ -191,6 +210,7 @@ class SimulatedSaver:
         self._more_orders = True
         self._unsaved: deque[str] = deque()
         self.streams: dict[int, deque[Any]] = {}
+        self._outcomes: Counter[int] = Counter()  # by worker
 
     # The handle.
 
@@ -267,14 +287,17 @@ class SimulatedSaver:
             case messages.Hello():
                 pass
             case messages.Ready() | messages.BatchOver() | Outcome() as said:
+                self._outcomes[worker] += isinstance(said, Outcome)
                 self._tell(said, worker)
             case messages.Values(records):
+                self._outcomes[worker] += len(records)
                 paths = [bytes(record).decode() for record in records]
                 self._unsaved.extend(paths)
                 self._tell(messages.Received(len(paths)), worker)
             case end:
                 del self.streams[worker]
-                self._tell(messages.Ended(isinstance(end, messages.Done)), worker)
+                clean = end == messages.Done(self._outcomes[worker])
+                self._tell(messages.Ended(clean), worker)
 
     def _tell(self, message: messages.FromSaver, worker: int = messages.OF_NONE) -> None:
         self._reports.append((worker, message))
@@ -460,6 +483,119 @@ class SimulatedCrew(Crew):
         return super().attend(gone, now)
 
 
+class SimulatedExecutor:
+    """Somebody else's, who has batches, and answers when he likes, or not at all."""
+
+    def __init__(self, universe: Universe, loses: float, breaks: float) -> None:
+        self.unreliable = bool(loses or breaks)
+        self._universe = universe
+        self._loses, self._breaks = loses, breaks
+        self._in_flight: list[tuple[Future[Any], Sequence[messages.Task]]] = []
+        self._broken = self._answered = False
+
+    def submit(self, call: object, run: str, setup: object, folder: str, batch: Any) -> Future[Any]:
+        universe = self._universe
+        if self._broken or universe.happens(self._breaks / 4):
+            self._broken = True
+            raise BrokenExecutor("it is closed")
+        for path, _ in batch:
+            assert path not in universe.saved, f"{path} is dealt again after it was saved"
+            assert path not in universe.failed, f"{path} is dealt again after it has failed"
+            assert path not in universe.hands, f"{path} is in two hands"
+            universe.hands[path] = 0
+        future: Future[Any] = Future()
+        self._in_flight.append((future, batch))
+        return future
+
+    def steps(self) -> list[Callable[[], None]]:
+        return [self._begin_one, self._end_one] if self._in_flight else []
+
+    def _begin_one(self) -> None:
+        """From now on it cannot be taken back."""
+        future, batch = self._universe.chance.choice(self._in_flight)
+        if not (future.running() or future.set_running_or_notify_cancel()):
+            self._leave(future, batch)
+
+    def _end_one(self) -> None:
+        universe = self._universe
+        future, batch = universe.chance.choice(self._in_flight)
+        if future.cancelled():
+            self._leave(future, batch)
+        elif self._broken or universe.happens(self._breaks):
+            self._lose(future, batch, BrokenExecutor("it has broken"))
+        elif universe.happens(self._loses):
+            self._lose(future, batch, RuntimeError("it is lost"))
+        else:
+            self._answer(future, batch)
+
+    def _answer(self, future: Future[Any], batch: Sequence[messages.Task]) -> None:
+        universe, done = self._universe, []
+        for path, attempt in batch:
+            universe.calls[path] += 1
+            nature = universe.nature[path]
+            if nature == CRASHES:
+                self._lose(future, batch, BrokenExecutor("a process of it has died"))
+                return
+            if nature != GOOD:
+                failure = Failure(path, "error", "ValueError", "", attempt, 0.0)
+                failed = Outcome[Any](path, None, 0, failure, 0.0, attempt)
+                done.append(frames.plain_frame(failed))
+                break
+            done.append(b"".join(frames.value_frame([path.encode()])))
+            if universe.chance.random() < 0.1:  # it takes longer than planned
+                break
+        self._leave(future, batch)
+        self._answered = True
+        future.set_result((len(done), 0.1, b"".join(done)))
+
+    def _lose(self, future: Future[Any], batch: Sequence[messages.Task], why: Exception) -> None:
+        """Nothing comes of the batch; who breaks has nothing any more. The only file may be to
+        blame for that: the only one in flight, or of its batch if some have ever come back."""
+        breaks = isinstance(why, BrokenExecutor)
+        in_flight = [task for _, one in self._in_flight for task in one]
+        if len(in_flight if breaks else batch) == 1 and (breaks or self._answered):
+            self._universe.lost_with.update(path for path, _ in batch)
+        self._broken = self._broken or breaks
+        self._leave(future, batch)
+        future.set_exception(why)
+
+    def _leave(self, future: Future[Any], batch: Sequence[messages.Task]) -> None:
+        self._in_flight.remove((future, batch))
+        for path, _ in batch:
+            del self._universe.hands[path]
+
+
+class SimulatedResults:
+    """A slot's pipe to the saver."""
+
+    def __init__(self, stream: deque[Any]) -> None:
+        self._stream: deque[Any] | None = stream
+
+    def write(self, data: bytes) -> None:
+        received: list[Any] = []
+        reader = frames.FrameReader.__new__(frames.FrameReader)
+        reader._decode = frames._decode
+        reader._take_frames(memoryview(data), received)
+        if self._stream is not None:
+            self._stream.extend(received)
+
+    def finish(self) -> None:
+        self._stream = None
+
+    def close(self) -> None:
+        self._stream = None
+
+
+class SimulatedFarCrew(FarCrew):
+    """The real one, with simulated pipes."""
+
+    universe: Universe
+
+    def _start(self, serial: int, place: int) -> Worker:
+        stream = self.universe.saver.streams[serial] = deque()
+        return Slot(self, f"slot {serial}", cast(Any, SimulatedResults(stream)))
+
+
 def _options() -> Options:
     return ResumableRunner(len, [], "simulated.pkl", max_workers=1, progress=False)._options
 
@@ -467,7 +603,8 @@ def _options() -> Options:
 def simulate(seed: int, base: Options | None = None) -> Universe:
     """One run in the universe of this seed. Raises `AssertionError` if a promise is broken."""
     universe = Universe(seed, base or _options())
-    for thing in (SimulatedClock, SimulatedWaiter, SimulatedSaver, SimulatedCrew):
+    simulated = SimulatedClock, SimulatedWaiter, SimulatedSaver, SimulatedCrew, SimulatedFarCrew
+    for thing in simulated:
         thing.universe = universe
     requests = SimulatedRequests(universe)
     plan = Plan([*universe.nature], 0, [], 0, 0, universe.number)
@@ -481,7 +618,7 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
             Clock=SimulatedClock,
             Waiter=SimulatedWaiter,
             Saver=SimulatedSaver,
-            _crew_for=lambda options: SimulatedCrew,
+            _crew_for=lambda options: SimulatedFarCrew if options.executor else SimulatedCrew,
         ),
     ):
         screen = screen_for(False, None)
@@ -507,7 +644,11 @@ def _check(
     if universe.saver.dead:
         assert isinstance(error, SaverError) or universe.asked, f"ended by {error!r}"
         return
-    assert error is None or isinstance(error, WorkerStartError), f"ended by {error!r}"
+    if isinstance(error, ExecutorError):
+        unreliable = universe.engine is not None and universe.engine.unreliable
+        assert unreliable or CRASHES in universe.nature.values(), "nothing hindered the executor"
+    else:
+        assert error is None or isinstance(error, WorkerStartError), f"ended by {error!r}"
     if isinstance(error, WorkerStartError):
         assert universe.dies_at_start or universe.dies, "nothing hindered a start"
     now = dict.fromkeys(universe.saved, True) | dict.fromkeys(universe.failed, False)
