@@ -42,7 +42,7 @@ BUDGET = {
     "between": 1062,
     "checkpoints": 1925,
     "commands": 381,
-    "run": 1772,
+    "run": 1773,
     "saver": 275,
     "worker": 253,
 }

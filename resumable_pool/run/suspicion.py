@@ -18,7 +18,7 @@ A doubtful file is the experiment. The last one of a row is the least likely to 
 worker, so it comes first. If it succeeds, the same fresh worker takes the next; if not, that worker
 is dismissed as well. If three in a row fail again, the files were to blame: the others count
 without a further call, and from then on a row must be four times as long, since bad files may come
-in rows.
+in rows. No worker was broken then, so what was known of success still holds.
 
 And which do not even start: bad luck, or a reason that stays (`Starts`).
 
@@ -185,6 +185,7 @@ class Suspicion:
         if self._refuted >= REFUTED:
             self._refuted = 0
             self._streak *= HARDER
+            self._success_since = True  # as before: no worker was broken
             self._cleared += self.doubtful
             self.doubtful.clear()
 

@@ -174,6 +174,15 @@ def test_a_suspicion_that_is_refuted_is_a_lesson() -> None:
     assert play.dismissed == [1, 2, 3, 4, 5, 6, 8]
 
 
+def test_after_a_refuted_suspicion_success_is_still_possible() -> None:
+    """No worker was broken, so one that is broken by its first file may be told again."""
+    play = Play(2, "abcdefghijklmnopqrstuvwxyz")
+    play.act("1+2+1-1-1-2-2-2-3>3-4>4-5>5-")
+    play.act("6>" + 12 * "6-")
+    assert play.dismissed == [1, 2, 3, 4, 5, 6]
+    assert play.counted == ["e", "d", "c", "h", "g", "f"]
+
+
 def test_each_suspicion_takes_as_many_to_be_refuted() -> None:
     """What has refuted the last one does not count for the next."""
     play = Play(2, "abcdefghijklmnopqrstuvwxyz")
