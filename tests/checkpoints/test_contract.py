@@ -721,8 +721,10 @@ def test_a_checkpoint_owns_its_side_files(path: Path, result: Result) -> None:
         (path.parent / "link").unlink()
     else:
         assert checkpoint.owns(str(path).upper())
-    others = [f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent]
-    assert not any(checkpoint.owns(str(other)) for other in others)
+        assert checkpoint.others([str(path).upper()]) == []
+    others = [*map(str, (f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent))]
+    assert not any(map(checkpoint.owns, others))
+    assert checkpoint.others([*(f"{path}{suffix}" for suffix in own), *others]) == others
     with writing(path):
         assert all(checkpoint.owns(str(found)) for found in path.parent.iterdir())
 
