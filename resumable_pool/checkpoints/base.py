@@ -283,7 +283,7 @@ class Checkpoint(Mapping[str, Any]):
         failure, if it has both and you do not say which.
 
         Raises:
-            KeyError: it has no outcome, or a damaged one.
+            KeyError: it has no outcome, or only a damaged one.
         """
         if failed is None:
             with contextlib.suppress(KeyError):
