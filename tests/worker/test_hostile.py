@@ -281,16 +281,16 @@ def test_output_that_nobody_reads_does_not_hold_a_worker(folder: Path) -> None:
 def test_no_timer_that_a_function_leaves_goes_off_in_the_next_file(folder: Path) -> None:
     """Of none of the three kinds."""
     options: dict[str, Any] = {"max_workers": 1, "mp_context": "fork", "progress": False}
-    report = ResumableRunner(hostile.leave_timers, "in/*.txt", "r.pkl", **options).run()
-    assert (report.completed, report.failed) == (10, 0)
+    report = ResumableRunner(hostile.leave_timers, "in/0[0-2].txt", "r.pkl", **options).run()
+    assert (report.completed, report.failed) == (3, 0)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_no_alarm_goes_off_in_the_next_file_of_a_batch(folder: Path, absolute: bool) -> None:
     """However quick that was which has left it, and whether or not paths start in a folder."""
-    for number in range(100, 200):
+    for number in range(100, 140):
         (folder / "in" / f"{number}.txt").touch()
     pattern = f"{folder}/in/1??.txt" if absolute else "in/1??.txt"
     options: dict[str, Any] = {"max_workers": 1, "mp_context": "fork", "progress": False}
     report = ResumableRunner(hostile.leave_an_alarm, pattern, "r.pkl", **options).run()
-    assert (report.completed, report.failed) == (100, 0)
+    assert (report.completed, report.failed) == (40, 0)
