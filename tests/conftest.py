@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -65,6 +66,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(10):
         (tmp_path / "in" / f"{number:02}.txt").write_text(str(number))
     return tmp_path
+
+
+@pytest.fixture
+def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is forced to the disk: where that is not what is tested, and files are written by the
+    hundred. (SQLite does as it likes.)"""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda fd: None, raising=False)
+
+
+@pytest.fixture
+def untaught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exceptions are pickled as Python does it. Dask, which another test may have imported, has
+    taught all that there were by then a way that can be undone."""
+    for taught in [*copyreg.dispatch_table]:
+        if isinstance(taught, type) and issubclass(taught, BaseException):
+            monkeypatch.delitem(copyreg.dispatch_table, taught)
 
 
 @pytest.fixture

@@ -374,8 +374,20 @@ def fail(path: str) -> None:
 # Initializers.
 
 
+def begin_together(number: int) -> None:
+    """No call begins before so many workers have been started, however long that takes."""
+    with open("begun-together", "ab", buffering=0) as begun:
+        begun.write(b".")
+    while os.path.getsize("begun-together") < number:
+        time.sleep(0.01)
+
+
 def take_a_second() -> None:
     time.sleep(1)
+
+
+def take_longer() -> None:
+    time.sleep(1.3)
 
 
 loaded: list[str] = []

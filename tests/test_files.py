@@ -30,13 +30,17 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 windows = pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
 
 
+def _fill(folder: Path) -> None:
+    for name in ("b.txt", "a.txt", "a.log", ".hidden.txt", "sub/c.txt", "sub/deep/d.txt"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current directory, with some files."""
-    for name in ("b.txt", "a.txt", "a.log", ".hidden.txt", "sub/c.txt", "sub/deep/d.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+    _fill(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
@@ -129,33 +133,35 @@ def _slowly(pattern: str) -> list[str]:
     return sorted({as_key(os.path.normpath(path)) for path in found if os.path.isfile(path)})
 
 
-@pytest.fixture
-def _jungle(tmp_path: Path, _folder: None) -> Iterator[None]:
-    """Whatever may be in a folder."""
+@pytest.fixture(scope="module")
+def jungle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with whatever may be in one; made once, as nobody changes it."""
+    here = tmp_path_factory.mktemp("jungle") / "here"
+    _fill(here)
     names = ["[a].txt", "*.txt", "?", "new\nline.txt", "a b", "ü.txt", "A.TXT", "..x", "...", "~"]
     for folder in ("sub", "sub/deep/b", "sub/.hidden/deep", "[b]", "a-b", "a", "b/a/b", "circle"):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (here / folder).mkdir(parents=True, exist_ok=True)
         for name in ["x.txt"] if folder == "circle" or sys.platform == "win32" else names:
-            (tmp_path / folder / name).touch()
+            (here / folder / name).touch()
     if sys.platform == "win32":
-        yield  # most of these names cannot be there
+        yield here  # most of these names cannot be there
         return
-    (tmp_path / os.fsdecode(b"\xff.txt")).touch()
-    (tmp_path / "a" / os.fsdecode(b"\xfe\xff")).touch()
+    (here / os.fsdecode(b"\xff.txt")).touch()
+    (here / "a" / os.fsdecode(b"\xfe\xff")).touch()
     for link, target in [
         ("sub/file.txt", "../a.txt"), ("sub/nowhere.txt", "none"), ("sub/self.txt", "self.txt"),
         ("link", "sub"), ("b/other", "../sub/deep"),
         ("circle/again", "."),
     ]:  # fmt: skip
-        (tmp_path / link).symlink_to(target)
-    os.mkfifo(tmp_path / "a" / "pipe.txt")
+        (here / link).symlink_to(target)
+    os.mkfifo(here / "a" / "pipe.txt")
     for folder, mode in (("closed", 0o000), ("blind", 0o444), ("dark", 0o111)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.txt").touch()
-        (tmp_path / folder).chmod(mode)
-    yield
+        (here / folder).mkdir()
+        (here / folder / "x.txt").touch()
+        (here / folder).chmod(mode)
+    yield here
     for folder in ("closed", "blind", "dark"):
-        (tmp_path / folder).chmod(0o755)
+        (here / folder).chmod(0o755)
 
 
 PATTERNS = """
@@ -169,12 +175,14 @@ sub/[a].txt sub/[[]a].txt sub/* sub//*.txt */new?line* **/*\udcff* **/\udcff* . 
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.usefixtures("_jungle")
-def test_a_pattern_means_what_it_means_to_glob(tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_means_what_it_means_to_glob(
+    jungle: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever it is, and whatever there is, from here, from above and from the root."""
+    monkeypatch.chdir(jungle)
     if sys.platform == "win32" and pattern in ("/", "/*"):
         pytest.skip("on Windows: Wine takes what begins with a slash for a path of Linux")
-    for whole in (pattern, f"{tmp_path}/{pattern}", f"{tmp_path}//./{pattern}", f"*/../{pattern}"):
+    for whole in (pattern, f"{jungle}/{pattern}", f"{jungle}//./{pattern}", f"*/../{pattern}"):
         assert _files(whole) == _slowly(whole)
 
 

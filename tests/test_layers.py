@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import io
 import subprocess
@@ -92,10 +93,12 @@ def _name_of(file: Path) -> str:
 MODULES = {_name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
 def _source(module: str) -> str:
     return MODULES[module].read_text(encoding="utf-8")
 
 
+@functools.cache
 def _tree(module: str) -> ast.AST:
     return ast.parse(_source(module))
 
@@ -217,6 +220,7 @@ def test_a_function_is_one_thought() -> None:
     assert sum(lines <= USUAL_IN_FUNCTION for lines in lengths.values()) >= 0.9 * len(lengths)
 
 
+@functools.cache
 def _words(module: str) -> set[str]:
     """The names that its code uses, whatever they stand for."""
     attributes = ("id", "attr", "arg", "name", "module")

@@ -171,6 +171,7 @@ def test_whatever_a_function_raises_is_that_files_failure(folder: Path, method: 
     assert pickle.loads(Path("result.pkl").read_bytes()) == NUMBERS
 
 
+@pytest.mark.usefixtures("untaught")
 def test_a_result_that_cannot_be_stored_is_that_files_failure(folder: Path, method: str) -> None:
     """What cannot be pickled, or not be unpickled again, never reaches the checkpoint."""
     paths = sabotaged(functions.RETURNING, "return")

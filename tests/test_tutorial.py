@@ -31,6 +31,7 @@ ANY_LINES = r"(?:.*\n)*?"
 COUNTS = re.compile(r"\d s\b|\bdone\b|\bbytes\b|\bfinishing\b")
 
 
+@pytest.mark.alike
 def test_every_step_of_the_tutorial_shows_what_it_says(tmp_path: Path) -> None:
     """In a copy of the repository. `...` stands for any lines; numbers may be others, since they
     hang on how fast the machine is, and so may the folder."""

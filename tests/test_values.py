@@ -121,6 +121,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE.keys())
+@pytest.mark.usefixtures("untaught")
 def test_what_cannot_be_unpickled_is_said_to_be_so(value: Any) -> None:
     """A value whose pickle nobody could read is refused: it would make the whole file unreadable
     for plain pickle.load."""

@@ -69,6 +69,13 @@ def write(path: Path, *outcomes: Outcome[Any]) -> None:
             checkpoint.sync()
 
 
+def write_together(path: Path, *outcomes: Outcome[Any]) -> None:
+    """The same in one group, or two, so that the disk is waited for once however many there are."""
+    with writing(path) as checkpoint:
+        checkpoint.save([outcome for outcome in outcomes if outcome.ok])
+        checkpoint.save_failures([outcome for outcome in outcomes if not outcome.ok])
+
+
 def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Another Python that runs `code`, with pipes for stdin and stdout."""
     root = str(Path(resumable_pool.__file__).parents[1])

@@ -28,7 +28,16 @@ from resumable_pool.values import UnstorableValue
 from tests.conftest import not_on_windows, open_descriptors
 
 from . import conftest
-from .conftest import FINGERPRINT, PATIENCE_SECONDS, SUFFIXES, failed, start_python, write, writing
+from .conftest import (
+    FINGERPRINT,
+    PATIENCE_SECONDS,
+    SUFFIXES,
+    failed,
+    start_python,
+    write,
+    write_together,
+    writing,
+)
 
 Result = Callable[[str, Any], Outcome]
 
@@ -455,7 +464,7 @@ def restless() -> Iterator[None]:
 def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -> None:
     """They share one object: a runner's results are its own checkpoint."""
     names = [f"{number}" for number in range(2_000)]
-    write(path, *[result(name, name) for name in names])
+    write_together(path, *[result(name, name) for name in names])
     for _ in range(10):
         checkpoint = checkpoint_at(path)
         with ThreadPoolExecutor(3) as threads:
@@ -468,7 +477,7 @@ def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -
 @pytest.mark.usefixtures("restless")
 def test_a_child_that_is_forked_while_a_thread_reads_can_read(path: Path, result: Result) -> None:
     """It begins anew, whatever the other one was at."""
-    write(path, *[result(f"{number}", number) for number in range(2_000)])
+    write_together(path, *[result(f"{number}", number) for number in range(2_000)])
     checkpoint = checkpoint_at(path)
     ended = threading.Event()
 

@@ -59,6 +59,7 @@ def values_in(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 @pytest.mark.parametrize("committed", [NUMBER, COMMITTED, 0])
 def test_no_sound_record_is_lost(path: Path, committed: int) -> None:
     """Whatever is overwritten, every record that is not touched is there after the next run, or the
@@ -258,6 +259,7 @@ def _with_inner_file(path: Path, values: dict[str, object]) -> bytes:
 
 
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 @pytest.mark.parametrize("others", [{}, {"in/b.wav": "text", "in/c.wav": [1] * 5000}])
 def test_a_damaged_header_costs_no_result(tmp_path: Path, others: dict[str, object]) -> None:
     """It is refused, and told as damage; compact, which the error names, saves every record."""

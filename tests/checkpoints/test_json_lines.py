@@ -158,6 +158,7 @@ def _content(path: Path, synced: Callable[[int], bool]) -> bytes:
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 def test_cut_at_every_byte(path: Path, every: int) -> None:
     """Wherever the file ends, it opens again with every whole line before the cut."""
     content = _content(path, lambda number: number % every == 0)

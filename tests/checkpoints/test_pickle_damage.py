@@ -75,6 +75,7 @@ def _after(count: int) -> tuple[dict[str, Any], set[str]]:
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED, 0])
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 def test_cut_at_every_byte(path: Path, committed: int) -> None:
     """Wherever the file ends, it opens again with every record before the cut, and is plain."""
     content = _checkpoint_with_tail(path, committed)
@@ -92,6 +93,7 @@ def test_cut_at_every_byte(path: Path, committed: int) -> None:
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED])
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 def test_saving_goes_on_after_any_cut(path: Path, committed: int) -> None:
     """What is saved after a torn end was cut off stands behind the whole records."""
     content = _checkpoint_with_tail(path, committed)
@@ -159,6 +161,7 @@ def _readable(checkpoint: PickleFile) -> dict[str, Any]:
 
 @pytest.mark.parametrize("committed", [len(OUTCOMES), COMMITTED])
 @pytest.mark.alike
+@pytest.mark.usefixtures("unforced")
 def test_damage_never_makes_a_wrong_value(path: Path, committed: int) -> None:
     """After flipped bits and zeroed runs a value is the one that was saved, or missing; the same
     after the saver has opened the file, unless it refused it and left every byte as it was."""

@@ -20,7 +20,7 @@ from resumable_pool.__main__ import main
 from resumable_pool.checkpoints import PickleFile, checkpoint_at
 
 from .. import functions
-from ..checkpoints.conftest import failed, result, write, writing
+from ..checkpoints.conftest import failed, result, write, write_together, writing
 from ..conftest import not_on_windows
 from ..stage import PATIENCE
 
@@ -88,7 +88,8 @@ def succeed(*arguments: object, **options: Any) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _work(folder: Path) -> None:
+def _work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which a command that is called here may add
     (folder / "code").mkdir()
     (folder / "code" / "work.py").write_text(WORK)
 
@@ -487,7 +488,9 @@ def test_an_empty_checkpoint_is_shown(folder: Path) -> None:
 @not_on_windows("a shell with pipefail")
 def test_nobody_has_to_read_it_to_the_end(folder: Path) -> None:
     """`show ... | head -1`: no complaint, and a good status."""
-    write(folder / "result.pkl", *(failed(f"in/{number}", "x" * 190) for number in range(2000)))
+    write_together(
+        folder / "result.pkl", *(failed(f"in/{number}", "x" * 190) for number in range(2000))
+    )
     line = f"{sys.executable} -m resumable_pool show result.pkl --failures | head -n 1"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],

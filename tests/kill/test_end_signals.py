@@ -252,10 +252,10 @@ from tests import functions
 
 def test_a_time_out_says_where_it_hung(folder: Path, method: str) -> None:
     """The failure has the traceback, from the function on."""
-    script = Script(folder, method, "hang", HANGING, options="timeout=0.5")
+    script = Script(folder, method, "hang", HANGING, options="timeout=1.5")
     assert "10 files: 9 done, 1 failed" in script.run()
     failure = open_checkpoint("result.pkl").failures()["in/07.txt"]
-    assert (failure.kind, failure.message) == ("timeout", "took longer than 0.5 s, and was killed")
+    assert (failure.kind, failure.message) == ("timeout", "took longer than 1.5 s, and was killed")
     assert "script.py" in failure.traceback
     assert "in hang" in failure.traceback
     assert calling.__file__ not in failure.traceback

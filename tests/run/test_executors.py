@@ -49,11 +49,15 @@ POOLS: dict[str, Callable[..., Executor]] = {
     for method in ("fork", "spawn")
     if method in multiprocessing.get_all_start_methods()
 }
-PROCESSES = [*POOLS]
+# Where others are forked, those that are spawned take as long as all others together.
+PROCESSES = [
+    pytest.param(method, marks=pytest.mark.alike if method == "spawn" and "fork" in POOLS else ())
+    for method in POOLS
+]
 POOLS["threads"] = ThreadPoolExecutor
 
 
-@pytest.fixture(params=POOLS)
+@pytest.fixture(params=[*PROCESSES, "threads"])
 def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """Each of the standard library's, which is ours to shut down and nobody else's."""
     with POOLS[request.param](2) as executor:

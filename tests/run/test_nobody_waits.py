@@ -220,6 +220,7 @@ def hang_or_not(path: str) -> int:
 def test_time_passes_in_a_slow_loop(folder: Path, method: str) -> None:
     """What the body of the loop takes is time of a file that hangs, too."""
     options: Any = {"max_workers": 4, "timeout": 1.0, "mp_context": method, "progress": False}
+    options |= {"initializer": functions.begin_together, "initargs": [4]}
     runner = ResumableRunner(hang_or_not, "in/*.txt", "result.pkl", **options)
     seconds = 2.0
     for outcome in runner.as_completed():

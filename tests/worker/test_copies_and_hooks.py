@@ -41,21 +41,22 @@ def test_a_copy_says_what_it_cannot_do(folder: Path, use: str, how: Callable[[An
 
 
 class UsesItself(ResumableRunner[int]):
-    use = ""
-
     def process_file(self, path: str) -> int:
-        USES[self.use](self)
+        USES[Path(path).read_text()](self)
         return 1
 
 
-@pytest.mark.parametrize("use", USES)
-def test_nor_can_one_in_a_worker(folder: Path, method: str, use: str) -> None:
+def test_nor_can_one_in_a_worker(folder: Path, method: str) -> None:
     """Whether it was sent there or inherited."""
-    one = UsesItself(number_in, ["in/01.txt"], "result.pkl", mp_context=method, **OPTIONS)
-    one.use = use
-    (failure,) = one.run().failures
-    assert failure.message.startswith("RuntimeError: this ")
-    assert "copy" in failure.message
+    paths = [f"in/{use}.txt" for use in USES]
+    for use, path in zip(USES, paths, strict=True):
+        Path(path).write_text(use)
+    one = UsesItself(number_in, paths, "result.pkl", mp_context=method, **OPTIONS)
+    failures = one.run().failures
+    assert sorted(failure.path for failure in failures) == sorted(paths)
+    for failure in failures:
+        assert failure.message.startswith("RuntimeError: this ")
+        assert "copy" in failure.message
 
 
 class OddOnes(ResumableRunner[int]):
@@ -278,7 +279,7 @@ if __name__ == "__main__":
         threading.Thread(target=hold).start()
         held.wait()
     runner = ResumableRunner(
-        work, "in/0[0-3].txt", "result.pkl", mp_context=sys.argv[1], timeout=0.5, max_workers=2
+        work, "in/0[0-3].txt", "result.pkl", mp_context=sys.argv[1], timeout=1.0, max_workers=2
     )
     print(runner.run())
     over.set()

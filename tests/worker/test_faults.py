@@ -55,14 +55,14 @@ def test_whatever_a_function_hangs_in_it_is_ended(folder: Path, method: str) -> 
     for name, path in paths.items():
         Path(path).write_text(name)
     report = ResumableRunner(
-        functions.hang, paths.values(), "result.pkl", timeout=0.5, max_workers=len(paths),
+        functions.hang, paths.values(), "result.pkl", timeout=1.0, max_workers=len(paths),
         mp_context=method, progress=False,
     ).run()  # fmt: skip
     assert report.failed == len(paths)
     for failure in report.failures:
         assert (failure.kind, failure.attempts) == ("timeout", 1)
-        assert failure.message == "took longer than 0.5 s, and was killed"
-        assert failure.seconds >= 0.5
+        assert failure.message == "took longer than 1.0 s, and was killed"
+        assert failure.seconds >= 1.0
         if (
             method != "fork" and sys.platform != "win32"
         ):  # pytest has a watchdog running; forked from it, no other can be used
@@ -76,7 +76,7 @@ def test_others_go_on_while_one_hangs(folder: Path) -> None:
     Path("in/03.txt").write_text("600")
     for path in set(ALL) - {"in/03.txt"}:
         Path(path).write_text("0")
-    report = runner(functions.sleep_a_while, timeout=0.5, max_workers=1).run()
+    report = runner(functions.sleep_a_while, timeout=1.5, max_workers=1).run()
     assert (report.completed, [f.path for f in report.failures]) == (9, ["in/03.txt"])
 
 
@@ -99,7 +99,7 @@ def test_a_failure_right_before_a_time_out_is_recorded_as_well(folder: Path, met
     """Each file with its own: what a function says when it is ended is nobody's failure."""
     files = ALL[:2]
     ending = ResumableRunner(
-        functions.fail_or_fail_to_end, files, "result.pkl", timeout=0.1, max_workers=1,
+        functions.fail_or_fail_to_end, files, "result.pkl", timeout=1.0, max_workers=1,
         mp_context=method, progress=False,
     )  # fmt: skip
     failures = ending.run().failures
@@ -142,7 +142,7 @@ def test_who_waits_for_the_saver_is_not_late(
     monkeypatch.setattr(workers, "WORDLESS_SECONDS", 0.0)
     saving = SavesWhenTold(
         fill_the_pipe_or_crash, ALL[:3], "result.pkl", timeout=2.0, max_workers=3,
-        mp_context=method, progress=False,
+        mp_context=method, initializer=functions.begin_together, initargs=[3], progress=False,
     )  # fmt: skip
     reports: list[Report] = []
     thread = threading.Thread(target=lambda: reports.append(saving.run()), daemon=True)
@@ -162,18 +162,18 @@ def test_who_waits_for_the_saver_is_not_late(
 
 def test_time_before_the_call_does_not_count(folder: Path) -> None:
     """Neither that of the initializer nor that in which other files were done."""
-    for path in ALL[:3]:
+    for path in ALL[:5]:
         Path(path).write_text("0.3")
     report = ResumableRunner(
         functions.sleep_a_while,
-        ALL[:3],
+        ALL[:5],
         "result.pkl",
-        timeout=0.8,
+        timeout=1.2,
         max_workers=1,
-        initializer=functions.take_a_second,
+        initializer=functions.take_longer,
         progress=False,
     ).run()
-    assert report.completed == 3
+    assert report.completed == 5
 
 
 # Further attempts.

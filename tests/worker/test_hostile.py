@@ -113,7 +113,7 @@ def test_files_in_the_place_of_what_was_closed_are_left_alone(
 
 def test_so_they_are_when_it_takes_too_long(folder: Path, method: str) -> None:
     """Where it was is still told, and not in a file of its own."""
-    done = runner(hostile.open_and_hang, max_workers=1, mp_context=method, timeout=0.5)
+    done = runner(hostile.open_and_hang, max_workers=1, mp_context=method, timeout=1.5)
     (failure,) = done.run().failures
     assert failure.kind == "timeout"
     if method != "fork":  # where pytest has a watchdog of its own
@@ -214,7 +214,9 @@ def test_afterwards_the_process_is_as_it_was(folder: Path, method: str, end: str
     before = _state()
     with pytest.raises(error) if error else contextlib.nullcontext():
         one.run()
-    assert _state() == before
+    after = _state()
+    assert {*after.pop("threads")} <= {*before.pop("threads")}  # somebody else's may have ended
+    assert after == before
 
 
 def test_an_error_without_words_is_called_by_its_name(folder: Path) -> None:
