@@ -158,3 +158,7 @@ class WorkerStartError(ResumablePoolError):
 
     def __str__(self) -> str:
         return self._text(f"{self.reason}. {self.remedy}")
+
+
+# What signals may be the reason of that hit all of a program's processes, also those that start.
+BY_SIGNALS = (ExecutorError, WorkerStartError)

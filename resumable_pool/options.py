@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from .between.clock import NEVER
 from .between.messages import Setup
+from .between.system import FORK_IS_SOUND, MOST_WORKERS
+from .between.time_limit import TimeLimit
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
 from .records import quoted
@@ -25,9 +27,6 @@ from .values import keep_script_known
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-# The system call that waits for processes on Windows takes 63 handles.
-_MOST_WORKERS = 60 if sys.platform == "win32" else sys.maxsize
 
 # A month: more than any file needs, and less than the systems' clocks can wait for.
 _MOST_SECONDS = 31 * 24 * 3600
@@ -130,11 +129,11 @@ class Options(NamedTuple):
 
     setup: Setup
     context: BaseContext
-    max_workers: Annotated[int, _or(None, _at_least(1, _MOST_WORKERS))]
+    max_workers: Annotated[int, _or(None, _at_least(1, MOST_WORKERS))]
     pattern: Annotated[str | list[str], lambda name, value: check_pattern(value)]
     checkpoint: Annotated[Checkpoint, _checkpoint]
     max_tasks_per_child: Annotated[int | None, _or(None, _at_least(1))]
-    timeout: Annotated[float | None, _or(None, _time_limit)]
+    timeout: Annotated[float, _or(NEVER, _time_limit)]
     retries: Annotated[int, _at_least(0)]
     retry_delay: Annotated[float, _seconds]
     retry_failed: Annotated[bool, _bool]
@@ -173,7 +172,7 @@ def check_options(given: SimpleNamespace) -> Options:
     checked["max_workers"] = checked["max_workers"] or _usual_workers(given.executor)
     setup = _setup(given, checked["timeout"], checked["rerun_changed"])
     # With an executor only the saver is a process of ours, and it is not given the function.
-    sent = setup if given.executor is None else Setup(len, None, (), None)
+    sent = setup if given.executor is None else Setup(len, None, ())
     return Options(setup, context_for(given.mp_context, sent), **checked)
 
 
@@ -182,7 +181,7 @@ def _usual_workers(executor: Any) -> int:
     if executor is not None:
         size = getattr(executor, "_max_workers", None)  # the standard library's own do have it
         usual = size if isinstance(size, int) and size > 0 else 2 * usual
-    return min(usual, _MOST_WORKERS)
+    return min(usual, MOST_WORKERS)
 
 
 def usable_processors() -> int:
@@ -195,7 +194,7 @@ def usable_processors() -> int:
 # The user's function: whether it can be called in a worker, and how it gets there.
 
 
-def _setup(given: SimpleNamespace, timeout: float | None, rerun_changed: bool) -> Setup:
+def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup:
     function, initializer, initargs = given.function, given.initializer, given.initargs
     _check_callable("function", function)
     if not _takes_a_path(function):
@@ -207,7 +206,8 @@ def _setup(given: SimpleNamespace, timeout: float | None, rerun_changed: bool) -
         _check_callable("initializer", initializer)
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    return Setup(function, initializer, tuple(initargs), timeout, rerun_changed)
+    limit = TimeLimit(timeout) if timeout < NEVER else None
+    return Setup(function, initializer, tuple(initargs), limit, rerun_changed)
 
 
 def _check_callable(name: str, given: Any) -> None:
@@ -251,10 +251,10 @@ def context_for(mp_context: Any, setup: Setup) -> BaseContext:
     method = context.get_start_method()
     if method == "fork" or (obstacle := _obstacle(setup)) is None:  # what is inherited is not sent
         return context
-    if mp_context is None and sys.platform == "linux":
+    if mp_context is None and FORK_IS_SOUND:
         return multiprocessing.get_context("fork")
     remedy = "move it to the top level of a module that a new process can import"
-    if sys.platform != "win32":
+    if "fork" in multiprocessing.get_all_start_methods():
         remedy += ', or pass mp_context="fork"'
     raise ValueError(
         f"function {setup.function!r} cannot be sent to a new process, as the start method "

@@ -68,17 +68,15 @@ class Failure(NamedTuple):
         return printable(f"{self.path}{more}: {message}")
 
 
-class AlikeFailures:
+class AlikeFailures(dict[str, tuple[Failure, int]]):
     """Failures, grouped by what went wrong: many files often fail for one reason. Messages are
-    alike if they differ only in numbers and in the name of the file."""
+    alike if they differ only in numbers and in the name of the file. Of each kind there is the
+    first one, and how many there are."""
 
     def __init__(self, failures: Iterable[Failure] = ()) -> None:
-        self._groups: dict[str, tuple[Failure, int]] = {}  # the first one, and how many there are
+        super().__init__()
         for failure in failures:
             self.add(failure)
-
-    def __len__(self) -> int:
-        return len(self._groups)
 
     def add(self, failure: Failure) -> int:
         """How many of its kind there are now."""
@@ -87,14 +85,14 @@ class AlikeFailures:
             if name and name in line:
                 line = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "/", line)
         kind = _NUMBERS.sub("0", line)
-        first, number = self._groups.get(kind, (failure, 0))
-        self._groups[kind] = first, number + 1
+        first, number = self.get(kind, (failure, 0))
+        self[kind] = first, number + 1
         return number + 1
 
     def lines(self, where: str) -> Iterator[str]:
         """For a person: a line for each kind, those with most files first. The last one says
         `where` all are, if not all are shown."""
-        groups = sorted(self._groups.values(), key=lambda group: -group[1])
+        groups = sorted(self.values(), key=lambda group: -group[1])
         for first, number in groups[:SHOWN_FAILURES]:
             yield f"  {first._line(f' and {number - 1:,} more' if number > 1 else '')}"
         unshown = sum(number for _, number in groups[SHOWN_FAILURES:])

@@ -48,8 +48,9 @@ from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, 
 from .run.books import Books, Finished
 from .run.loop import Run
 from .run.plan import Plan, make_plan
+from .run.processes import Crew
 from .run.screen import INFO, Screen, log, screen_for
-from .run.stopping import SHORT, Loop, StopRequests, shorten
+from .run.stopping import Loop, StopRequests
 from .saver.saving import Saving
 
 if TYPE_CHECKING:
@@ -179,12 +180,8 @@ class ResumableRunner(Hooks[Result]):
             ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
-        try:
-            for _ in self._outcomes(watched=False):
-                pass
-        except SHORT as error:
-            shorten(error)
-            raise error
+        for _ in Loop(self._outcomes(watched=False)):
+            pass
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:
@@ -320,9 +317,14 @@ class ResumableRunner(Hooks[Result]):
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):
             check_sent(self, options.context)
-        saving = Saving(self._checkpoint, hooks, options.save_every, options.save_interval)
-        saving.timeout = options.timeout
-        return Run(options, saving, make_plan, books, requests, screen)
+        how = options.save_every, options.save_interval, options.timeout
+        saving = Saving(self._checkpoint, hooks, *how)
+        crew: type[Crew] = Crew
+        if options.executor is not None:  # few have one, and spawned processes import all of this
+            from .run.executors import FarCrew
+
+            crew = FarCrew
+        return Run(options, saving, make_plan, books, requests, screen, crew)
 
     def _let_go(self, requests: StopRequests, screen: Screen, *raised: Any) -> None:
         """The run is over: the signals that came during it take their effect."""

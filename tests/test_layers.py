@@ -39,13 +39,13 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1095,  # the modules beside runner.py, and the front doors
-    "between": 1062,
+    "": 1097,  # the modules beside runner.py, and the front doors
+    "between": 1154,
     "checkpoints": 1925,
-    "commands": 381,
-    "run": 1773,
+    "commands": 370,
+    "run": 1724,
     "saver": 275,
-    "worker": 253,
+    "worker": 235,
 }
 
 # A file is one story, and a function one thought.
@@ -58,17 +58,18 @@ USUAL_IN_FUNCTION = 25  # nine of ten have no more
 # is the question which system this is.
 FEATURES = {
     "executor": {
-        "runner", "options", "errors", "run.loop", "run.executors", "run.books",
+        "runner", "options", "errors", "run.executors",
     },
     "shard": {"runner", "options", "files", "commands.verbs"},
     "largest_first": {"runner", "options", "run.plan"},
     "max_tasks_per_child": {"runner", "options", "run.processes"},
     "stop_after": {"runner", "options"},
+    # And between.time_limit, which calls it by another name; that of SQLite is one for locks.
+    "timeout": {"runner", "options", "checkpoints.sqlite"},
     "bar": {"run.screen"},
     "plain_pickle": {"checkpoints.pickle_file", "checkpoints.plain_pickle"},
     "platform": {
-        "options", "errors", "files", "__main__", "run.stopping", "run.processes",
-        "worker.process", "between.children", "between.clock", "between.pipes", "between.system",
+        "errors", "files", "__main__", "between.clock", "between.pipes", "between.system",
         "between.waiting", "checkpoints.disk", "checkpoints.lock",
     },
 }  # fmt: skip

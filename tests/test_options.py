@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import ResumableRunner
+from resumable_pool.between.clock import NEVER
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.options import Options, usable_processors
 
@@ -181,7 +182,7 @@ def test_what_is_left_out_is_completed() -> None:
     assert options.max_workers == usable_processors() >= 1
     assert options.context.get_start_method() == multiprocessing.get_start_method()
     assert options.progress is None
-    assert (options.timeout, options.retries, options.max_failures) == (None, 0, None)
+    assert (options.timeout, options.retries, options.max_failures) == (NEVER, 0, None)
     assert (options.max_tasks_per_child, options.grace_period) == (None, 10.0)
     assert (options.retry_failed, options.rerun_changed) == (True, False)
     assert options.largest_first is False
@@ -208,7 +209,7 @@ def test_good_arguments_are_taken() -> None:
     assert options.max_workers == 3
     assert (options.setup.initializer, options.setup.initargs) == (print, (1, 2))
     assert options.progress is False
-    assert options.timeout == options.setup.timeout == 5.0
+    assert options.timeout == options.setup.around.seconds == 5.0
     assert options.grace_period == 0.0
     assert (options.retry_failed, options.rerun_changed) == (False, True)
     assert options.largest_first is True

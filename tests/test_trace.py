@@ -107,7 +107,7 @@ def test_a_value_has_a_short_way(
         return len(path)
 
     worker = _InWorker(tasks, to_saver, words, str(tmp_path))
-    setup = Setup(function, None, (), None, encoder=checkpoint.encoder())
+    setup = Setup(function, None, (), encoder=checkpoint.encoder())
     batch = [(str(tmp_path / f"{number}"), 1) for number in range(FILES)]
     sys.setprofile(traced)
     worker._process_batch(setup, batch)

@@ -251,8 +251,6 @@ def script_of(saver: int | None) -> int | None:
 
     A saver whose script has died is the child of whoever takes in orphans, which runs no Python.
     """
-    if sys.platform != "linux":
-        return None
     pid, command = saver, ""
     while pid is not None and (pid == saver or "multiprocessing.forkserver" in command):
         try:
@@ -384,5 +382,4 @@ def _reset_signals(ignored: frozenset[str]) -> None:
             signal.signal(signum, signal.SIG_DFL)
         elif signal.getsignal(signum) not in (signal.SIG_DFL, None):
             signal.signal(signum, signal.SIG_DFL)
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    system.unblock_signals()

@@ -132,6 +132,9 @@ if sys.platform == "win32":
                 writing, _ = _winapi.WriteFile(number, chunk, overlapped=True)
                 writing.GetOverlappedResult(True)
 
+    def enlarge(end: Connection, size: int) -> None:
+        """A pipe holds what is asked of it here."""
+
     class Outlet:
         """Writes to an end what there is room for: here the system takes one piece at a time, in
         its own time."""
@@ -229,6 +232,9 @@ else:
     # what is only to be forgotten.
     _READ_BYTES, _READ_ENDS, _READ_RINGS = 1 << 16, 16, 1 << 12
 
+    # What a pipe holds without being asked.
+    _USUAL_SIZE = 1 << 16
+
     Poll, POLLIN, POLLOUT = select.poll, select.POLLIN, select.POLLOUT
 
     def never_wait(*ends: Connection) -> None:
@@ -266,6 +272,12 @@ else:
             while written < len(part):
                 written += os.write(number, memoryview(part)[written:])
             written -= len(part)
+
+    def enlarge(end: Connection, size: int) -> None:
+        """Let a pipe hold so much, unless it holds more; Linux alone does that."""
+        if size > _USUAL_SIZE and hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # more than this user may have
+                fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, size)
 
     class Outlet:
         """Writes to an end what there is room for.

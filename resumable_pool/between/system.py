@@ -35,6 +35,13 @@ if sys.platform == "win32":
 
     MORE_PROCESSES = "more memory"
 
+    # The system call that waits for processes takes 63 handles.
+    MOST_WORKERS = 60
+
+    # Whether the start method fork is there, and libraries survive it; and whether faulthandler can
+    # write to a pipe.
+    FORK_IS_SOUND = WRITES_TRACEBACKS = False
+
     _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
     _kernel32.CreateJobObjectW.restype = wintypes.HANDLE
     _kernel32.CreateEventW.restype = wintypes.HANDLE
@@ -146,6 +153,14 @@ if sys.platform == "win32":
             return False
         return True
 
+    @contextlib.contextmanager
+    def broken_pipes_raise() -> Iterator[None]:
+        """They do."""
+        yield
+
+    def unblock_signals() -> None:
+        """None is blocked."""
+
     def lives(pid: int) -> bool:
         """Whether there is such a process. (`os.kill(pid, 0)` would end it here.)"""
         try:
@@ -240,6 +255,9 @@ if sys.platform == "win32":
 
 else:
     MORE_PROCESSES = "a higher limit (ulimit -u, ulimit -n)"
+    MOST_WORKERS = sys.maxsize
+    FORK_IS_SOUND = sys.platform == "linux"
+    WRITES_TRACEBACKS = True
 
     _HINTS = dict.fromkeys(("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"), "a crash in native code")
     _HINTS |= {"SIGKILL": "perhaps out of memory", "SIGABRT": "native code gave up"}
@@ -291,6 +309,26 @@ else:
         except (ProcessLookupError, PermissionError):
             return False
         return True
+
+    @contextlib.contextmanager
+    def broken_pipes_raise() -> Iterator[None]:
+        """Writing to a process that has died raises `BrokenPipeError` in this thread, also where
+        the program has set SIGPIPE to kill it (the usual idiom of command-line tools)."""
+        # Python ignores it unless told otherwise. Then nothing is held back: what an executor
+        # starts meanwhile would inherit that, and pass it on to its `yes | head`.
+        if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+            yield
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+        try:
+            yield
+        finally:
+            # What came meanwhile would be delivered with the old mask, so it is taken out first.
+            if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
+                signal.sigwait({signal.SIGPIPE})
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    unblock_signals = functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, ())
 
     def lives(pid: int) -> bool:
         """Whether there is such a process, and not just a zombie: where the first process of a

@@ -58,7 +58,7 @@ class FarCrew(Crew):
         super().__init__(options, saver, books, *rest)
         # With one slot no file is ever in flight with others, so that it is known who breaks what.
         books.batch_seconds = FAR_BATCH_SECONDS if books.workers > 1 else 0.0
-        books.tells_files = False
+        books.tells_files = self.forked = False
         assert options.executor is not None
         self._executor = options.executor
         self.engine = type(self._executor).__name__

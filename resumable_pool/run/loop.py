@@ -11,8 +11,9 @@ from typing import Any
 from ..between import children, messages
 from ..between.clock import Clock
 from ..between.pipes import Owned
+from ..between.system import broken_pipes_raise
 from ..between.waiting import Waiter
-from ..errors import STOPS, ExecutorError, SaverError, WorkerStartError
+from ..errors import BY_SIGNALS, STOPS, SaverError, WorkerStartError
 from ..options import Options
 from ..records import Failure, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
@@ -21,7 +22,7 @@ from .books import Books, Finished, Verdict
 from .plan import Plan
 from .processes import Crew, Saver, State, Worker
 from .screen import DEBUG, INFO, Screen, describe_end, log
-from .stopping import Phase, Stopping, StopRequests, broken_pipes_raise
+from .stopping import Phase, Stopping, StopRequests
 from .suspicion import Starts
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
@@ -42,8 +43,8 @@ _REMEDY = "Fix that and run again; what was saved is kept."
 class Run:
     """One run, as its runner sees it. Lives in the runner's process, in the thread of `run`.
 
-    It is given what the saver saves with, and what says what is to do once the checkpoint is
-    locked. It keeps the `books`.
+    It is given what the saver saves with, what says what is to do once the checkpoint is locked,
+    and what workers it has. It keeps the `books`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Run:
         books: Books,
         stop_requests: StopRequests,
         screen: Screen,
+        crew: type[Crew],
     ) -> None:
         self._make_plan = make_plan
         self._books = books
@@ -67,9 +69,8 @@ class Run:
         self._waiter = Waiter()
         self._waiter.add(stop_requests.wakener)
         self._saver = Saver(options.context, saving, self._waiter)
-        crew = _crew_for(options)
         self._crew = crew(options, self._saver, books, self._waiter, stop_requests.wake)
-        self._forked = options.context.get_start_method() == "fork" and options.executor is None
+        self._forked = self._crew.forked
         self._threads = self._forked and children.has_other_threads()
 
     def go(self) -> Iterator[list[Finished]]:
@@ -317,7 +318,7 @@ class Run:
         _, since = self._books.in_work(serial) or ("", now)
         path = self._books.lose(serial, certain=worker.to_blame)
         if path is not None:
-            self._books.blame(path, *worker.failure(how), last_words, now - since, now)
+            self._books.blame(path, *worker.deadline.failure(how), last_words, now - since, now)
         elif worker.state in (State.STARTING, State.READY) and not worker.finished:
             more = self._opened and (self._books.to_do or self._books.waiting)
             if worker.said or more:  # or nobody needs it any more
@@ -352,9 +353,8 @@ class Run:
     def _fail(self, error: Exception | None) -> None:
         """Bring the run to an end for this reason, if it is one and there is no earlier one."""
         if error is not None and self._error is None:
-            # Signals also hit children that start, the fork server, and an executor's processes.
-            by_signal = isinstance(error, (ExecutorError, WorkerStartError))
-            self._error, self._excused = error, by_signal and bool(self._stop_requests.signals)
+            self._error = error
+            self._excused = isinstance(error, BY_SIGNALS) and bool(self._stop_requests.signals)
             self._books.stop()
             self._crew.recall()
             if self._books.busy and not isinstance(error, SaverError):
@@ -383,11 +383,3 @@ class Run:
 def _start_error(message: str, traceback: str) -> WorkerStartError:
     """What ends the run when a worker cannot start, for this reason."""
     return WorkerStartError(f"a worker cannot start: {message}", _REMEDY, traceback)
-
-
-def _crew_for(options: Options) -> type[Crew]:
-    if options.executor is None:
-        return Crew
-    from .executors import FarCrew  # for the few who have one; spawned processes import all of this
-
-    return FarCrew

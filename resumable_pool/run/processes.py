@@ -12,7 +12,6 @@ Knows no outcome: whom to deal what is books.py's, what an end means the loop's.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import pickle
 import sys
@@ -25,12 +24,13 @@ from typing import Any
 from ..between import children, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE, FrameReader
-from ..between.messages import Died, Report, Setup, StartFailed, Task, ToSaver, Watch
+from ..between.messages import Died, Report, StartFailed, Task, ToSaver, Watch
+from ..between.time_limit import Deadline
 from ..between.waiting import Waiter
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
 from ..options import Options
-from ..records import FailureKind, WorkerStatus, in_words
+from ..records import WorkerStatus
 from ..saver.process import run_saver
 from ..saver.saving import Saving
 from ..values import Encoder
@@ -38,22 +38,12 @@ from ..worker import calling
 from ..worker import process as in_worker
 from .books import Books
 
-if sys.platform == "linux":
-    import fcntl
-
 # What the workers' pipes hold together. Linux lets a user have 64 MiB in all pipes; who has used
-# that up gets tiny ones, in every program. And what one holds without being asked.
+# that up gets tiny ones, in every program.
 _ALL_PIPES = 16 << 20
-_USUAL_PIPE_SIZE = 1 << 16
 
 # How often to ask the processes themselves whether they live: something may keep an end quiet.
 ASK_SECONDS = 1.0
-
-# A worker whose file takes too long leaves word of where it is, by a clock of its own, and has a
-# moment to write that down. If for so long there is no word, it is stopped, say. And when the call
-# is over it leaves word of that: its outcome may still have to wait for the saver.
-WRITING_SECONDS = 0.1
-WORDLESS_SECONDS = 3.0
 
 # Between asking a process group to end (SIGTERM) and making it (SIGKILL).
 POLITE_SECONDS = 2.0
@@ -76,7 +66,6 @@ class Saver:
     def __init__(self, context: BaseContext, saving: Saving, waiter: Waiter) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = True
-        self._handed_over: dict[int, Connection] = {}  # the ends, by worker
         self._waiter = waiter
         self._context = context
         self._saving = saving
@@ -98,11 +87,9 @@ class Saver:
         self.process.tell(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
-        """Hand over the read end of a worker's pipe, and close it here, at the latest when
-        something has come through it: only if nobody else holds it does a worker notice that the
-        saver is dead."""
+        """Hand over the read end of a worker's pipe: only if nobody else holds it does a worker
+        notice that the saver is dead."""
         sent = pipes.to_hand_over(results, self.process.pid)
-        self._handed_over[worker] = results
         self.process.tell(pickle.dumps(Watch(worker, sent)), results)
 
     def read_reports(self) -> Iterator[Report]:
@@ -111,10 +98,7 @@ class Saver:
         if not messages and not self._reports.at_end and self.process.has_ended():
             messages = self._reports.remaining_messages()  # a dead saver's last words
             self.gone = not messages
-        for worker, message in chain.from_iterable(messages):
-            if worker in self._handed_over:
-                pipes.close(self._handed_over.pop(worker))
-            yield worker, message
+        yield from chain.from_iterable(messages)
         self.gone = self.gone or self._reports.at_end
 
     def last_reports(self, look: Callable[[], None]) -> Iterator[Report]:
@@ -141,7 +125,6 @@ class Saver:
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
         self._waiter.remove(self.process.heard)
-        pipes.close(*self._handed_over.values())
         exitcode, _ = self.process.reap(in_peace=True)
         in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)
@@ -164,20 +147,16 @@ class State(enum.Enum):
 class Worker(children.Child):
     """One worker, as the runner sees it: its process, what is wanted of it, and what is known. It
     has one batch at a time, and a stream of its own to the saver. In the pipe from it, it leaves a
-    traceback if its file takes too long, or crashes it, and word that a call with a time limit is
-    over. Lives in the runner's process.
+    traceback if its file takes too long, or crashes it. Lives in the runner's process.
 
     Attributes:
         serial: its number; no other worker of the run has it.
         slot: its place among the workers; the one that replaces it gets the same place.
-        setup: what it has been given, or will be.
         state: what is wanted of it.
         finished: how many outcomes its process is known to have sent,
         done_before: and those before it in its slot, of which there were `restarts`.
-        late_at: when its file will have taken too long, or has just begun late.
-        end_at: when to end it for that, or because it does not leave.
+        deadline: that of the call which it is at.
         kill_at: when to kill it, if it has not ended by then.
-        timed_out: whether it is condemned because its file took too long.
         reported_dead: whether the saver has been told of its death.
         was_clean: whether its stream has ended well, and what is left is for it to leave; `None`
             while it has not ended.
@@ -190,16 +169,15 @@ class Worker(children.Child):
 
     serial: int
     slot: int
-    setup: Setup
+    deadline: Deadline
     state = State.STARTING
     finished = done_before = restarts = 0
-    late_at = end_at = kill_at = NEVER
-    timed_out = reported_dead = lost = was_killed = unread = False
+    kill_at = NEVER
+    reported_dead = lost = was_killed = unread = False
     was_clean: bool | None = None
     to_blame = True  # it sends every outcome before it begins the next file
     said: StartFailed | None = None
     _sent = 0  # bytes of the last batch, if there was one, and no word after it
-    _words = b""  # of the file that it is at
 
     def note_ready(self) -> None:
         """Its initializer has returned."""
@@ -208,9 +186,7 @@ class Worker(children.Child):
 
     def deal(self, batch: Sequence[Task], now: float) -> None:
         """Give it its next batch. Never blocks."""
-        if self.setup.timeout is not None:
-            self.late_at = now + self.setup.timeout
-            self.end_at = self.late_at + (WORDLESS_SECONDS if self.setup.watched else 0)
+        self.deadline.begin(now)
         message = pickle.dumps(batch)
         self._sent = len(message)
         self.tell(message)
@@ -223,10 +199,7 @@ class Worker(children.Child):
     def note_outcomes(self, number: int) -> None:
         """So many more of its files are done, in time."""
         self.finished += number
-        self.late_at = self.end_at = NEVER
-        if self.setup.timeout is not None:  # or they may be those of the next one of its batch
-            self.hear()
-            self._words = b""
+        self.deadline.note_over()
 
     def dismiss(self) -> None:
         """Tell it to exit when it has finished its batch."""
@@ -240,26 +213,14 @@ class Worker(children.Child):
         self.was_clean = clean
         if not clean and not self.has_ended():
             self.lost = True
-            self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + children.DYING_SECONDS
-
-    def end_if_overdue(self, now: float) -> None:
-        """Terminate it if its file takes too long, kill it if it has not ended when asked."""
-        if self.setup.timeout is not None and now >= min(self.late_at, self.end_at):
-            self._words += self.hear()
-            if self._words.endswith(in_worker.CALL_OVER):
-                self.late_at = self.end_at = NEVER
-            elif self._words and now >= self.late_at:
-                self.late_at, self.end_at = NEVER, now + WRITING_SECONDS
-        if now >= self.end_at:
-            self.timed_out = True
-            self.terminate(now)
-        if now >= self.kill_at:
-            self.kill()
+            self.deadline.stop()
+            self.kill_at = now + children.DYING_SECONDS
 
     def terminate(self, now: float) -> None:
         """Ask it, and what it has started, to end at once; at `kill_at` nobody asks any more."""
         self.state = State.CONDEMNED
-        self.late_at, self.end_at, self.kill_at = NEVER, NEVER, now + POLITE_SECONDS
+        self.deadline.stop()
+        self.kill_at = now + POLITE_SECONDS
         self.signal_group("SIGTERM")
 
     def kill(self) -> None:
@@ -278,26 +239,19 @@ class Worker(children.Child):
         """
         self.unread = self._sent > 0 and self.has_unread(self._sent)
         exitcode, left = self.reap(in_peace=bool(self.was_clean))
-        self._words += left
         if self.lost and self.state is State.CONDEMNED:
             exitcode = None  # by us
         self.was_killed = system.was_killed(exitcode)
         words = exitcode is not None and _STATUS_IN_WORDS.get(exitcode)
-        return words or system.ending_in_words(exitcode), self._traceback()
+        return words or system.ending_in_words(exitcode), _traceback(self.deadline.words + left)
 
-    def failure(self, how: str) -> tuple[FailureKind, str]:
-        """What to say of the file that it was at, if it is to blame for how it ended."""
-        if not self.timed_out:
-            return "crashed", f"its worker {how}"
-        limit = in_words(self.setup.timeout or 0)
-        return "timeout", f"took longer than {limit}, and was killed"
 
-    def _traceback(self) -> str:
-        """What they tell of a crash, or of where a file was that took too long."""
-        words = self._words.decode("utf-8", "replace")
-        begin = words.find("Timeout (" if self.timed_out else "Fatal Python error")
-        # Below it is only how the function was called.
-        return words[begin:].split(f'  File "{calling.OWN_FILE}"')[0] if begin >= 0 else ""
+def _traceback(last_words: bytes) -> str:
+    """What a worker has left of a crash, or of where a file was that took too long."""
+    words = last_words.decode("utf-8", "replace")
+    begin = max(words.rfind("Timeout ("), words.rfind("Fatal Python error"))
+    # Below it is only how the function was called.
+    return words[begin:].split(f'  File "{calling.OWN_FILE}"')[0] if begin >= 0 else ""
 
 
 class Crew(dict[int, Worker]):
@@ -315,10 +269,12 @@ class Crew(dict[int, Worker]):
         self._wake = wake
         self._context = options.context
         self._setup = options.setup
-        if self._setup.timeout is not None:
-            self._setup = self._setup._replace(watched=in_worker.watchdog_works(self._context))
+        if (limit := self._setup.around) is not None:
+            self._setup = self._setup._replace(around=limit.tried(self._context))
+            books.batch_seconds = 0.0  # it must be known when each call begins
+        self.forked = self._context.get_start_method() == "fork"
         # What is forked inherits it, so that it need not be picklable.
-        self._inherited = self._setup if self._context.get_start_method() == "fork" else None
+        self._inherited = self._setup if self.forked else None
         self._saver = saver
         self._books = books
         self._waiter = waiter
@@ -353,7 +309,8 @@ class Crew(dict[int, Worker]):
             self._saver.tell(Died(serial))
             known = isinstance(error, WorkerStartError)
             raise error if known else children.cannot_start("worker", error) from None
-        worker.serial, worker.slot, worker.setup = serial, slot, self._setup
+        worker.serial, worker.slot = serial, slot
+        worker.deadline = Deadline(worker, self._setup.around)
         if (before := self._latest[slot]) is not None:
             worker.restarts = before.restarts + 1
             worker.done_before = before.done_before + before.finished
@@ -364,7 +321,8 @@ class Crew(dict[int, Worker]):
     def _start(self, serial: int, slot: int) -> Worker:
         results = self._pipe_to_saver(serial)
         try:
-            _enlarge(results, min(PIPE_SIZE, _ALL_PIPES // len(self._latest)))
+            # It goes on with its next file while the saver has not read the last result yet.
+            pipes.enlarge(results, min(PIPE_SIZE, _ALL_PIPES // len(self._latest)))
             arguments = (self._inherited, slot, self._folder)
             started = (self._context, f"worker {slot}", in_worker.run_worker, arguments)
             return Worker(*started, self._waiter, results)
@@ -386,16 +344,14 @@ class Crew(dict[int, Worker]):
 
     def most(self, serial: int) -> int:
         """How many files the worker may be dealt at a time."""
-        most = self._most_tasks - self[serial].finished
-        # With a time limit it must be known when each file begins.
-        return most if self._setup.timeout is None else min(most, 1)
+        return self._most_tasks - self[serial].finished
 
     # What happens, and what is due.
 
     def events(self, now: float) -> list[Any]:
         """What to wait for, to hear of what `attend` and `end_overdue` are for."""
         living = [worker for worker in self.values() if not worker.reported_dead]
-        words = [worker.heard for worker in living if now >= worker.late_at]
+        words = [worker.heard for worker in living if now >= worker.deadline.late_at]
         return [*(worker.sentinel for worker in living), *words]
 
     def attend(self, ready: Collection[object], now: float) -> list[Worker]:
@@ -426,17 +382,21 @@ class Crew(dict[int, Worker]):
 
     def moments(self) -> list[float]:
         """When `end_overdue` will have something to do, if nothing else happens."""
-        return [at for w in self.values() for at in (w.late_at, w.end_at, w.kill_at)]
+        return [
+            at for w in self.values() for at in (w.deadline.late_at, w.deadline.end_at, w.kill_at)
+        ]
 
     def end_overdue(self, now: float) -> None:
-        """End those whose files take too long, or who do not leave."""
-        for worker in self.values():
-            if not worker.reported_dead:
-                if worker.state is State.LEAVING and not self._books.is_busy(worker.serial):
-                    # An initializer may keep it, a lock that it has inherited from a thread that
-                    # was not forked, a thread that does not let go of the interpreter, a stop.
-                    worker.end_at = min(worker.end_at, now + children.LEAVING_SECONDS)
-                worker.end_if_overdue(now)
+        """Terminate those whose files take too long, kill those who do not end, or do not leave."""
+        for worker in [worker for worker in self.values() if not worker.reported_dead]:
+            if worker.state is State.LEAVING and not self._books.is_busy(worker.serial):
+                # An initializer may keep it, a lock that it has inherited from a thread that was
+                # not forked, a thread that does not let go of the interpreter, a stop.
+                worker.kill_at = min(worker.kill_at, now + children.LEAVING_SECONDS)
+            if worker.deadline.look(now):
+                worker.terminate(now)
+            if now >= worker.kill_at:
+                worker.kill()
 
     # How all are stopped.
 
@@ -488,10 +448,3 @@ class Crew(dict[int, Worker]):
             files_done=worker.done_before + worker.finished,
             restarts=worker.restarts,
         )
-
-
-def _enlarge(pipe: Connection, size: int) -> None:
-    """Let a worker go on with its next file while the saver has not read the last result yet."""
-    if sys.platform == "linux" and size > _USUAL_PIPE_SIZE:
-        with contextlib.suppress(OSError):  # more than this user may have
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, size)

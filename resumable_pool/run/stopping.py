@@ -266,14 +266,7 @@ def _take_effect(signum: int, frame: FrameType | None) -> None:
 
 
 # What says all that there is to say, so that our part of its traceback would only hide it.
-SHORT = (KeyboardInterrupt, ResumablePoolError)
-
-
-def shorten(error: BaseException) -> None:
-    """Before it is raised once more. The context of a Ctrl-C is what had gone wrong by then."""
-    for one in (error, error.__context__):
-        if isinstance(one, SHORT):
-            one.__traceback__ = None
+_SHORT = (KeyboardInterrupt, ResumablePoolError)
 
 
 class Loop(Iterator[Any]):
@@ -295,8 +288,10 @@ class Loop(Iterator[Any]):
     def __next__(self) -> Any:
         try:
             return next(self._items)
-        except SHORT as error:
-            shorten(error)
+        except _SHORT as error:
+            for one in (error, error.__context__):  # of a Ctrl-C: what had gone wrong by then
+                if isinstance(one, _SHORT):
+                    one.__traceback__ = None
             raise error
 
     def close(self) -> None:
@@ -351,22 +346,3 @@ def _end_program(error: BaseException) -> NoReturn:
         signal.raise_signal(signal.SIGINT)
     status = error.code if isinstance(error, SystemExit) else 1
     os._exit(status if isinstance(status, int) else 0 if status is None else 1)
-
-
-@contextlib.contextmanager
-def broken_pipes_raise() -> Iterator[None]:
-    """Writing to a process that has died raises `BrokenPipeError` in this thread, also where the
-    program has set SIGPIPE to kill it (the usual idiom of command-line tools)."""
-    # Python ignores it unless told otherwise. Then nothing is held back: what an executor starts
-    # meanwhile would inherit that, and pass it on to its `yes | head`.
-    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-    try:
-        yield
-    finally:
-        # What came meanwhile would be delivered with the old mask, so it is taken out first.
-        if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
-            signal.sigwait({signal.SIGPIPE})
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -138,7 +138,7 @@ class _InSaver:
         """Without a runner nobody else tells who is dead, or ends a file that takes too long; and
         nobody begins another."""
         self._streams.end_orphaned()
-        if monotonic() > self._alone_since + (self._saving.timeout or NEVER):
+        if monotonic() > self._alone_since + self._saving.patience:
             self._streams.kill_workers()
 
     # Saving, and telling of it.

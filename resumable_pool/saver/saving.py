@@ -26,18 +26,17 @@ class Saving:
         every: this many values are saved together,
         interval: unless the oldest has waited for so many seconds. And data are forced to the disk
             at most so often: for every result it would cost a hundred times as much as writing it.
+        patience: how many seconds workers may go on when the runner is no more there to end them.
 
     Attributes:
         due: when there is something to do, if nothing comes.
-        timeout: how long a file may take when the runner is no more there to end it.
     """
 
-    timeout: float | None = None
-
     def __init__(
-        self, checkpoint: Checkpoint, hooks: Hooks[Any] | None, every: int, interval: float
-    ) -> None:
-        self.checkpoint = checkpoint
+        self, checkpoint: Checkpoint, hooks: Hooks[Any] | None, every: int, interval: float,
+        patience: float = NEVER,
+    ) -> None:  # fmt: skip
+        self.checkpoint, self.patience = checkpoint, patience
         self._hooks = hooks
         self._every = every
         self._interval = interval

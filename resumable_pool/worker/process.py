@@ -16,11 +16,9 @@ import faulthandler
 import functools
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
@@ -32,10 +30,6 @@ from .calling import initialize, process_batch, start_failed
 
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
-
-# What a worker writes to its last words when a call with a time limit is over.
-CALL_OVER = b"\0"
-
 
 # A batch that takes so much longer than it was meant to ends early.
 _LONGEST_BATCH = 2 * BATCH_SECONDS
@@ -61,10 +55,10 @@ def run_worker(
     global _slot
     _slot = slot
     tasks, last_words, results = children.do_first_things(tasks, last_words, results)
-    if sys.platform != "win32":  # where it cannot write to a pipe
+    if system.WRITES_TRACEBACKS:
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
         # What does not fit is dropped.
-        os.set_blocking(last_words.fileno(), False)
+        pipes.never_wait(last_words)
         faulthandler.enable(last_words.fileno(), all_threads=False)
     name_script_main()
     try:
@@ -137,10 +131,10 @@ class _InWorker:
     def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
         before: Callable[[], object] = system.stop_alarm
         after = None
-        if setup.timeout is not None or not all(path.startswith("/") for path, _ in batch):
-            before = functools.partial(self._make_ready, setup)
-        if setup.timeout is not None:
-            after = functools.partial(self._tell_call_over, setup)
+        if setup.around is not None or not all(path.startswith("/") for path, _ in batch):
+            before = functools.partial(self._make_ready, setup.around)
+        if setup.around is not None:
+            after = functools.partial(self._note_over, setup.around)
         due = monotonic() + _LONGEST_BATCH
         for frame, last in process_batch(setup, batch, before, after):
             now = monotonic()
@@ -168,22 +162,15 @@ class _InWorker:
 
     # Around each call.
 
-    def _make_ready(self, setup: Setup) -> None:
+    def _make_ready(self, around: Any) -> None:
         self._go_back()
         system.stop_alarm()
-        if setup.timeout is not None and setup.watched:
-            # If it takes too long it leaves word of where it is, for the runner, which ends it. The
-            # watchdog is a thread in C: whatever the function loops in, swallows or blocks does not
-            # hinder it, and unlike a signal it interrupts nothing that may still succeed.
-            with contextlib.suppress(RuntimeError):  # there can be no more threads
-                faulthandler.dump_traceback_later(setup.timeout, file=self._last_words)
+        if around is not None:
+            around.begin(self._last_words)
 
-    def _tell_call_over(self, setup: Setup) -> None:
-        if setup.watched:
-            faulthandler.cancel_dump_traceback_later()
+    def _note_over(self, around: Any) -> None:
         self._check()
-        with contextlib.suppress(OSError):  # nobody hears it
-            pipes.write(self._last_words, CALL_OVER)
+        around.end(self._last_words)
 
     # What it hears and says.
 
@@ -212,20 +199,3 @@ class _InWorker:
         """The function may have closed our descriptors, and their numbers be files of its own."""
         if pipes.identities(self._ours) != self._identities:
             os._exit(LOST_PIPE)
-
-
-def watchdog_works(context: BaseContext) -> bool:
-    """Whether what is started by `context` can use faulthandler's watchdog. Forked while one is
-    running here, as under pytest, it would hang in it; and only trying tells."""
-    if sys.platform == "win32":  # where it cannot write to a pipe
-        return False
-    if context.get_start_method() != "fork":
-        return True
-    status, _ = children.Child(context, "probe", _try_watchdog, (), Waiter()).reap(in_peace=False)
-    return status == 0
-
-
-def _try_watchdog(*ends: Connection) -> NoReturn:
-    children.do_first_things(*ends)
-    faulthandler.cancel_dump_traceback_later()
-    os._exit(0)

@@ -30,6 +30,7 @@ from unittest import mock
 from resumable_pool import Failure, Outcome, ResumablePoolError, ResumableRunner, WorkerStartError
 from resumable_pool.between import frames, messages
 from resumable_pool.between.clock import NEVER
+from resumable_pool.between.time_limit import TimeLimit
 from resumable_pool.errors import ExecutorError, SaverError
 from resumable_pool.options import Options
 from resumable_pool.run import loop
@@ -40,7 +41,6 @@ from resumable_pool.run.processes import Crew, Worker
 from resumable_pool.run.screen import screen_for
 from resumable_pool.run.stopping import BY_CALL
 from resumable_pool.run.suspicion import HARDER, STREAK
-from resumable_pool.worker import process
 
 # More turns than any run needs: it does not end.
 MOST_TURNS = 30_000
@@ -66,8 +66,8 @@ class Universe:
             max_workers=chance.choice([1, 2, 5]),
             retries=chance.choice([0, 0, 1, 3]),
             retry_delay=chance.choice([0.0, 0.0, 2.0]),
-            timeout=(timeout := chance.choice([None, None, 5.0])),
-            setup=options.setup._replace(timeout=timeout),
+            timeout=(timeout := chance.choice([NEVER, NEVER, 5.0])),
+            setup=options.setup._replace(around=TimeLimit(timeout) if timeout < NEVER else None),
             max_failures=chance.choice([None, None, None, 0, 3]),
             grace_period=chance.choice([0.0, 1.0, 10.0]),
             max_tasks_per_child=chance.choice([None, None, None, 7]),
@@ -78,8 +78,8 @@ class Universe:
                 self, far.choice([0.0, 0.1, 0.4]), far.choice([0, 0.05])
             )
             self.options = self.options._replace(
-                executor=cast(Any, self.engine), timeout=None, max_tasks_per_child=None,
-                setup=options.setup._replace(timeout=None),
+                executor=cast(Any, self.engine), timeout=NEVER, max_tasks_per_child=None,
+                setup=options.setup._replace(around=None),
             )  # fmt: skip
         self.dies = chance.choice([0.0, 0.0, 0.01, 0.1])
         self.dies_at_start = chance.choice([0.0, 0.0, 0.05])
@@ -98,7 +98,7 @@ class Universe:
         self.saver: SimulatedSaver
 
     def _natures(self) -> dict[str, str]:
-        kinds = [FAILS, CRASHES, RUINS] + ([HANGS] if self.options.timeout else [])
+        kinds = [FAILS, CRASHES, RUINS] + ([HANGS] if self.options.timeout < NEVER else [])
         share = self.chance.choice([0.0, 0.0, 0.05, 0.3, 1.0])
         ruins = self.chance.choice([0, 0, 1])
         natures = {}
@@ -467,10 +467,6 @@ class SimulatedCrew(Crew):
 
     universe: Universe
 
-    def __init__(self, options: Options, saver: Any, books: Books, *rest: Any) -> None:
-        super().__init__(options, saver, books, *rest)
-        books.batch_seconds = 0.05 if options.timeout is None else 0.0
-
     def _start(self, serial: int, slot: int) -> Worker:
         worker = SimulatedWorker(serial, self.universe)
         self.universe.workers.append(worker)
@@ -612,18 +608,18 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
     told: list[tuple[str, bool]] = []
     error: ResumablePoolError | None = None
     with (
-        mock.patch.object(process, "watchdog_works", return_value=False),
+        mock.patch.object(TimeLimit, "tried", lambda limit, context: limit),
         mock.patch.multiple(
             loop,
             Clock=SimulatedClock,
             Waiter=SimulatedWaiter,
             Saver=SimulatedSaver,
-            _crew_for=lambda options: SimulatedFarCrew if options.executor else SimulatedCrew,
         ),
     ):
         screen = screen_for(False, None)
-        stands_for: Any = requests
-        run = loop.Run(universe.options, cast(Any, None), lambda: plan, books, stands_for, screen)
+        crew = SimulatedFarCrew if universe.engine else SimulatedCrew
+        given: Any = None, lambda: plan, books, requests, screen, crew
+        run = loop.Run(universe.options, *given)
         try:
             for finished in run.go():
                 told += finished

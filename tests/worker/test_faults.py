@@ -17,9 +17,9 @@ import pytest
 
 from resumable_pool import Failure, Report, ResumableRunner
 from resumable_pool.between import children as processes
+from resumable_pool.between import time_limit
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
-from resumable_pool.run import processes as workers
 from resumable_pool.worker import calling
 
 from .. import functions
@@ -139,7 +139,7 @@ def test_who_waits_for_the_saver_is_not_late(
     folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Only the call itself may take too long. And what was killed meanwhile has crashed."""
-    monkeypatch.setattr(workers, "WORDLESS_SECONDS", 0.0)
+    monkeypatch.setattr(time_limit, "WORDLESS_SECONDS", 0.0)
     saving = SavesWhenTold(
         fill_the_pipe_or_crash, ALL[:3], "result.pkl", timeout=2.0, max_workers=3,
         mp_context=method, initializer=functions.begin_together, initargs=[3], progress=False,
