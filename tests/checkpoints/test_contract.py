@@ -489,7 +489,7 @@ def test_a_child_that_is_forked_while_a_thread_reads_can_read(path: Path, result
     thread = threading.Thread(target=read_on)
     thread.start()
     try:
-        for _ in range(20):
+        for _ in range(10):
             if (pid := os.fork()) == 0:
                 signal.alarm(PATIENCE_SECONDS)
                 os._exit(len(checkpoint) != 2_000)

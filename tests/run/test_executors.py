@@ -34,16 +34,16 @@ from resumable_pool import (
     ResumableRunner,
     WorkerStartError,
     open_checkpoint,
-    worker_slot,
 )
 from resumable_pool.run.executors import FarCrew
 from resumable_pool.run.stopping import StopRequests
 
-from ..functions import CALLS, KILL, FailsToUnpickle, NeedsTwo, calls, note, number_in
+from .. import far_functions as far
+from ..far_functions import TEN
+from ..functions import CALLS, calls, number_in
 from ..stage import PATIENCE, Stage, act, announcement
 from ..test_scripts import python
 
-TEN = [f"in/{number:02}.txt" for number in range(10)]
 POOLS: dict[str, Callable[..., Executor]] = {
     method: partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context(method))
     for method in ("fork", "spawn")
@@ -69,27 +69,6 @@ def runner(function: Any, executor: Executor, **options: Any) -> ResumableRunner
     return ResumableRunner(function, "in/*.txt", "result.pkl", **options)
 
 
-def misbehave(path: str) -> Any:
-    """A different mischief for each of the first files."""
-    note(path)
-    match int(Path(path).read_text()):
-        case 0:
-            raise NeedsTwo("one", "two")
-        case 1:
-            return lambda: None
-        case 2:
-            return FailsToUnpickle()
-        case 3:
-            raise SystemExit("leaving")
-    return path
-
-
-def wander(path: str) -> int:
-    number = number_in(path)
-    os.chdir("/")
-    return number
-
-
 def test_all_files_are_saved_and_not_done_again(folder: Path, pool: Executor) -> None:
     """As with workers of our own; and the executor is left as it was."""
     assert runner(number_in, pool).run().completed == 10
@@ -104,7 +83,7 @@ def test_all_files_are_saved_and_not_done_again(folder: Path, pool: Executor) ->
 
 def test_failures_cost_nobody_else_anything(folder: Path, pool: Executor) -> None:
     """Not even exceptions and results that break pools because they cannot be unpickled."""
-    report = runner(misbehave, pool).run()
+    report = runner(far.misbehave, pool).run()
     said = {failure.path: failure.message for failure in report.failures}
     assert [*said] == TEN[:4]
     assert said[TEN[0]] == "NeedsTwo: one"
@@ -121,13 +100,7 @@ def test_failures_cost_nobody_else_anything(folder: Path, pool: Executor) -> Non
 def test_a_file_finds_itself_where_the_run_began(folder: Path, method: str) -> None:
     """Wherever an earlier one in its process has gone."""
     with POOLS[method](2) as executor:
-        assert runner(wander, executor).run().completed == 10
-
-
-def blocked_signals(path: str) -> list[str]:
-    return sorted(
-        signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    )
+        assert runner(far.wander, executor).run().completed == 10
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there are no signal masks")
@@ -138,33 +111,21 @@ def test_processes_that_are_started_meanwhile_hold_no_signal_back(
     """A pool starts its processes when it is given something, in the middle of our loop. What they
     have blocked, so have the programs that the function starts."""
     with POOLS[method](2) as pool:
-        runner = ResumableRunner(blocked_signals, TEN[:1], "r.pkl", executor=pool)
+        runner = ResumableRunner(far.blocked_signals, TEN[:1], "r.pkl", executor=pool)
         runner.run()
     assert [*runner.results.values()] == [[]]
 
 
-def fail_at_first(path: str) -> int:
-    note(path)
-    if calls().count(path) < 3 and path == TEN[3]:
-        raise ValueError("not yet")
-    return 1
-
-
 def test_a_file_has_its_attempts(folder: Path, pool: Executor) -> None:
     """One after the other, until it succeeds."""
-    assert runner(fail_at_first, pool, retries=2).run().completed == 10
+    assert runner(far.fail_at_first, pool, retries=2).run().completed == 10
     assert Counter(calls()) == {path: 1 + 2 * (path == TEN[3]) for path in TEN}
-
-
-def load() -> None:
-    with open("loaded", "ab", buffering=0) as file:
-        file.write(f"{os.getpid()}\n".encode())
 
 
 def test_each_process_is_initialized_once_in_a_run(folder: Path, pool: Executor) -> None:
     """Before its first file; and once more in the next run, which may need something else."""
     for _ in range(2):
-        runner(number_in, pool, initializer=load).run()
+        runner(number_in, pool, initializer=far.load).run()
         loaded = Path("loaded").read_text().split()
         callers = [line.split()[0] for line in CALLS.read_text().splitlines()]
         assert sorted(loaded) == sorted({*callers})
@@ -172,59 +133,38 @@ def test_each_process_is_initialized_once_in_a_run(folder: Path, pool: Executor)
             os.remove(name)
 
 
-def cannot_load() -> None:
-    raise OSError("no model")
-
-
 def test_an_initializer_that_raises_ends_the_run(folder: Path, pool: Executor) -> None:
     """As it does with our own workers. No file is called, and none has failed."""
     with pytest.raises(WorkerStartError, match="the initializer failed: OSError: no model"):
-        runner(number_in, pool, initializer=cannot_load).run()
+        runner(number_in, pool, initializer=far.cannot_load).run()
     assert not CALLS.exists()
     assert runner(number_in, pool).run().completed == 10
 
 
-class Labelled(ResumableRunner[str]):
-    def __init__(self, label: str, executor: Executor) -> None:
-        super().__init__(len, "in/*.txt", "result.pkl", executor=executor, progress=False)  # type: ignore[arg-type]
-        self.label = label
-
-    def process_file(self, path: str) -> str:
-        return f"{self.label} {path}"
-
-
 def test_a_hook_is_sent(folder: Path, pool: Executor) -> None:
     """With what the subclass has added to the runner."""
-    labelled = Labelled("seen", pool)
+    labelled = far.Labelled("seen", pool)
     assert {outcome.value for outcome in labelled.as_completed()} == {f"seen {p}" for p in TEN}
-
-
-def large(path: str) -> bytes:
-    return path.encode() * 500_000
 
 
 def test_large_results_come_whole(folder: Path, pool: Executor) -> None:
     """However many pipes full they are."""
-    values = {outcome.path: outcome.value for outcome in runner(large, pool).as_completed()}
-    assert values == {path: path.encode() * 500_000 for path in TEN}
+    values = {outcome.path: outcome.value for outcome in runner(far.large, pool).as_completed()}
+    assert values == {path: path.encode() * 100_000 for path in TEN}
 
 
 def test_nothing_is_left_open(folder: Path, nothing_left: None) -> None:
     """No descriptor and no child, after a good end and after a bad one."""
     with ThreadPoolExecutor(2) as executor:
         with pytest.raises(WorkerStartError):
-            runner(number_in, executor, initializer=cannot_load).run()
+            runner(number_in, executor, initializer=far.cannot_load).run()
         assert runner(number_in, executor).run().completed == 10
-
-
-def slot_of(path: str) -> int:
-    return worker_slot()
 
 
 def test_what_nobody_can_tell_is_refused(folder: Path) -> None:
     """`workers()` and `worker_slot()` say so."""
     with ThreadPoolExecutor(1) as executor:
-        running = runner(slot_of, executor)
+        running = runner(far.slot_of, executor)
         steps = running.as_completed()
         failure = next(steps).failure
         assert failure is not None
@@ -253,14 +193,6 @@ def test_what_cannot_be_had_is_refused(
         runner(number_in, **{"executor": executor, **options})
 
 
-def kill_pool_once(path: str) -> str:
-    note(path)
-    if path == TEN[5] and not os.path.exists("killed"):
-        Path("killed").touch()
-        os.kill(os.getpid(), KILL)
-    return path
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 @pytest.mark.parametrize("method", PROCESSES)
 def test_a_broken_pool_ends_the_run_and_the_next_goes_on(folder: Path, method: str) -> None:
@@ -269,7 +201,7 @@ def test_a_broken_pool_ends_the_run_and_the_next_goes_on(folder: Path, method: s
         POOLS[method](2) as executor,
         pytest.raises(ExecutorError, match="make a new executor and run again") as raised,
     ):
-        runner(kill_pool_once, executor, max_workers=4).run()
+        runner(far.kill_pool_once, executor, max_workers=4).run()
     assert raised.value.broken
     assert raised.value.reason.startswith("BrokenProcessPool: ")
     assert TEN[5] in raised.value.in_flight
@@ -277,28 +209,21 @@ def test_a_broken_pool_ends_the_run_and_the_next_goes_on(folder: Path, method: s
     assert {*open_checkpoint("result.pkl").failures()} <= {TEN[5]}
     Path("calls").unlink()
     with POOLS[method](2) as executor:
-        report = runner(kill_pool_once, executor).run()
+        report = runner(far.kill_pool_once, executor).run()
     assert (report.completed, report.skipped) == (10 - len(saved), len(saved))
     assert calls() == sorted({*TEN} - {*saved})
-
-
-def kill_pool(path: str) -> str:
-    note(path)
-    if path == TEN[5]:
-        os.kill(os.getpid(), KILL)
-    return path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_alone_in_the_pool_a_file_that_breaks_it_is_known(folder: Path) -> None:
     """With max_workers=1, which gives it one file at a time: so the next run can leave it alone."""
     with ProcessPoolExecutor(2) as executor, pytest.raises(ExecutorError):
-        runner(kill_pool, executor, max_workers=1).run()
+        runner(far.kill_pool, executor, max_workers=1).run()
     (failure,) = open_checkpoint("result.pkl").failures().values()
     assert (failure.path, failure.kind) == (TEN[5], "crashed")
     assert failure.message.startswith("its worker was lost: BrokenProcessPool: ")
     with ProcessPoolExecutor(2) as executor:
-        report = runner(kill_pool, executor, retry_failed=False).run()
+        report = runner(far.kill_pool, executor, retry_failed=False).run()
     assert (report.completed, report.failed) == (4, 1)
     assert calls() == TEN
 
@@ -306,14 +231,14 @@ def test_alone_in_the_pool_a_file_that_breaks_it_is_known(folder: Path) -> None:
 def test_with_one_slot_files_are_given_singly(many: list[str]) -> None:
     """However quick they are."""
     hand = Hand()
-    running = Running(runner(quick, hand, max_workers=1))
+    running = Running(runner(far.quick, hand, max_workers=1))
     assert [len(batch) for batch in do_rest(hand, running)] == [1] * len(many)
 
 
 def test_the_pace_is_that_of_the_function(many: list[str]) -> None:
     """What it took where it ran, and not the way there, or a queue: as told, whatever that is."""
     hand = Hand()
-    running = Running(runner(quick, hand, max_workers=2))
+    running = Running(runner(far.quick, hand, max_workers=2))
     while running._thread.is_alive():
         try:
             task = hand.given.get(timeout=0.05)
@@ -323,10 +248,6 @@ def test_the_pace_is_that_of_the_function(many: list[str]) -> None:
         number, _, frames = task.call()
         task.future.set_result((number, 1000.0, frames))
     assert running.report().completed == len(many)
-
-
-def quick(path: str) -> str:
-    return path
 
 
 SCRIPT = """

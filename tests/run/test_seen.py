@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def test_while_the_loop_pauses_what_is_in_work_is_saved_and_nothing_is_dealt(
     stage.cue()
     checkpoint = open_checkpoint("result.pkl")
     while len(checkpoint) < 2:  # no event tells of it
-        pass
+        time.sleep(0.01)
     assert functions.calls() == ALL[:2]
     stage.cue(2)
     rest = [*outcomes]
@@ -222,6 +223,6 @@ def test_workers_are_seen_before_their_first_file(folder: Path) -> None:
     thread = threading.Thread(target=slow.run)
     thread.start()
     while not (seen := slow.workers()):  # no event tells of it
-        pass
+        time.sleep(0.01)
     assert (seen[0].state, seen[0].path, seen[0].seconds) == ("starting", None, None)
     thread.join()

@@ -380,7 +380,7 @@ def test_a_worker_that_does_not_leave_is_ended(
     begun |= stage.wait_begun(8)
     stage.cue()
     while len(running.results) < 9:  # no event tells of it
-        pass
+        time.sleep(0.01)
     (last,) = set(begun) - set(running.results)
     (idle,) = set(begun.values()) - {begun[last]}
     os.kill(idle, signal.SIGSTOP)
@@ -439,7 +439,7 @@ def test_a_run_can_be_stopped_before_a_worker_is_ready(folder: Path, method: str
     thread = threading.Thread(target=lambda: reports.append(running.run()))
     thread.start()
     while not os.path.exists("result.pkl"):  # no event tells of it
-        pass
+        time.sleep(0.01)
     running.stop()
     thread.join()
     assert reports[0].remaining == 10
