@@ -36,6 +36,7 @@ def benchmarks(tmp_path: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.alike
 def test_a_table_has_a_row_for_everybody_and_says_what_became_of_our_targets(
     tmp_path: Path,
 ) -> None:

@@ -419,6 +419,7 @@ def test_a_checkpoint_that_disappears_is_an_error(folder: Path) -> None:
     assert runner().run().completed == 10
 
 
+@pytest.mark.alike
 @not_on_windows("limits of a process")
 def test_too_few_descriptors_are_an_error_at_any_number(folder: Path) -> None:
     """Wherever they run out, there is an error or a good end, and nobody is left waiting; with

@@ -472,6 +472,7 @@ def test_threads_that_read_at_once_find_everything(path: Path, result: Result) -
             assert [*found] == [(len(names), name) for name in names[:30]]
 
 
+@pytest.mark.alike
 @not_on_windows("fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside a thread
 @pytest.mark.usefixtures("restless")

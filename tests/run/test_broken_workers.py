@@ -21,7 +21,6 @@ if sys.platform == "win32":
     pytest.skip("limits of a process", allow_module_level=True)
 
 from .. import broken_functions as broken
-from ..conftest import METHODS
 from ..functions import callers, calls, number_in
 from ..stage import PATIENCE
 
@@ -74,16 +73,18 @@ def failed(report: Report) -> list[str]:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"mp_context": method} for method in METHODS),
-        {"timeout": 60.0}, {"retries": 2}, {"max_failures": 1},
+        {},
+        pytest.param({"timeout": 60.0}, marks=pytest.mark.alike),
+        pytest.param({"retries": 2}, marks=pytest.mark.alike),
+        pytest.param({"max_failures": 1}, marks=pytest.mark.alike),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_breaks_its_worker_costs_only_itself(
-    many: list[str], number: int, options: Any
+    many: list[str], method: str, number: int, options: Any
 ) -> None:
     """Whatever else fails there is tried once more in a fresh one, and has not failed."""
     Path(many[number]).write_text("breaks")
-    report = runner(broken.live_on, max_workers=3, **options).run()
+    report = runner(broken.live_on, max_workers=3, mp_context=method, **options).run()
     assert (failed(report), report.completed) == ([many[number]], 119)
     assert max(Counter(calls()).values()) <= 2 + options.get("retries", 0)
     assert len(calls()) < 120 + 40

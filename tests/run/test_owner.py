@@ -64,7 +64,10 @@ CHILDREN = {
 
 
 @needs_fork
-@pytest.mark.parametrize("child", CHILDREN)
+@pytest.mark.parametrize(
+    "child",
+    ["exits", *(pytest.param(c, marks=pytest.mark.alike) for c in CHILDREN if c != "exits")],
+)
 @pytest.mark.parametrize("where", ["hook", "loop"])
 def test_a_forked_copy_ends_and_prints_nothing(
     folder: Path, method: str, where: str, child: str

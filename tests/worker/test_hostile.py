@@ -80,6 +80,7 @@ def _do(deeds: list[str], method: str) -> None:
     assert len(functions.callers()) == 1
 
 
+@pytest.mark.alike  # elsewhere all of it is done in one worker, see below
 @pytest.mark.parametrize("deed", hostile.DEEDS)
 @pytest.mark.usefixtures("left_running")
 def test_what_a_function_does_to_its_process_costs_at_most_its_own_file(
