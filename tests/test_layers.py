@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1154,
     "checkpoints": 1925,
     "commands": 370,
-    "run": 1724,
+    "run": 1722,
     "saver": 275,
     "worker": 235,
 }

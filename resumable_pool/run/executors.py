@@ -83,9 +83,6 @@ class FarCrew(Crew):
         self._come_back.append((slot, future))
         self._wake()
 
-    def events(self, now: float) -> list[Any]:
-        return []  # of what comes back the loop is woken
-
     def attend(self, ready: Collection[object], now: float) -> list[Worker]:
         """Pass on what has come back."""
         while self._come_back:
@@ -140,6 +137,7 @@ class Slot(Worker):
     """
 
     state = State.READY  # it needs no initializer
+    reported_dead = True  # nobody waits for its end: the loop is woken by what comes back
     to_blame = False
     how = "was abandoned"
 

@@ -299,8 +299,6 @@ class Crew(dict[int, Worker]):
         """
         serial, self._started = self._started, self._started + 1
         slot = min({*range(len(self._latest))} - {worker.slot for worker in self.values()})
-        if not self.engine:  # of whose processes nobody hears anything
-            self._books.enter(serial)
         try:
             worker = self._start(serial, slot)
         except (OSError, WorkerStartError) as error:
@@ -319,6 +317,7 @@ class Crew(dict[int, Worker]):
             worker.tell(self._pickled_setup)
 
     def _start(self, serial: int, slot: int) -> Worker:
+        self._books.enter(serial)
         results = self._pipe_to_saver(serial)
         try:
             # It goes on with its next file while the saver has not read the last result yet.

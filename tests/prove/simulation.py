@@ -468,6 +468,7 @@ class SimulatedCrew(Crew):
     universe: Universe
 
     def _start(self, serial: int, slot: int) -> Worker:
+        self._books.enter(serial)
         worker = SimulatedWorker(serial, self.universe)
         self.universe.workers.append(worker)
         return worker
