@@ -127,7 +127,7 @@ def test_so_they_are_when_it_takes_too_long(folder: Path, method: str) -> None:
 def test_files_that_are_written_over_everything_are_left_alone(
     folder: Path, method: str, timeout: float | None
 ) -> None:
-    """Each number is looked at before it is used, also between two quick files."""
+    """The numbers are looked at before they are used, also in the middle of a batch."""
     done = runner(hostile.write_over, max_workers=1, mp_context=method, timeout=timeout)
     (failure,) = done.run().failures
     assert "lost its pipes: the function closed descriptors" in failure.message
