@@ -118,8 +118,8 @@ def test_a_value_has_a_short_way(
     saver = _InSaver(orders[0], reports[1], Saving(checkpoint, None, 1, 60.0))
     saver._streams.add(0, results)
     saver._turn()  # the first has more to do
-    frame, _ = next(process_batch(setup, batch, lambda: None))
-    pipes.write(to_saver.fileno(), *frame)
+    frame, *_ = next(process_batch(setup, batch, lambda: None))
+    pipes.write(to_saver.fileno(), frame)
     traced = trace()
     saver._turn()
     sys.setprofile(None)

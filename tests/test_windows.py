@@ -85,7 +85,7 @@ def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
 ) -> None:
     """What was whole is received, and what was not is no error."""
     reader, writer = pipe
-    forks.write(writer.fileno(), frames._FRAME.pack(frames._VALUE, 4), b"rest")
+    forks.write(writer.fileno(), [frames._FRAME.pack(frames._VALUE, 4), b"rest"])
     with Listener(family="AF_PIPE") as stage:
         child = children.Child(CONTEXT, "test", write_half, (stage.address,), Waiter(), writer)
         forks.close(writer)

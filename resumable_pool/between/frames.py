@@ -53,6 +53,8 @@ def plain_frame(message: FromWorker) -> bytes:
 
 def value_frame(record: Sequence[Bytes]) -> Sequence[Bytes]:
     """Of a result's record; in parts, as that is."""
+    if len(record) == 1:
+        return [_FRAME.pack(_VALUE, len(record[0])) + record[0]]
     return [_FRAME.pack(_VALUE, sum(map(len, record))), *record]
 
 
@@ -118,32 +120,32 @@ class FrameReader:
 
     def _read(self, received: list[Any]) -> int:
         """Read once. Returns how many bytes have come."""
-        known = len(self._rest)
         count = 0
         try:
             scratch = self._scratches.view
-            room = self._unread or scratch[known:]
-            count = pipes.read_into(self.end, room, self.handed_over)
+            count = pipes.read_into(self.end, self._unread or scratch, self.handed_over)
             if self._unread:
                 self._unread = self._unread[count:]
                 if not self._unread:
-                    self._add(self._kind, self._large, received)
-                    self._begin_large(_VALUE, 0, self._unread)  # or its memory could not be freed
+                    whole = self._large
+                    is_value = self._kind == _VALUE
+                    received.append(Values([whole]) if is_value else self._decode(bytes(whole)))
+                    self._begin_large(_VALUE, 0, b"")  # or its memory could not be freed
             else:
-                scratch[:known] = self._rest
-                self._take_frames(scratch[: known + count], received)
+                self._take_frames(self._rest + scratch[:count], received)
         except BlockingIOError:
             pass
         except (OSError, EOFError, ValueError, TypeError, KeyError, MemoryError, OverflowError):
             self.at_end = True  # or we have not written that
         return count
 
-    def _take_frames(self, data: memoryview, received: list[Any]) -> None:
+    def _take_frames(self, data: bytes, received: list[Any]) -> None:
         """The messages in `data`; what it has of one more waits for the rest of that."""
-        begin = 0
-        while begin + _FRAME.size <= len(data):
+        begin, head = 0, _FRAME.size
+        values: list[Encoded] = []  # those in a row are one message
+        while begin + head <= len(data):
             kind, length = _FRAME.unpack_from(data, begin)
-            start = begin + _FRAME.size
+            start = begin + head
             end = start + length
             if kind not in (_VALUE, _MESSAGE):
                 raise ValueError(f"no frame starts with {kind}")
@@ -152,21 +154,18 @@ class FrameReader:
                     self._begin_large(kind, length, data[start:])
                     begin = len(data)
                 break
-            self._add(kind, bytes(data[start:end]), received)
+            if kind == _VALUE:
+                if not values:
+                    received.append(Values(values))
+                values.append(data[start:end])
+            else:
+                received.append(self._decode(data[start:end]))
+                values = []
             begin = end
-        self._rest = bytes(data[begin:])
+        self._rest = data[begin:]
 
-    def _begin_large(self, kind: bytes, length: int, begun: memoryview) -> None:
+    def _begin_large(self, kind: bytes, length: int, begun: bytes) -> None:
         """The body is on its way to the place where it stays; `begun` is there, the rest unread."""
         self._kind, self._large = kind, bytearray(length)
         self._large[: len(begun)] = begun
         self._unread = memoryview(self._large)[len(begun) :]
-
-    def _add(self, kind: bytes, body: Encoded, received: list[Any]) -> None:
-        """Values in a row are one message."""
-        if kind == _MESSAGE:
-            received.append(self._decode(bytes(body)))
-        elif received and type(received[-1]) is Values:
-            received[-1].records.append(body)
-        else:
-            received.append(Values([body]))

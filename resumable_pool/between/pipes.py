@@ -86,6 +86,11 @@ def close(*ends: Any) -> None:
                 end.close()
 
 
+def _together(parts: Sequence[Bytes]) -> Sequence[Bytes]:
+    """The same bytes, in one piece if they are few."""
+    return [b"".join(parts)] if len(parts) > 1 and sum(map(len, parts)) < LARGE else parts
+
+
 if sys.platform == "win32":
     # At a time, so that the system need not hold the whole of a large value.
     _CHUNK = 1 << 20
@@ -121,12 +126,10 @@ if sys.platform == "win32":
         view[:count] = reading.getbuffer() or b""
         return count
 
-    def write(number: int, *parts: Bytes) -> None:
+    def write(number: int, parts: Sequence[Bytes]) -> None:
         """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
         it any more."""
-        if len(parts) > 1 and sum(map(len, parts)) < LARGE:
-            parts = (b"".join(parts),)
-        for part in parts:
+        for part in _together(parts):
             for begin in range(0, len(part), _CHUNK):
                 chunk = memoryview(part)[begin : begin + _CHUNK]
                 writing, _ = _winapi.WriteFile(number, chunk, overlapped=True)
@@ -264,14 +267,13 @@ else:
             raise EOFError
         return count
 
-    def write(number: int, *parts: Bytes) -> None:
+    def write(number: int, parts: Sequence[Bytes]) -> None:
         """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
         it any more."""
-        written = os.writev(number, parts)
-        for part in parts:  # large ones are not taken at once
-            while written < len(part):
+        for part in _together(parts):
+            written = os.write(number, part)
+            while written < len(part):  # a large one is not taken at once
                 written += os.write(number, memoryview(part)[written:])
-            written -= len(part)
 
     def enlarge(end: Connection, size: int) -> None:
         """Let a pipe hold so much, unless it holds more; Linux alone does that."""

@@ -65,7 +65,7 @@ class TimeLimit(NamedTuple):
         if self.watched:
             faulthandler.cancel_dump_traceback_later()
         with contextlib.suppress(OSError):  # nobody hears it
-            pipes.write(last_words, _CALL_OVER)
+            pipes.write(last_words, [_CALL_OVER])
 
 
 class Deadline:

@@ -253,22 +253,28 @@ def _seed_of(checked: bytes, checksum: int) -> int:
 def record_of(header: Header, outcome: tuple[Any, ...]) -> Sequence[Bytes]:
     """The record of an outcome in the file of this header, in parts, once it is committed. A large
     value is a part that is not copied."""
-    path, pickled, checksum, failure, seconds, attempts, found, finished_at = outcome
-    kind, content = _NESTED_RESULT, pickled or b""
+    path, pickled, checksum, failure, seconds, attempts, (size, mtime_ns), finished_at = outcome
+    kind, before, value, after = _RESULT, b"", pickled, _SETITEM
     if failure is not None:
-        kind, content = _FAILURE, texts_of(failure)
-        checksum = crc32(content)
-    value = content if len(content) <= _COPIED else memoryview(content)
-    if kind == _NESTED_RESULT and content.startswith(_PROTO_3):
-        kind, value = _RESULT, value[len(_PROTO_3) : -len(STOP)]
-    before, after = (b"", _SETITEM) if kind == _RESULT else _around(kind, len(value))
+        kind, value = _FAILURE, texts_of(failure)
+        checksum = crc32(value)
+    elif not pickled.startswith(_PROTO_3):
+        kind = _NESTED_RESULT
+    large = len(value) > _COPIED
+    if large:
+        value = memoryview(value)
+    if kind == _RESULT:
+        value = value[len(_PROTO_3) : -len(STOP)]
+    else:
+        before, after = _around(kind, len(value))
     key = path.encode("utf-8", "surrogatepass")
+    length = len(before) + len(value) + len(after) - len(_SETITEM)
     checked = _FACTS.pack(
-        checksum, kind, min(attempts, 0xFFFF), len(value) + _OVERHEAD[kind], seconds, *found,
+        checksum, kind, attempts if attempts < 0xFFFF else 0xFFFF, length, seconds, size, mtime_ns,
         finished_at, _KEY_OPCODES, len(key),
     ) + key  # fmt: skip
-    start = _START.pack(header.record_start, crc32(checked, header.seed))
-    return [start + checked + before, value, after]
+    start = _START.pack(header.record_start, crc32(checked, header.seed)) + checked + before
+    return [start, value, after] if large else [b"".join((start, value, after))]
 
 
 def _around(kind: int, length: int) -> tuple[bytes, bytes]:

@@ -41,7 +41,7 @@ import heapq
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import count, filterfalse
+from itertools import count, filterfalse, repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -83,14 +83,19 @@ class Verdict(enum.Enum):
 
 
 class _Batch:
-    """What a worker has not done of what it was dealt, how much it has, since when, and since when
-    it is at the next path; and the queue that all are from."""
+    """What a worker was dealt, how much of it is done, since when, and since when it is at the next
+    path; and the queue that all are from."""
 
-    def __init__(self, paths: Iterable[str], now: float, source: deque[str]) -> None:
-        self.paths = deque(paths)
+    def __init__(self, paths: list[str], now: float, source: deque[str]) -> None:
+        self.paths = paths
         self.done = 0
         self.since = self.next_since = now
         self.source = source
+
+    @property
+    def left(self) -> list[str]:
+        """What is not done."""
+        return self.paths[self.done :]
 
 
 class _Setback(NamedTuple):
@@ -99,6 +104,12 @@ class _Setback(NamedTuple):
     outcome: Outcome[Any]
     due: float
     again: deque[str]
+
+
+def _taken(queue: deque[str], number: int) -> list[str]:
+    """The first so many, which are not in it any more."""
+    take = queue.popleft
+    return [take() for _ in range(number)]
 
 
 class Books(Counts):
@@ -208,7 +219,7 @@ class Books(Counts):
         """The path that the worker is at, if it has one, and since when. From any thread."""
         try:
             batch = self._batches[worker]
-            return batch.paths[0], batch.next_since
+            return batch.paths[batch.done], batch.next_since
         except LookupError:
             return None
 
@@ -273,7 +284,7 @@ class Books(Counts):
         for it yet. `None` if it had better go: it is broken, what is left is for a fresh one in its
         place, or one that is at work is to have all the memory."""
         if self.is_busy(worker):
-            has = [*self._batches[worker].paths]
+            has = self._batches[worker].left
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
         history = self._suspicion.of(worker)
         if self.stopped or (self._pressed and history.failed and not history.dismissed):
@@ -288,11 +299,11 @@ class Books(Counts):
             return None if self._is_in_the_way(worker) else []
         together = source is self._to_do or source is self.again
         number = min(self._batch_length(source), most) if together else 1
-        batch = [source.popleft() for _ in range(min(number, len(source)))]
+        batch = _taken(source, min(number, len(source)))
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, source is self._doubtful)
-        attempts = self._attempts
-        return [(path, attempts.get(path, 1)) for path in batch]
+        attempts = map(self.attempt, batch) if self._attempts else repeat(1, len(batch))
+        return [*zip(batch, attempts, strict=True)]
 
     def _source_for(self, worker: int) -> deque[str] | None:
         history = self._suspicion.of(worker)
@@ -355,21 +366,22 @@ class Books(Counts):
 
     def _take(self, worker: int, number: int, now: float) -> list[str]:
         batch = self._batches.get(worker)
-        if batch is None or number > len(batch.paths):
-            has = len(batch.paths) if batch is not None else "no"
+        paths = batch.paths[batch.done : batch.done + number] if batch is not None else []
+        if batch is None or len(paths) < number:
+            has = len(batch.left) if batch is not None else "no"
             raise ValueError(f"worker {worker} sent {number} outcomes, but has {has} paths")
         # Of the whole batch: several reports come at once, and between them is no time at all.
         batch.done += number
         self._seconds = max(0.0, now - batch.since) / batch.done
         batch.next_since = now
-        return [batch.paths.popleft() for _ in range(number)]
+        return paths
 
     def give_back(self, worker: int) -> None:
         """The worker is done with its batch. What it has left of that is the next to do."""
         if not self.is_busy(worker):
             raise ValueError(f"worker {worker} gives back its batch, but has none")
         batch = self._batches.pop(worker)
-        batch.source.extendleft(reversed(batch.paths))
+        batch.source.extendleft(reversed(batch.left))
 
     def lose(self, worker: int, certain: bool = True) -> str | None:
         """The worker is gone: the path that it died with, or `None` if it had none.
@@ -381,10 +393,11 @@ class Books(Counts):
         culprit, doubtful = None, False
         if (batch := self._batches.get(worker)) is not None:
             if not certain:
-                self.dangerous.extend(self._batches.pop(worker).paths)
+                self.dangerous.extend(self._batches.pop(worker).left)
                 return None
             doubtful = batch.source is self._doubtful
-            culprit = batch.paths.popleft() if batch.paths else None
+            culprit = next(iter(batch.left), None)
+            batch.done += culprit is not None
             self.give_back(worker)
         first = not doubtful and culprit not in self._attempts
         self._suspicion.leave(worker, culprit is not None, first, doubtful)
@@ -438,8 +451,8 @@ class Books(Counts):
 
     def note_saved(self, number: int) -> None:
         """The next so many of the values that have come are saved."""
-        paths = [self._received.popleft() for _ in range(number)]
-        self.untaken += [(path, True) for path in paths]
+        paths = _taken(self._received, number)
+        self.untaken.extend(zip(paths, repeat(True)))
         self.completed += number
         self._note_sizes(paths)
         if self._standing:

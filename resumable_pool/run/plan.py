@@ -84,7 +84,9 @@ def make_plan(
         completed = saved_elsewhere
         standing.difference_update(completed)
     failed = [path for path in files if path in standing] if standing else []
-    new = [path for path in files if path not in completed and path not in standing]
+    new = files
+    if completed or standing:
+        new = [path for path in files if path not in completed and path not in standing]
     looked_at = files if options.rerun_changed else ()
     old = [path for path in looked_at if path in completed and path not in standing]
     changed = [path for path in old if _has_changed(path, checkpoint)]
@@ -96,7 +98,7 @@ def make_plan(
     sizes = {}
     if options.largest_first:
         sizes = {path: max(fingerprint(path).size, 0) for path in to_do}
-        to_do.sort(key=sizes.__getitem__, reverse=True)
+        to_do = sorted(to_do, key=sizes.__getitem__, reverse=True)
     done = len(files) - len(failed) - len(changed) - len(new)
     more = len(completed) > done + len(changed)  # results than files that have one
     return Plan(

@@ -44,10 +44,10 @@ def process_batch(
     batch: Sequence[Task],
     before: Callable[[], object],
     after: Callable[[], object] | None = None,
-) -> Iterator[tuple[Sequence[Bytes], bool]]:
+) -> Iterator[tuple[Sequence[Bytes], float, bool]]:
     """What comes of one path after the other: the frame of its outcome, with the record that the
-    checkpoint will hold, and whether it is the last: after a failure the batch ends, and the runner
-    decides how to go on. What raises becomes a value here, and only here.
+    checkpoint will hold, when it came, and whether it is the last: after a failure the batch ends,
+    and the runner decides how to go on. What raises becomes a value here, and only here.
 
     Args:
         before: called before each call, and `after`, if any, when it has returned or raised.
@@ -69,11 +69,13 @@ def process_batch(
                     os._exit(0)  # it has forked, and this is the copy that returned as well
                 if after is not None:
                     after()
-            facts = (crc32(pickled), None, monotonic() - begun, attempt, found, time.time())
+            ended = monotonic()
+            facts = crc32(pickled), None, ended - begun, attempt, found, time.time()
             frame = value_frame(record((path, pickled, *facts)))
         except BaseException as error:
-            seconds = monotonic() - begun
+            ended = monotonic()
+            seconds = ended - begun
             failure = Failure(path, "error", *describe(error), attempt, seconds)
             failed = Outcome[Any](path, None, 0, failure, seconds, attempt, found, time.time())
             frame, last = [plain_frame(failed)], number
-        yield frame, number == last
+        yield frame, ended, number == last

@@ -57,10 +57,10 @@ def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> A
     before = functools.partial(_go_to, folder)
     frames: list[bytes] = []
     size = 0
-    for frame, last in process_batch(setup, batch, before):
+    for frame, now, last in process_batch(setup, batch, before):
         frames.append(b"".join(frame))
         size += len(frames[-1])
-        if last or size >= _MOST_BYTES or monotonic() - begun >= _LONGEST_BATCH:
+        if last or size >= _MOST_BYTES or now - begun >= _LONGEST_BATCH:
             break
     return len(frames), monotonic() - begun, b"".join(frames)
 

@@ -16,7 +16,7 @@ import faulthandler
 import functools
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -136,11 +136,10 @@ class _InWorker:
         if setup.around is not None:
             after = functools.partial(self._note_over, setup.around)
         due = monotonic() + _LONGEST_BATCH
-        for frame, last in process_batch(setup, batch, before, after):
-            now = monotonic()
+        for frame, now, last in process_batch(setup, batch, before, after):
             if last or now >= self._look_at:
                 last = self._look_around(now) or last or now >= due
-            self._write(*frame, BATCH_OVER) if last else self._write(*frame)
+            self._write([*frame, BATCH_OVER] if last else frame)
             self._outcomes += 1
             if last:
                 return
@@ -185,13 +184,13 @@ class _InWorker:
         if os.getpid() != self._pid:
             os._exit(0)  # the initializer has forked, and this is the copy
         self._check()
-        self._write(plain_frame(message))
+        self._write([plain_frame(message)])
 
-    def _write(self, *parts: Bytes) -> None:
+    def _write(self, parts: Sequence[Bytes]) -> None:
         # Not looked at each time: its number is so high that what is closed stays closed, and to
         # write there fails.
         try:
-            pipes.write(self._results, *parts)
+            pipes.write(self._results, parts)
         except OSError:
             os._exit(LOST_SAVER)
 

@@ -99,7 +99,7 @@ def _bytes_of(*messages: FromWorker) -> bytes:
     def send() -> None:
         with writer:
             for message in messages:
-                pipes.write(writer.fileno(), *_frame(message))
+                pipes.write(writer.fileno(), _frame(message))
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -112,7 +112,7 @@ def _bytes_of(*messages: FromWorker) -> bytes:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_messages_arrive_as_they_were_sent(ends: Ends, message: FromWorker) -> None:
     """Every kind of message comes out of the pipe equal."""
-    pipes.write(ends.writer.fileno(), *_frame(message))
+    pipes.write(ends.writer.fileno(), _frame(message))
     received = ends.reader.messages()
     assert received == [message]
     assert type(received[0]) is type(message)  # as tuples some are equal
@@ -122,7 +122,7 @@ def test_messages_arrive_as_they_were_sent(ends: Ends, message: FromWorker) -> N
 def test_messages_keep_their_order(ends: Ends) -> None:
     """All messages that are there come out of one read, in the order of sending."""
     for message in MESSAGES:
-        pipes.write(ends.writer.fileno(), *_frame(message))
+        pipes.write(ends.writer.fileno(), _frame(message))
     received = _singly(ends.reader.messages())
     assert received == MESSAGES
     assert [*map(type, received)] == [*map(type, MESSAGES)]
@@ -132,7 +132,7 @@ def test_values_in_a_row_are_one_message(ends: Ends) -> None:
     """What is read together, and nothing came in between, is told together."""
     sent = [_value(b"1"), _value(b"2"), Ready(), _value(b"3")]
     for message in sent:
-        pipes.write(ends.writer.fileno(), *_frame(message))
+        pipes.write(ends.writer.fileno(), _frame(message))
     assert ends.reader.messages() == [Values([b"1", b"2"]), Ready(), Values([b"3"])]
 
 
@@ -140,7 +140,7 @@ def test_the_end_of_a_batch_comes_with_its_last_outcome(ends: Ends) -> None:
     """One write has both, so that the runner is not woken twice for one file."""
     for message in (_value(b"x"), _failure("b", "no"), _value(b"y" * 70_000)):
         sender = threading.Thread(
-            target=pipes.write, args=(ends.writer.fileno(), *_frame(message), BATCH_OVER)
+            target=pipes.write, args=(ends.writer.fileno(), [*_frame(message), BATCH_OVER])
         )
         sender.start()
         received: list[FromWorker] = []
@@ -160,7 +160,7 @@ def test_reading_an_empty_pipe_returns_at_once(ends: Ends) -> None:
 
 def test_closing_the_writer_is_the_end(ends: Ends) -> None:
     """After the last message the reader is told that no more can come."""
-    pipes.write(ends.writer.fileno(), *_frame(Ready()))
+    pipes.write(ends.writer.fileno(), _frame(Ready()))
     ends.writer.close()
     assert ends.reader.messages() == [Ready()]
     assert ends.reader.messages() == []
@@ -201,7 +201,7 @@ def test_large_values_arrive(ends: Ends, size: int) -> None:
 
     def send() -> None:
         for message in messages:
-            pipes.write(ends.writer.fileno(), *_frame(message))
+            pipes.write(ends.writer.fileno(), _frame(message))
         ends.writer.close()
 
     sender = threading.Thread(target=send)
@@ -217,7 +217,7 @@ def test_large_values_arrive(ends: Ends, size: int) -> None:
 def test_a_large_value_is_not_kept(ends: Ends) -> None:
     """Whoever has received it has the only reference, so that its memory is free afterwards."""
     frame = _frame(_value(bytes(100_000)))
-    sender = threading.Thread(target=pipes.write, args=(ends.writer.fileno(), *frame))
+    sender = threading.Thread(target=pipes.write, args=(ends.writer.fileno(), frame))
     sender.start()
     received: list[FromWorker] = []
     while not received:
@@ -242,7 +242,7 @@ def test_what_a_dead_writer_left_is_drained(ends: Ends) -> None:
     """Everything in the pipe comes out, also while somebody else holds it open for writing."""
     message = _value(b"x" * 500)
     for _ in range(10):
-        pipes.write(ends.writer.fileno(), *_frame(message))
+        pipes.write(ends.writer.fileno(), _frame(message))
     ends.write(_bytes_of(message)[:-1])
     assert _singly(ends.reader.remaining_messages()) == [message] * 10
     assert not ends.reader.at_end
@@ -282,7 +282,7 @@ def test_sending_to_nobody_raises(ends: Ends) -> None:
     """A writer whose reader is gone gets an OSError."""
     ends.reader.end.close()
     with pytest.raises(OSError, match="Broken pipe"):
-        pipes.write(ends.writer.fileno(), *_frame(Ready()))
+        pipes.write(ends.writer.fileno(), _frame(Ready()))
 
 
 def test_a_reader_whose_pipe_was_closed_is_at_its_end(ends: Ends) -> None:

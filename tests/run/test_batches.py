@@ -50,7 +50,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     give_back = Books.give_back
 
     def note_and_give_back(books: Books, worker: int) -> None:
-        lengths.append(len(books._batches[worker].paths))
+        lengths.append(len(books._batches[worker].left))
         give_back(books, worker)
 
     monkeypatch.setattr(Books, "give_back", note_and_give_back)

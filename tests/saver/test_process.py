@@ -44,7 +44,7 @@ class Turns:
 
     def nap_after(self, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         naps: list[float] = []
-        pipes.write(self._writer.fileno(), sent)
+        pipes.write(self._writer.fileno(), [sent])
         with monkeypatch.context() as patch:
             patch.setattr(time, "sleep", naps.append)
             patch.setattr(process, "MUCH", MUCH)

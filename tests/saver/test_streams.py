@@ -40,9 +40,9 @@ class Worker:
         for message in messages:
             if isinstance(message, Outcome):
                 record = value_frame([b"a record"])
-                forks.write(self.end.fileno(), *(record if message.ok else [plain_frame(message)]))
+                forks.write(self.end.fileno(), record if message.ok else [plain_frame(message)])
             else:
-                forks.write(self.end.fileno(), plain_frame(message))
+                forks.write(self.end.fileno(), [plain_frame(message)])
 
 
 @pytest.fixture
