@@ -108,7 +108,7 @@ def test_a_value_has_a_short_way(
 
     worker = _InWorker(tasks, to_saver, words, str(tmp_path))
     setup = Setup(function, None, (), encoder=checkpoint.encoder())
-    batch = [(str(tmp_path / f"{number}"), 1) for number in range(FILES)]
+    batch = {str(tmp_path / f"{number}"): 1 for number in range(FILES)}
     sys.setprofile(traced)
     worker._process_batch(setup, batch)
     sys.setprofile(None)

@@ -46,7 +46,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..between.clock import NEVER
-from ..between.messages import BATCH_SECONDS, Task
+from ..between.messages import BATCH_SECONDS, Batch
 from ..options import Options
 from ..records import Failure, FailureKind, Outcome, Report, count_files
 from .plan import Plan
@@ -279,7 +279,7 @@ class Books(Counts):
         self._pressed = self._too_many(undecided)
         return not self._pressed or self._suspicion.press(self.wanted)
 
-    def deal(self, worker: int, now: float, most: int = sys.maxsize) -> list[Task] | None:
+    def deal(self, worker: int, now: float, most: int = sys.maxsize) -> Batch | None:
         """The next batch for an idle worker, of at `most` so many paths; empty if there is nothing
         for it yet. `None` if it had better go: it is broken, what is left is for a fresh one in its
         place, or one that is at work is to have all the memory."""
@@ -288,22 +288,25 @@ class Books(Counts):
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
         history = self._suspicion.of(worker)
         if self.stopped or (self._pressed and history.failed and not history.dismissed):
-            return []
+            return {}
         if history.dismissed or self._has_one_of(self.killed) or (self.to_do and not most):
             return None
         if self._suspicion.waits(worker):
-            return []
+            return {}
         source = self._source_for(worker)
         if source is None:
             self._suspicion.rest(worker)
-            return None if self._is_in_the_way(worker) else []
+            return None if self._is_in_the_way(worker) else {}
         together = source is self._to_do or source is self.again
         number = min(self._batch_length(source), most) if together else 1
         batch = _taken(source, min(number, len(source)))
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, source is self._doubtful)
-        attempts = map(self.attempt, batch) if self._attempts else repeat(1, len(batch))
-        return [*zip(batch, attempts, strict=True)]
+        return (
+            {path: self.attempt(path) for path in batch}
+            if self._attempts
+            else dict.fromkeys(batch, 1)
+        )
 
     def _source_for(self, worker: int) -> deque[str] | None:
         history = self._suspicion.of(worker)

@@ -28,13 +28,13 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any
 
 from ..between.describing import describe
 from ..between.frames import plain_frame
-from ..between.messages import FAR_BATCH_SECONDS, BatchOver, Done, Task
+from ..between.messages import FAR_BATCH_SECONDS, Batch, BatchOver, Done
 from ..between.waiting import PipeWriter
 from ..errors import ExecutorError
 from ..options import Options
@@ -74,7 +74,7 @@ class FarCrew(Crew):
     def begin(self, encoder: Encoder) -> None:
         self._setup = self._setup._replace(encoder=encoder)
 
-    def submit(self, batch: Sequence[Task]) -> Future[Answer]:
+    def submit(self, batch: Batch) -> Future[Answer]:
         # By position, since some engines take arguments with a name for themselves.
         return self._executor.submit(process_far, self._run, self._setup, self._folder, batch)
 
@@ -103,7 +103,7 @@ class FarCrew(Crew):
     def _note_lost(self, slot: Slot, error: BaseException) -> None:
         """Decide who is to blame, and whether the run has to end."""
         slots = [one for one in self.values() if isinstance(one, Slot)]
-        in_flight = [path for one in slots for path, _ in one.batch]
+        in_flight = [path for one in slots for path in one.batch]
         ends = broken = slot.refused or isinstance(error, (BrokenExecutor, CancelledError))
         if broken:
             just_now = isinstance(error, BrokenExecutor) and not (slot.refused or self.error)
@@ -144,14 +144,14 @@ class Slot(Worker):
     def __init__(self, crew: FarCrew, name: str, results: PipeWriter) -> None:
         """`results` is the write end of its pipe to the saver."""
         self.name = name
-        self.batch: Sequence[Task] = ()
+        self.batch: Batch = {}
         self.future: Future[Answer] | None = None
         self.refused = False
         self._crew = crew
         self._results = results
         self._outcomes = 0
 
-    def deal(self, batch: Sequence[Task], now: float) -> None:
+    def deal(self, batch: Batch, now: float) -> None:
         self.batch = batch
         note_done = functools.partial(self._crew.note_done, self)
         try:
@@ -168,7 +168,7 @@ class Slot(Worker):
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
-        self.batch, self.future = (), None
+        self.batch, self.future = {}, None
         self._outcomes += number
         self._results.write(frames + plain_frame(BatchOver()))
         if self.state is State.LEAVING:
@@ -186,7 +186,7 @@ class Slot(Worker):
     def die(self) -> None:
         """Nothing will come of its batch. Its stream ends as a dead worker's: with what came of
         earlier ones, and without a `Done` that is right."""
-        self.batch, self.future = (), None
+        self.batch, self.future = {}, None
         self._end_stream(_LOST)
 
     def signal_group(self, name: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import pickle
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -24,7 +24,7 @@ from typing import Any
 from ..between import children, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE, FrameReader
-from ..between.messages import Died, Report, StartFailed, Task, ToSaver, Watch
+from ..between.messages import Batch, Died, Report, StartFailed, ToSaver, Watch
 from ..between.time_limit import Deadline
 from ..between.waiting import Waiter
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
@@ -184,7 +184,7 @@ class Worker(children.Child):
         if self.state is State.STARTING:
             self.state = State.READY
 
-    def deal(self, batch: Sequence[Task], now: float) -> None:
+    def deal(self, batch: Batch, now: float) -> None:
         """Give it its next batch. Never blocks."""
         self.deadline.begin(now)
         message = pickle.dumps(batch)
@@ -194,7 +194,7 @@ class Worker(children.Child):
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
         self._sent = 0
-        self.tell(pickle.dumps([]))
+        self.tell(pickle.dumps({}))
 
     def note_outcomes(self, number: int) -> None:
         """So many more of its files are done, in time."""

@@ -15,7 +15,7 @@ from typing import Any
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame, value_frame
-from ..between.messages import Setup, StartFailed, Task
+from ..between.messages import Batch, Setup, StartFailed
 from ..files import fingerprint, not_asked
 from ..records import Failure, Outcome
 from ..values import Bytes
@@ -41,7 +41,7 @@ def start_failed(what: str, error: BaseException) -> StartFailed:
 
 def process_batch(
     setup: Setup,
-    batch: Sequence[Task],
+    batch: Batch,
     before: Callable[[], object],
     after: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Sequence[Bytes], float, bool]]:
@@ -56,7 +56,7 @@ def process_batch(
     function, (encode, record) = setup.function, setup.encoder
     look, found = setup.compared or len(batch) == 1, not_asked()
     last, pid = len(batch), os.getpid()
-    for number, (path, attempt) in enumerate(batch, 1):
+    for number, (path, attempt) in enumerate(batch.items(), 1):
         before()
         if look:
             found = fingerprint(path)

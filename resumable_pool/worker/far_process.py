@@ -14,11 +14,10 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Sequence
 
 from ..between.clock import monotonic
 from ..between.frames import plain_frame
-from ..between.messages import FAR_BATCH_SECONDS, Setup, StartFailed, Task
+from ..between.messages import FAR_BATCH_SECONDS, Batch, Setup, StartFailed
 from ..values import name_script_main
 from .calling import initialize, process_batch
 
@@ -37,7 +36,7 @@ _set_up_runs: dict[str, StartFailed | None] = {}
 _guard = threading.Lock()
 
 
-def process_far(run: str, setup: Setup, folder: str, batch: Sequence[Task]) -> Answer:
+def process_far(run: str, setup: Setup, folder: str, batch: Batch) -> Answer:
     """Process the batch, or the first part of it.
 
     Args:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
 from ..between.frames import BATCH_OVER, FrameReader, plain_frame
-from ..between.messages import BATCH_SECONDS, Setup, Task
+from ..between.messages import BATCH_SECONDS, Batch, Setup
 from ..between.waiting import Waiter
 from ..values import Bytes, name_script_main
 from .calling import initialize, process_batch, start_failed
@@ -128,10 +128,10 @@ class _InWorker:
         setup: Setup = (inherited or sent)._replace(encoder=encoder)
         return initialize(setup) or setup
 
-    def _process_batch(self, setup: Setup, batch: list[Task]) -> None:
+    def _process_batch(self, setup: Setup, batch: Batch) -> None:
         before: Callable[[], object] = system.stop_alarm
         after = None
-        if setup.around is not None or not all(path.startswith("/") for path, _ in batch):
+        if setup.around is not None or not all(path.startswith("/") for path in batch):
             before = functools.partial(self._make_ready, setup.around)
         if setup.around is not None:
             after = functools.partial(self._note_over, setup.around)

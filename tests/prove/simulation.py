@@ -22,7 +22,7 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, cast
 from unittest import mock
@@ -342,16 +342,16 @@ class SimulatedWorker(Worker):
         else:
             self._recalled = True
 
-    def _take(self, batch: list[tuple[str, int]]) -> None:
+    def _take(self, batch: messages.Batch) -> None:
         universe = self._universe
         assert not self._batch, "dealt while it has a batch"
-        for path, _ in batch:
+        for path in batch:
             assert path not in universe.saved, f"{path} is dealt again after it was saved"
             assert path not in universe.failed, f"{path} is dealt again after it has failed"
             assert path not in universe.hands, f"{path} is in two hands"
             if self._lives:
                 universe.hands[path] = self.serial
-        self._batch, self._begun, self._recalled = deque(batch), False, False
+        self._batch, self._begun, self._recalled = deque(batch.items()), False, False
         self._unread = not self._lives
 
     def tell_no_more(self) -> None:
@@ -487,7 +487,7 @@ class SimulatedExecutor:
         self.unreliable = bool(loses or breaks)
         self._universe = universe
         self._loses, self._breaks = loses, breaks
-        self._in_flight: list[tuple[Future[Any], Sequence[messages.Task]]] = []
+        self._in_flight: list[tuple[Future[Any], messages.Batch]] = []
         self._broken = self._answered = False
 
     def submit(self, call: object, run: str, setup: object, folder: str, batch: Any) -> Future[Any]:
@@ -495,7 +495,7 @@ class SimulatedExecutor:
         if self._broken or universe.happens(self._breaks / 4):
             self._broken = True
             raise BrokenExecutor("it is closed")
-        for path, _ in batch:
+        for path in batch:
             assert path not in universe.saved, f"{path} is dealt again after it was saved"
             assert path not in universe.failed, f"{path} is dealt again after it has failed"
             assert path not in universe.hands, f"{path} is in two hands"
@@ -525,9 +525,9 @@ class SimulatedExecutor:
         else:
             self._answer(future, batch)
 
-    def _answer(self, future: Future[Any], batch: Sequence[messages.Task]) -> None:
+    def _answer(self, future: Future[Any], batch: messages.Batch) -> None:
         universe, done = self._universe, []
-        for path, attempt in batch:
+        for path, attempt in batch.items():
             universe.calls[path] += 1
             nature = universe.nature[path]
             if nature == CRASHES:
@@ -545,20 +545,20 @@ class SimulatedExecutor:
         self._answered = True
         future.set_result((len(done), 0.1, b"".join(done)))
 
-    def _lose(self, future: Future[Any], batch: Sequence[messages.Task], why: Exception) -> None:
+    def _lose(self, future: Future[Any], batch: messages.Batch, why: Exception) -> None:
         """Nothing comes of the batch; who breaks has nothing any more. The only file may be to
         blame for that: the only one in flight, or of its batch if some have ever come back."""
         breaks = isinstance(why, BrokenExecutor)
         in_flight = [task for _, one in self._in_flight for task in one]
         if len(in_flight if breaks else batch) == 1 and (breaks or self._answered):
-            self._universe.lost_with.update(path for path, _ in batch)
+            self._universe.lost_with.update(batch)
         self._broken = self._broken or breaks
         self._leave(future, batch)
         future.set_exception(why)
 
-    def _leave(self, future: Future[Any], batch: Sequence[messages.Task]) -> None:
+    def _leave(self, future: Future[Any], batch: messages.Batch) -> None:
         self._in_flight.remove((future, batch))
-        for path, _ in batch:
+        for path in batch:
             del self._universe.hands[path]
 
 

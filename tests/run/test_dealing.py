@@ -39,7 +39,7 @@ def _state(books: Books) -> tuple[Any, ...]:
 
 
 def _deal(books: Books, worker: int, *arguments: Any, **options: Any) -> list[str]:
-    return [path for path, _ in books.deal(worker, NOW, *arguments, **options) or ()]
+    return [*(books.deal(worker, NOW, *arguments, **options) or ())]
 
 
 def in_the_way(books: Books, worker: int) -> bool:
@@ -248,7 +248,7 @@ def test_when_nobody_knows_who_is_to_blame_nobody_is() -> None:
         dealt.append(batch)
         books.finish(0, len(batch), NOW + 0.01)
         books.give_back(0)
-    assert dealt[-5:] == [[(str(number), 1)] for number in range(5)]
+    assert dealt[-5:] == [{str(number): 1} for number in range(5)]
     assert books.over
 
 
@@ -260,7 +260,7 @@ def test_another_attempt_comes_after_all_first_ones() -> None:
     books.retry(*books.finish(0, 1, NOW), books.again)
     books.wake(NOW)
     assert [books.deal(worker, NOW) for worker in range(1, 5)] == [
-        [("b", 1)], [("c", 1)], [("a", 2)], [],
+        {"b": 1}, {"c": 1}, {"a": 2}, {},
     ]  # fmt: skip
     books.retry(*books.finish(3, 1, NOW), books.again)
     assert books.attempt("a") == 3
@@ -284,7 +284,7 @@ def test_what_took_its_worker_along_waits_for_a_fresh_one() -> None:
     assert _deal(books, 1) == []
     assert in_the_way(books, 1)
     books.enter(3)
-    assert books.deal(3, NOW) == [("x", 2)]
+    assert books.deal(3, NOW) == {"x": 2}
     books.stop()
     books.retry(*books.finish(3, 1, NOW), books.dangerous)
     books.wake(NOW)
@@ -312,7 +312,7 @@ def test_what_the_system_has_killed_is_dealt_last_and_alone() -> None:
     books.give_back(2)
     assert in_the_way(books, 0)
     assert _deal(books, 0) == []
-    assert books.deal(3, NOW) == [("k", 1)]
+    assert books.deal(3, NOW) == {"k": 1}
     books.add("c")
     books.enter(4)
     assert (_deal(books, 4), in_the_way(books, 4), books.wanted) == ([], True, 1)
@@ -322,7 +322,7 @@ def test_what_the_system_has_killed_is_dealt_last_and_alone() -> None:
     books.give_back(4)
     assert (_deal(books, 4), in_the_way(books, 4), books.wanted) == ([], True, 1)
     books.enter(5)
-    assert books.deal(5, NOW) == [("l", 2)]
+    assert books.deal(5, NOW) == {"l": 2}
 
 
 def test_a_further_attempt_may_have_to_wait() -> None:
@@ -339,7 +339,7 @@ def test_a_further_attempt_may_have_to_wait() -> None:
     books.give_back(0)
     assert (len(books.waiting), books.due, books.to_do, books.over) == (2, NOW + 1, 0, False)
     books.wake(NOW + 1)
-    assert books.deal(0, NOW) == [("z", 2)]
+    assert books.deal(0, NOW) == {"z": 2}
     books.finish(0, 1, NOW)
     books.give_back(0)
     assert (len(books.waiting), books.due) == (1, NOW + 2)
@@ -363,7 +363,7 @@ def test_a_failure_is_judged_after_a_moment(retries: int, verdicts: list[Verdict
     books = new_books(retries=retries)
     books.add("a")
     for attempt, verdict in enumerate(verdicts, 1):
-        assert books.deal(0, NOW) == [("a", attempt)]
+        assert books.deal(0, NOW) == {"a": attempt}
         outcome = failed("a", attempt)
         books.fail(0, outcome, NOW)
         books.give_back(0)
@@ -502,7 +502,7 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
     assert (books.completed, books.failed) == (2, 1)
     assert (books.size_done, books.size_to_do) == (7, 15)
     assert books.take_finished(2) == [("a", True), ("b", False)]
-    assert books.take_finished() == [("c", True)]
+    assert books.take_finished() == {"c": True}
     own = failed("b").failure
     assert own is not None
     elsewhere = own._replace(path="x")

@@ -52,8 +52,8 @@ class Play:
             self.books.enter(worker)
             return
         if deed != "<" and not self.books.is_busy(worker):
-            batch = self.books.deal(worker, NOW, most=1) or []
-            self.dealt += [f"{worker}{path}{attempt}" for path, attempt in batch]
+            batch = self.books.deal(worker, NOW, most=1) or {}
+            self.dealt += [f"{worker}{path}{attempt}" for path, attempt in batch.items()]
             if not batch:
                 return
         match deed:
@@ -270,7 +270,7 @@ def test_of_an_executor_s_processes_nothing_is_known() -> None:
         assert counted(books) == [path]
         books.give_back(0)
     books.review()
-    assert books.deal(0, NOW) == []
+    assert books.deal(0, NOW) == {}
 
 
 def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
