@@ -502,7 +502,7 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
     assert (books.completed, books.failed) == (2, 1)
     assert (books.size_done, books.size_to_do) == (7, 15)
     assert books.take_finished(2) == [("a", True), ("b", False)]
-    assert books.take_finished() == {"c": True}
+    assert books.take_finished() == [("c", True)]
     own = failed("b").failure
     assert own is not None
     elsewhere = own._replace(path="x")
