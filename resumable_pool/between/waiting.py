@@ -61,8 +61,9 @@ class Waiter:
             for end in others:
                 self.remove(end)
         for writer in [thing for thing in ready if isinstance(thing, PipeWriter)]:
+            ready.remove(writer)
             writer.go_on()
-        return [thing for thing in ready if not isinstance(thing, PipeWriter)]
+        return ready
 
 
 class PipeWriter:
