@@ -1,23 +1,47 @@
 """The contract of a checkpoint: what the saver asks of one, and what its readers see.
 
-Knows no format, no process and no pipe.
+A format says seven things of its own, and all else follows from them here, once: opening, settling,
+compacting, moving, checking and looking up.
+
+    _begin    make ready to write what is locked, or say that it has to be written anew
+    save      append outcomes, values and failures
+    sync      force them to the disk
+    _paths    the index: which paths have a value, or stand as failed
+    _find     the outcome of one of them
+    entries   what is known of each without its value
+    _sound    the outcomes of all of them, and in words what is not as it was saved
+
+What else it may say has a default here. If a result is stored in one piece, workers prepare that:
+`encoder` says how, `append` appends it, and `outcome_in` reads it. If the lock is not on a file
+beside it: `_lock`, `_signer`, `_sign`. If a killed writer may leave something half-done:
+`_is_settled`. If it has more open than what is locked: `make_way` and `_release`.
+
+Knows no format, no process and no pipe, but for the registry that its lock is entered in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import json
 import os
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..between import pipes
 from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from ..files import as_key, is_rooted
-from ..records import Entry, Failure, Fingerprint, Outcome, quoted
+from ..records import Entry, Failure, Fingerprint, Outcome, count_files, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
-from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, remove_leftovers
+from . import lock
+from .disk import force_folder, replace
+from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, LockableFile
+
+# What is said of a new file, if nothing else is.
+REWRITTEN = "rewritten with the results of {results} and the failures of {failures}"
 
 
 def foreign(path: str, why: str = "") -> CheckpointError:
@@ -92,6 +116,8 @@ class Checkpoint(Mapping[str, Any]):
 
     side_files: tuple[str, ...] = (LOCK_FILE, OLD_FILE)
 
+    _file: LockableFile  # the writer's: what is locked
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
         # Where it is, by this name and, if that is a link, by its own.
@@ -164,27 +190,73 @@ class Checkpoint(Mapping[str, Any]):
     def _locked(self, notes: list[str]) -> Iterator[contextlib.ExitStack]:
         """With the lock, which is given up behind it, unless that is taken off this stack."""
         with contextlib.ExitStack() as stack:
-            self._take(notes)
+            self._file = self._lock(notes)
             stack.callback(self._release)
-            remove_leftovers(self.file)
+            lock.remove_leftovers(self.file)
             yield stack
 
-    @abstractmethod
-    def _take(self, notes: list[str]) -> None:
-        """Lock it, and make it if it is new."""
+    def _lock(self, notes: list[str]) -> LockableFile:
+        """Lock it: the file itself, made if it is new, or as here the one beside it."""
+        return lock.open_locked(lock.lock_file(self.file), b" ", self._signer, notes)
+
+    def _signer(self, fd: int) -> int | None:
+        """The process that has signed last in what is locked, open as `fd`."""
+        return lock.signer(self.file)
+
+    def _sign(self) -> None:
+        """Write down that this process is the writer."""
+        lock.sign(self.file)
 
     @abstractmethod
     def _begin(self, notes: list[str]) -> bool:
         """Make ready to write. Returns whether that can be done to the file that is there, or first
         a new one has to take its place."""
 
-    @abstractmethod
     def _rewrite(self, notes: list[str], through: Through = iter) -> None:
-        """Put what is sound, and counts, in the place of what is there."""
+        """Put a new one with what is sound, and counts, in the place of what is there, and keep
+        that beside it. At every moment there is a whole file at its path.
 
-    @abstractmethod
+        Raises:
+            OSError: the disk is full, say. Nothing was changed.
+        """
+        done, outcomes = self._content(notes)
+        # Where the file itself is: what is put in a link's place would not be in the file's.
+        new = type(self)(lock.new_name(self.file))
+        try:
+            _fill(new, through(outcomes))
+            self.make_way()
+            # On Windows nobody may have it open. One asks before there is a link to it, which could
+            # not be removed then.
+            replace(self.file, self.file)
+            results, failures = count_files(len(new)), count_files(len(new.failures()))
+            notes.append(done.format(results=results, failures=failures))
+            old = lock.keep_old(self.file, lambda old: _is_in(self, old, new))
+            notes.append(f"what was there before is kept as {quoted(old)}")
+            shutil.copymode(self.file, new.file)
+            replace(new.file, self.file)
+            force_folder(self.file)
+        except BaseException as error:
+            new._discard()
+            if isinstance(error, OSError) and error.errno is not None and error.strerror:
+                what = f"could not be rewritten, and is as it was: {error.strerror}"
+                raise OSError(error.errno, what, self.path) from error
+            raise
+
+    def _discard(self) -> None:
+        """Remove it, and what it has beside it."""
+        for suffix in ("", *self.side_files):
+            lock.remove(self.file + suffix)
+
+    def _content(self, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
+        """What is said when it is in a new file, with `{results}` and `{failures}` in it; and what
+        is sound, and counts. Signs, if this is a checkpoint."""
+        self._sign()
+        return REWRITTEN, self._sound(notes)
+
     def _release(self) -> None:
         """Give up the lock."""
+        lock.unsign(self.file)
+        pipes.close(self._file)
 
     def append(self, records: Sequence[Encoded]) -> None:
         """`save`, for results that workers have made records of."""
@@ -240,9 +312,9 @@ class Checkpoint(Mapping[str, Any]):
             notes = [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
-    @abstractmethod
     def _is_settled(self) -> bool:
         """Whether there is nothing for `settle` to do."""
+        return True
 
     # What readers see.
 
@@ -296,6 +368,11 @@ class Checkpoint(Mapping[str, Any]):
         it has both. No value is unpickled."""
 
     @abstractmethod
+    def _sound(self, findings: list[str]) -> Iterable[Outcome[Any]]:
+        """Each value that there is now, and each failure that stands, as far as they are sound: of
+        a file that has both, the value first. Adds to the findings what is not as it was saved, a
+        sentence each, at the latest when the last has been taken."""
+
     def outcomes(self) -> Iterator[Outcome[Any]]:
         """Each value that there is now, and each failure that stands, with all that is known of
         them: of a file that has both, the value first.
@@ -303,6 +380,13 @@ class Checkpoint(Mapping[str, Any]):
         Raises:
             CheckpointError: one is damaged, or the checkpoint is.
         """
+        findings: list[str] = []
+        for outcome in self._sound(findings):
+            if findings:
+                break
+            yield outcome
+        if findings:
+            raise damaged(self.path, findings[0])
 
     def read(self, path: str) -> Any:
         """The value of `path`, unpickled anew.
@@ -343,9 +427,10 @@ class Checkpoint(Mapping[str, Any]):
             findings.append(f"{quoted(self.path)} {error.reason}")
         return findings
 
-    @abstractmethod
     def _check(self, findings: list[str]) -> None:
         """Add to the findings."""
+        for _ in self._sound(findings):
+            pass
 
     def compact(self, through: Through = iter) -> list[str]:
         """Rewrite it with the last value or failure of each path, if sound, and nothing else. The
@@ -390,6 +475,30 @@ class Checkpoint(Mapping[str, Any]):
 
     def make_way(self) -> None:
         """Close the file, as far as that is needed to put another in its place; the lock stays."""
+        self._file.let_go()
+
+
+def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> None:
+    new.open()
+    with contextlib.closing(new):
+        for outcome in outcomes:
+            new.save([outcome])
+
+
+def _is_in(checkpoint: Checkpoint, old: str, new: Checkpoint) -> bool:
+    """Whether the file `old` is the checkpoint itself, or all that it has is in the `new` one."""
+    older = type(checkpoint)(old)
+    try:
+        if filecmp.cmp(old, checkpoint.file, shallow=False):
+            return True
+        written = {(outcome.path, outcome.ok): outcome.checksum for outcome in new.outcomes()}
+        return not older.check() and all(
+            written.get((outcome.path, outcome.ok)) == outcome.checksum
+            or (not outcome.ok and (outcome.path, True) in written)
+            for outcome in older.outcomes()
+        )
+    except (CheckpointError, OSError):
+        return False
 
 
 class ByPath(Mapping[str, Any]):

@@ -36,7 +36,6 @@ from ..records import Fingerprint, Outcome
 from ..values import Bytes, Encoder, json_value
 from .base import foreign, outcome_with, texts_of
 from .disk import read_at, write_at
-from .lock import unsign
 from .log_file import LogFile
 from .log_reader import Found, Scan
 
@@ -85,10 +84,6 @@ class JsonLines(LogFile):
 
     def _mark(self) -> int:
         return self._end - _MARK_FROM_END
-
-    def _release(self) -> None:
-        unsign(self.file)
-        super()._release()
 
 
 def record_of(outcome: tuple[Any, ...]) -> Sequence[Bytes]:

@@ -1,4 +1,4 @@
-"""A file for one writer at a time: made in one step, opened, and locked.
+"""A file for one writer at a time: made in one step, opened, locked, and kept beside a new one.
 
 The lock dies with its process.
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from io import FileIO
@@ -20,7 +22,7 @@ from ..between.children import script_of
 from ..between.system import lives
 from ..errors import CheckpointLocked
 from ..records import quoted
-from .disk import force, force_folder, open_file, write_at
+from .disk import force, force_folder, open_file, replace, write_at
 
 if sys.platform == "win32":
     import msvcrt
@@ -187,6 +189,34 @@ def remove_leftovers(path: str) -> None:
                 os.unlink(os.path.join(folder, other))
 
 
+def keep_old(path: str, may_go: Callable[[str], bool]) -> str:
+    """Keep the file at `path`, which is to be replaced, under another name as well: in place of an
+    older one, if that `may_go`. Returns which."""
+    old = path + OLD_FILE
+    if os.path.lexists(old) and not may_go(old):
+        numbered = (f"{old}-{number}" for number in itertools.count(2))
+        old = next(name for name in numbered if not os.path.lexists(name))
+    copy = new_name(path)
+    try:
+        try:
+            os.link(path, copy)
+        except OSError:  # a file system without links
+            shutil.copy2(path, copy)
+            with open(copy, "rb+") as file:
+                force(file.fileno())
+        replace(copy, old)
+    finally:
+        remove(copy)  # it is still there if both were one file, since somebody was killed
+    force_folder(path)
+    return old
+
+
+def remove(path: str) -> None:
+    """Remove the file, if it is there, and that is allowed."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 # A format whose files have no room for the writer's process id has it in the lock file beside them.
 
 
@@ -211,8 +241,7 @@ def signer(path: str) -> int | None:
 
 def unsign(path: str) -> None:
     """Remove the lock file. Only who has the lock may; on Windows the lock itself prevents it."""
-    with contextlib.suppress(OSError):
-        os.unlink(lock_file(path))
+    remove(lock_file(path))
 
 
 def _make(path: str, empty: bytes) -> None:
@@ -230,6 +259,5 @@ def _make(path: str, empty: bytes) -> None:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
+        remove(new)
     force_folder(path)

@@ -26,10 +26,9 @@ from typing import Any
 from ..between import pipes
 from ..records import Entry, Outcome, quoted
 from ..values import Bytes, Encoded
-from .base import Checkpoint, Through, damaged
-from .copying import REWRITTEN, rewrite
+from .base import REWRITTEN, Checkpoint
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
-from .lock import is_locked, open_locked, refuse_if_gone, sign, signer
+from .lock import LockableFile, is_locked, open_locked, refuse_if_gone
 from .log_reader import Index, Scan, Seen
 
 # So many bytes are left to the next `sync`; of more, the disk begins to write the first at once. (A
@@ -102,14 +101,6 @@ class LogFile(Checkpoint):
         """Where the byte is that is changed to say that everything up to `_end` is on the disk."""
         return self._commit
 
-    def _sign(self, fd: int) -> None:
-        """Write down that this process is the writer."""
-        sign(self.file)
-
-    def _signer(self, fd: int) -> int | None:
-        """The process that has signed last."""
-        return signer(self.file)
-
     # Reading. An access opens the file, scans what has been added, and closes it again: nothing to
     # close, nothing to inherit.
 
@@ -143,13 +134,9 @@ class LogFile(Checkpoint):
                         if failed == (failure is not None):  # or it is damaged
                             yield Entry(path, failure, *self._told(told))
 
-    def outcomes(self) -> Iterator[Outcome[Any]]:
-        findings: list[str] = []
+    def _sound(self, findings: list[str]) -> Iterator[Outcome[Any]]:
         with self._opened() as fd:
-            outcomes, _ = self._look(fd, findings) if fd >= 0 else ((), ())
-            if findings:
-                raise damaged(self.path, findings[0])
-            yield from outcomes
+            yield from self._look(fd, findings)[0] if fd >= 0 else ()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -243,17 +230,15 @@ class LogFile(Checkpoint):
 
     # Writing. What was appended since the last commit stands between `_commit` and `_end`.
 
-    def _take(self, notes: list[str]) -> None:
-        self._file = open_locked(self.file, self._new_file(), self._signer, notes)
-        self._unforced: OSError | None = None
+    _unforced: OSError | None = None
 
-    def _release(self) -> None:
-        pipes.close(self._file)
+    def _lock(self, notes: list[str]) -> LockableFile:
+        return open_locked(self.file, self._new_file(), self._signer, notes)
 
     def _begin(self, notes: list[str]) -> bool:
         """Take in whole records that were not committed, cut off a torn one. What is not sound in
         the middle of the file has to be left out of a new one."""
-        fd = self._file.fileno()
+        fd, self._unforced = self._file.fileno(), None
         self._recognise(fd)
         scan = self._scan(fd)
         for _ in scan.records():
@@ -272,7 +257,7 @@ class LogFile(Checkpoint):
             self._end_here(fd)
         if self._end != self._commit:
             self.sync()
-        self._sign(fd)
+        self._sign()
         return True
 
     def _end_here(self, fd: int) -> None:
@@ -342,16 +327,7 @@ class LogFile(Checkpoint):
         finally:
             self._release()
 
-    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
-        done, outcomes = self._content(self._file.fileno(), notes)
-        rewrite(self, through(outcomes), done, notes)
-
-    def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
-        """What is said when it is in a new file, and what is sound, and counts."""
-        outcomes, unfinished = self._look(fd, notes)
-        notes += unfinished
-        self._sign(fd)
+    def _content(self, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
+        outcomes, _ = self._look(self._file.fileno(), notes)
+        self._sign()  # now that it is known to be ours
         return REWRITTEN, outcomes
-
-    def make_way(self) -> None:
-        self._file.let_go()

@@ -34,7 +34,8 @@ class Found(NamedTuple):
         facts: and what else the format knows of it without reading the value; made when they are
             looked at, once, before the next ones are found.
         failed: whether they are of failures.
-        sound: whether they are what was saved, as far as that was looked at.
+        sound: whether they are what was saved, as far as that was looked at; what is not stands
+            alone.
     """
 
     paths: Sequence[str]
@@ -58,6 +59,7 @@ class Scan(ABC):
         size: of the file at the beginning: what is appended meanwhile is for the next scan.
         unverified: where the records start whose values were too large to be looked at.
         lossy: whether there is something that is not sound before the last sound record.
+        thorough: whether all values are looked at, however large.
         marks: where a byte is still to be changed to commit what may be on the disk already.
     """
 
@@ -65,7 +67,7 @@ class Scan(ABC):
         self.end = start
         self.size = os.fstat(fd).st_size
         self.unverified: list[int] = []
-        self.lossy = False
+        self.lossy = self.thorough = False
         self.marks: list[int] = []
         self._committed = committed
         self._fd = fd
@@ -94,15 +96,20 @@ class Scan(ABC):
         is none, but may still become one, `end` is there afterwards.
 
         Args:
-            findings: for checking: gets a sentence for all that is not sound.
+            findings: for checking: gets a sentence for all that is not sound. All values are read.
 
         Raises:
             CheckpointError: something is damaged, and this is no checking.
         """
         gap, what = None, ""
+        self.thorough = findings is not None
         while True:
             for found in self:
-                yield from self._judge(found, findings)
+                if not found.sound:
+                    self.lossy = True
+                    if findings is not None:
+                        findings.append(_of_damage(found))
+                yield found
             begin = self.end
             between, more = self.skip()
             if findings is not None:
@@ -117,20 +124,10 @@ class Scan(ABC):
                 raise damaged(self._path, what)
             self.end = gap
 
-    def _judge(self, found: Found, findings: list[str] | None) -> list[Found]:
-        if findings is None:
-            self.lossy = self.lossy or not found.sound
-            return [found]
-        judged: list[Found] = []
-        for path, start, facts in zip(found.paths, found.starts, found.facts, strict=True):
-            sound = found.sound and self.outcome_at(start) is not None
-            judged.append(Found([path], [start], [facts], found.failed, sound))
-            if not sound:
-                self.lossy = True
-                what = f"the {'failure' if found.failed else 'value'} of {quoted(path)} is damaged"
-                again = "the next run does that file again"
-                findings.append(f"{what}, at byte {start:,}: {again}")
-        return judged
+
+def _of_damage(found: Found) -> str:
+    what = f"the {'failure' if found.failed else 'value'} of {quoted(found.paths[0])} is damaged"
+    return f"{what}, at byte {found.starts[0]:,}: the next run does that file again"
 
 
 class Index:

@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from ..between import pipes
 from ..errors import CheckpointError
 from ..records import Fingerprint, Outcome
 from ..values import Encoder
@@ -57,9 +58,10 @@ class PickleFile(LogFile):
     def _begin(self, notes: list[str]) -> bool:
         return not layout.may_be_plain(self._file.fileno()) and super()._begin(notes)
 
-    def _content(self, fd: int, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
+    def _content(self, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
+        fd = self._file.fileno()
         if not layout.may_be_plain(fd):
-            return super()._content(fd, notes)
+            return super()._content(notes)
         from .plain_pickle import read_plain  # few need it
 
         return read_plain(fd, self.path)
@@ -94,8 +96,11 @@ class PickleFile(LogFile):
             raise KeyError(path)
         return record[1].fingerprint
 
-    def _sign(self, fd: int) -> None:
-        write_at(fd, *layout.pid_field(os.getpid()))
+    def _release(self) -> None:
+        pipes.close(self._file)  # a lock file beside it, where it has none, is somebody else's
+
+    def _sign(self) -> None:
+        write_at(self._file.fileno(), *layout.pid_field(os.getpid()))
 
     def _signer(self, fd: int) -> int | None:
         try:

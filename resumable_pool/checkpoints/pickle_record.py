@@ -405,7 +405,7 @@ class PickleScan(Scan):
             return None
         path, metadata = record
         sound = True
-        if self.marks or metadata.length <= _VERIFIED_IN_PASSING:
+        if self.marks or self.thorough or metadata.length <= _VERIFIED_IN_PASSING:
             sound = read_payload(self._fd, start, metadata) is not None
             if self.marks and not sound:
                 return None  # never forced to disk, so what is missing is a write cut short

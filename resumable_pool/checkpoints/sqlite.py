@@ -49,8 +49,7 @@ from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from . import lock
-from .base import Checkpoint, Through, damaged, foreign, of_another_version
-from .copying import REWRITTEN, discard, rewrite
+from .base import REWRITTEN, Checkpoint, damaged, foreign, of_another_version
 from .disk import force_folder, replace
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
@@ -166,12 +165,9 @@ class SqliteFile(Checkpoint):
                 outcome, size = _outcome_of("failures", row), sum(map(len, row[1:4]))
                 yield Entry(outcome.path, outcome.failure, outcome.seconds, outcome.attempts, size)
 
-    def outcomes(self) -> Iterator[Outcome[Any]]:
-        findings: list[str] = []
+    def _sound(self, findings: list[str]) -> Iterator[Outcome[Any]]:
         with self._reading() as db:
             yield from sound_outcomes(db, findings)
-        if findings:
-            raise damaged(self.path, findings[0])
 
     def __contains__(self, path: object) -> bool:
         query = "SELECT 1 FROM results WHERE path = ?"
@@ -183,34 +179,28 @@ class SqliteFile(Checkpoint):
             return sum(number for (number,) in db.execute("SELECT count(*) FROM results"))
 
     def _check(self, findings: list[str]) -> None:
+        super()._check(findings)
         with self._reading() as db:
-            for _ in sound_outcomes(db, findings):
-                pass
             db.text_factory = str
             rows = db.execute("PRAGMA integrity_check")
             findings += [finding for (finding,) in rows if finding != "ok"]
 
     # Writing.
 
-    def _take(self, notes: list[str]) -> None:
-        self._notes = notes
-        self._db = None
-        self._wal = self._unsynced = False
-        path = lock.lock_file(self.file)
-        self._lock = lock.open_locked(path, b" ", lambda fd: lock.signer(path), notes)
-
     def _begin(self, notes: list[str]) -> bool:
         with self._errors():
-            db = self._connect()
+            db = self._connect(notes)
+            self._unsynced = False
             self._status = os.stat(self.path)
             self._wal = _set_mode(db, "wal")  # or this run does without
             db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return True
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, notes: list[str]) -> sqlite3.Connection:
         """The database, for writing, made if there is none."""
-        lock.sign(self.file)
+        self._notes = notes
+        self._sign()
         if _is_new(self.path):
             self._set_journals_aside()
             new = lock.new_name(self.file)
@@ -224,8 +214,7 @@ class SqliteFile(Checkpoint):
     def _release(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._leave()
-        lock.unsign(self.file)
-        pipes.close(self._lock)
+        super()._release()
 
     def _leave(self) -> bool:
         """Close the database. Returns whether it is one file, without a log beside it."""
@@ -258,32 +247,34 @@ class SqliteFile(Checkpoint):
         lock.refuse_if_gone(self._status, self.path)
         if self._unsynced and self._wal:
             assert self._db is not None
+            write = f"PRAGMA user_version={_VERSION}"  # any will do
             with self._errors():
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute(f"PRAGMA user_version={_VERSION}")  # any write will do
-                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(
+                    f"PRAGMA synchronous=FULL; {write}; PRAGMA synchronous=NORMAL"
+                )
         self._unsynced = False
 
     def _is_settled(self) -> bool:
         return not any(os.path.exists(self.file + end) for end in (lock.LOCK_FILE, *_JOURNALS))
 
-    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
-        with contextlib.ExitStack() as stack, self._errors():
+    def _content(self, notes: list[str]) -> tuple[str, Iterator[Outcome[Any]]]:
+        with self._errors():
             try:
-                db = self._connect()
+                db = self._connect(notes)
                 for table, columns in _COLUMNS.items():
                     db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
             except _ERRORS as error:
                 if not _is_damage(error):
                     raise
                 notes.append(f"{quoted(self.path)} is damaged: {error}")
-                db = stack.enter_context(_with_a_new_head(self.file))
-            rewrite(self, through(sound_outcomes(db, notes)), REWRITTEN, notes)
+                return REWRITTEN, _outcomes_under_a_new_head(self.file, notes)
+            return REWRITTEN, sound_outcomes(db, notes)
 
     def make_way(self) -> None:
         # One file, without anything beside it that the new one would get.
-        if not self._leave():
-            raise sqlite3.OperationalError("another program is reading the database")
+        with self._errors():
+            if not self._leave():
+                raise sqlite3.OperationalError("another program is reading the database")
         self._set_journals_aside()
 
 
@@ -512,11 +503,10 @@ def _rows(db: sqlite3.Connection, table: str, findings: list[str]) -> dict[int, 
     return rows
 
 
-@contextlib.contextmanager
-def _with_a_new_head(path: str) -> Iterator[sqlite3.Connection]:
-    """A copy of a database that SQLite does not take for one, with the first page of an empty
-    one, in which its length and its tables stand. In all of ours they begin at the same pages;
-    what else there may be is told by checksums."""
+def _outcomes_under_a_new_head(path: str, findings: list[str]) -> Iterator[Outcome[Any]]:
+    """The same of a database that SQLite does not take for one: of a copy with the first page of an
+    empty one, in which its length and its tables stand. In all of ours they begin at the same
+    pages; what else there may be is told by checksums."""
     copy = lock.new_name(path)
     try:
         _make(copy).close()
@@ -531,6 +521,6 @@ def _with_a_new_head(path: str) -> Iterator[sqlite3.Connection]:
             if os.path.exists(path + end):
                 shutil.copyfile(path + end, copy + end)
         with contextlib.closing(_connect(copy, "mode=rw")) as db:
-            yield db
+            yield from sound_outcomes(db, findings)
     finally:
-        discard(SqliteFile(copy))
+        SqliteFile(copy)._discard()

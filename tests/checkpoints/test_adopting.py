@@ -19,6 +19,7 @@ import pytest
 
 from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
 from resumable_pool.checkpoints import PickleFile
+from resumable_pool.checkpoints.lock import LockableFile
 from resumable_pool.files import as_key
 from resumable_pool.records import quoted
 from tests.conftest import not_on_windows
@@ -250,14 +251,14 @@ def test_it_is_not_adopted_while_another_run_has_the_lock(path: Path) -> None:
 def test_who_comes_second_does_not_adopt_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The original is still the one that is kept, when another run was faster between two looks."""
     before = dump(path, {"a": 1})
-    take = PickleFile._take
+    lock = PickleFile._lock
 
-    def take_second(self: PickleFile, notes: list[str]) -> int:
+    def lock_second(self: PickleFile, notes: list[str]) -> LockableFile:
         monkeypatch.undo()
         adopt(path)
-        return take(self, notes)
+        return lock(self, notes)
 
-    monkeypatch.setattr(PickleFile, "_take", take_second)
+    monkeypatch.setattr(PickleFile, "_lock", lock_second)
     assert adopt(path) == []
     assert backup(path).read_bytes() == before
 
@@ -331,14 +332,14 @@ def deadly(function):
         return function(*arguments, **options)
     return call
 checkpoint = PickleFile(sys.argv[1])
-import resumable_pool.checkpoints.copying as copying
-fill = copying._fill
+import resumable_pool.checkpoints.base as base
+fill = base._fill
 def then_kill(*arguments):
     written = fill(*arguments)
     os.link, os.replace, os.unlink = deadly(os.link), deadly(os.replace), deadly(os.unlink)
     shutil.copymode = deadly(shutil.copymode)
     return written
-copying._fill = then_kill
+base._fill = then_kill
 checkpoint.open()
 """
     with start_python(code, path) as process:

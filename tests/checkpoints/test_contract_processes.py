@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import CheckpointLocked, open_checkpoint
-from resumable_pool.checkpoints import checkpoint_at, copying
+from resumable_pool.checkpoints import base, checkpoint_at
 from tests.conftest import not_on_windows, open_descriptors
 
 from .conftest import PATIENCE_SECONDS, SUFFIXES, result, start_python, writing
@@ -347,7 +347,7 @@ def test_who_compacts_is_the_writer_meanwhile(
     """A run that would begin at that moment is refused, and told by whom."""
     holder.communicate(timeout=PATIENCE_SECONDS)
 
-    fill = copying._fill
+    fill = base._fill
 
     def try_to_open(new: Any, outcomes: Any) -> Any:
         outcomes = [*outcomes]
@@ -356,7 +356,7 @@ def test_who_compacts_is_the_writer_meanwhile(
         assert caught.value.pid == os.getpid()
         return fill(new, outcomes)
 
-    monkeypatch.setattr(copying, "_fill", try_to_open)
+    monkeypatch.setattr(base, "_fill", try_to_open)
     assert checkpoint_at(path).compact()
     assert dict(checkpoint_at(path)) == {"held": 1}
 
