@@ -40,10 +40,10 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1097,  # the modules beside runner.py, and the front doors
-    "between": 1154,
+    "between": 1155,
     "checkpoints": 1902,
     "commands": 370,
-    "run": 1722,
+    "run": 1735,
     "saver": 275,
     "worker": 235,
 }
