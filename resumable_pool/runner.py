@@ -50,7 +50,7 @@ from .run.loop import Run
 from .run.plan import Plan, make_plan
 from .run.processes import Crew
 from .run.screen import INFO, Screen, log, screen_for
-from .run.stopping import Loop, StopRequests
+from .run.stopping import SHORT, Loop, StopRequests, shorten
 from .saver.saving import Saving
 
 if TYPE_CHECKING:
@@ -180,8 +180,12 @@ class ResumableRunner(Hooks[Result]):
             ExecutorError: the executor is broken, or sends nothing back.
             RuntimeError: this runner is running already.
         """
-        for _ in Loop(self._outcomes(watched=False)):
-            pass
+        try:
+            for _ in self._outcomes(watched=False):
+                pass
+        except SHORT as error:
+            shorten(error)
+            raise error
         return self._report
 
     def as_completed(self) -> Iterator[Outcome[Result]]:

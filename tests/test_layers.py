@@ -39,11 +39,11 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1097,  # the modules beside runner.py, and the front doors
+    "": 1101,  # the modules beside runner.py, and the front doors
     "between": 1155,
     "checkpoints": 1902,
     "commands": 370,
-    "run": 1735,
+    "run": 1737,
     "saver": 275,
     "worker": 235,
 }

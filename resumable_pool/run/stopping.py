@@ -266,7 +266,14 @@ def _take_effect(signum: int, frame: FrameType | None) -> None:
 
 
 # What says all that there is to say, so that our part of its traceback would only hide it.
-_SHORT = (KeyboardInterrupt, ResumablePoolError)
+SHORT = (KeyboardInterrupt, ResumablePoolError)
+
+
+def shorten(error: BaseException) -> None:
+    """Before it is raised once more. The context of a Ctrl-C is what had gone wrong by then."""
+    for one in (error, error.__context__):
+        if isinstance(one, SHORT):
+            one.__traceback__ = None
 
 
 class Loop(Iterator[Any]):
@@ -288,10 +295,8 @@ class Loop(Iterator[Any]):
     def __next__(self) -> Any:
         try:
             return next(self._items)
-        except _SHORT as error:
-            for one in (error, error.__context__):  # of a Ctrl-C: what had gone wrong by then
-                if isinstance(one, _SHORT):
-                    one.__traceback__ = None
+        except SHORT as error:
+            shorten(error)
             raise error
 
     def close(self) -> None:

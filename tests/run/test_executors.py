@@ -35,6 +35,7 @@ from resumable_pool import (
     WorkerStartError,
     open_checkpoint,
 )
+from resumable_pool.between.messages import Batch
 from resumable_pool.run.executors import FarCrew
 from resumable_pool.run.stopping import StopRequests
 
@@ -330,7 +331,7 @@ class HandsFuture(Future[Any]):
 class Task:
     """One batch, and what the test does with it."""
 
-    def __init__(self, hand: Hand, call: Callable[[], Any], batch: list[tuple[str, int]]) -> None:
+    def __init__(self, hand: Hand, call: Callable[[], Any], batch: Batch) -> None:
         self.future = HandsFuture(hand)
         self.batch = batch
         self.call = call
@@ -371,7 +372,7 @@ class Running:
         return self._result
 
 
-def do_rest(hand: Hand, running: Running) -> list[list[tuple[str, int]]]:
+def do_rest(hand: Hand, running: Running) -> list[Batch]:
     """All that is still submitted until the run is over; what there was in each batch."""
     batches = []
     while running._thread.is_alive():
@@ -410,7 +411,7 @@ def test_a_file_that_was_alone_and_is_lost_has_crashed(folder: Path) -> None:
     second.lose(RuntimeError("worker lost"))
     do_rest(hand, running)
     (failure,) = running.report().failures
-    assert [(failure.path, 1)] == second.batch
+    assert {failure.path: 1} == second.batch
     assert failure.kind == "crashed"
     assert failure.message == "its worker was lost: RuntimeError: worker lost"
     assert running.report().completed == 9
@@ -425,8 +426,8 @@ def test_a_file_that_is_lost_has_its_attempts(folder: Path) -> None:
     hand.next().do()
     second.lose(RuntimeError("worker lost"))
     batches = do_rest(hand, running)
-    (path, _) = second.batch[0]
-    assert [(path, 2)] in batches
+    (path,) = second.batch
+    assert {path: 2} in batches
     assert running.report().completed == 10
 
 
@@ -452,7 +453,7 @@ def test_of_a_batch_that_is_lost_each_file_is_dealt_alone(many: list[str]) -> No
     running = Running(runner(number_in, hand, max_workers=2))
     task = long_batch(hand)
     task.lose(RuntimeError("worker lost"))
-    bad = task.batch[1]
+    bad = [*task.batch][1]
     lost = {*task.batch}
     alone = []
     while running._thread.is_alive():
@@ -466,10 +467,10 @@ def test_of_a_batch_that_is_lost_each_file_is_dealt_alone(many: list[str]) -> No
             task.lose(RuntimeError("worker lost"))
         else:
             task.do()
-    assert sorted(alone) == sorted([pair] for pair in lost)
-    assert [failure.path for failure in running.report().failures] == [bad[0]]
+    assert sorted(map(sorted, alone)) == sorted([path] for path in lost)
+    assert [failure.path for failure in running.report().failures] == [bad]
     assert running.report().completed == len(many) - 1
-    assert calls() == sorted({*many} - {bad[0]})
+    assert calls() == sorted({*many} - {bad})
 
 
 def test_until_something_has_come_back_nobody_is_to_blame(folder: Path) -> None:
@@ -554,10 +555,10 @@ def test_a_broken_executor_is_nobodys_fault(folder: Path, error: Exception) -> N
     second.lose(error)
     third.lose(error)
     raised = running.error()
-    assert sorted(raised.in_flight) == sorted([second.batch[0][0], third.batch[0][0]])
+    assert sorted(raised.in_flight) == sorted([*second.batch, *third.batch])
     assert type(error).__name__ in raised.reason
     assert open_checkpoint("result.pkl").failures() == {}
-    assert [*open_checkpoint("result.pkl")] == [path for path, _ in first.batch]
+    assert [*open_checkpoint("result.pkl")] == [*first.batch]
 
 
 def test_a_stop_waits_for_what_is_in_flight(folder: Path) -> None:
