@@ -369,11 +369,11 @@ class PickleScan(Scan):
         paths: list[str] = []
         starts: list[int] = []  # in the buffer
         buffer, unpack = self._buffer, _PLAIN.unpack_from
-        record_start, seed = self._header.record_start, self._header.seed
-        start = self.end - self._buffer_start
-        while start <= len(buffer) - METADATA.size:
+        record_start, seed, size = self._header.record_start, self._header.seed, METADATA.size
+        start, last = self.end - self._buffer_start, len(buffer) - size
+        while start <= last:
             first, header_checksum, checksum, kind, length, key_length = unpack(buffer, start)
-            key = start + METADATA.size
+            key = start + size
             region = key + key_length
             end = region + length + 1
             if (
@@ -384,7 +384,7 @@ class PickleScan(Scan):
             ):
                 break
             try:
-                paths.append(buffer[key:region].decode("utf-8", "surrogatepass"))
+                paths.append(buffer[key:region].decode())
             except UnicodeDecodeError:
                 break
             starts.append(start)
