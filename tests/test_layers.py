@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1101,  # the modules beside runner.py, and the front doors
-    "between": 1155,
+    "between": 1160,
     "checkpoints": 1902,
     "commands": 370,
     "run": 1737,

@@ -120,10 +120,12 @@ class FrameReader:
 
     def _read(self, received: list[Any]) -> int:
         """Read once. Returns how many bytes have come."""
+        known = len(self._rest)
         count = 0
         try:
             scratch = self._scratches.view
-            count = pipes.read_into(self.end, self._unread or scratch, self.handed_over)
+            room = self._unread or scratch[known:]
+            count = pipes.read_into(self.end, room, self.handed_over)
             if self._unread:
                 self._unread = self._unread[count:]
                 if not self._unread:
@@ -132,15 +134,18 @@ class FrameReader:
                     received.append(Values([whole]) if is_value else self._decode(bytes(whole)))
                     self._begin_large(_VALUE, 0, b"")  # or its memory could not be freed
             else:
-                self._take_frames(self._rest + scratch[:count], received)
+                scratch[:known] = self._rest
+                self._take_frames(scratch[: known + count], received)
         except BlockingIOError:
             pass
         except (OSError, EOFError, ValueError, TypeError, KeyError, MemoryError, OverflowError):
             self.at_end = True  # or we have not written that
         return count
 
-    def _take_frames(self, data: bytes, received: list[Any]) -> None:
-        """The messages in `data`; what it has of one more waits for the rest of that."""
+    def _take_frames(self, view: memoryview, received: list[Any]) -> None:
+        """The messages in it; what it has of one more waits for the rest of that."""
+        # Out of bytes many small ones are cut in half the time; few large ones are copied once.
+        data = bytes(view) if len(view) < pipes.LARGE else view
         begin, head = 0, _FRAME.size
         values: list[Encoded] = []  # those in a row are one message
         while begin + head <= len(data):
@@ -157,14 +162,14 @@ class FrameReader:
             if kind == _VALUE:
                 if not values:
                     received.append(Values(values))
-                values.append(data[start:end])
+                values.append(bytes(data[start:end]))
             else:
-                received.append(self._decode(data[start:end]))
+                received.append(self._decode(bytes(data[start:end])))
                 values = []
             begin = end
-        self._rest = data[begin:]
+        self._rest = bytes(data[begin:])
 
-    def _begin_large(self, kind: bytes, length: int, begun: bytes) -> None:
+    def _begin_large(self, kind: bytes, length: int, begun: Bytes) -> None:
         """The body is on its way to the place where it stays; `begun` is there, the rest unread."""
         self._kind, self._large = kind, bytearray(length)
         self._large[: len(begun)] = begun

@@ -157,6 +157,9 @@ class Run:
 
     def _note_report(self, serial: int, report: messages.FromSaver) -> None:
         match report:
+            case messages.Received(number):  # by far the most
+                self._note_outcomes(serial, number)
+                self._books.finish(serial, number, self._clock.now)
             case messages.Opened(notes, encoder):
                 self._note_opened(notes, encoder)
             case messages.Ready():
@@ -166,9 +169,6 @@ class Run:
                 log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
             case messages.StartFailed():
                 self._note_start_failed(serial, report)
-            case messages.Received(number):
-                self._note_outcomes(serial, number)
-                self._books.finish(serial, number, self._clock.now)
             case messages.Saved(number):
                 self._books.note_saved(number)
             case messages.FailureSaved(path):

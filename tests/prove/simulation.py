@@ -572,7 +572,7 @@ class SimulatedResults:
         received: list[Any] = []
         reader = frames.FrameReader.__new__(frames.FrameReader)
         reader._decode = frames._decode
-        reader._take_frames(data, received)
+        reader._take_frames(memoryview(data), received)
         if self._stream is not None:
             self._stream.extend(received)
 
