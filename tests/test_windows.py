@@ -110,7 +110,7 @@ def test_a_large_value_arrives_whole(pipe: tuple[forks.Connection, forks.Connect
     record = os.urandom(5_000_000)
     taken = frames.FrameReader(reader)
     parts = [frames._FRAME.pack(frames._VALUE, len(record)), record]
-    sender = threading.Thread(target=forks.write, args=[writer.fileno(), *parts])
+    sender = threading.Thread(target=forks.write, args=[writer.fileno(), parts])
     sender.start()
     received: list[Any] = []
     while not received:
