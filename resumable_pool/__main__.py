@@ -22,6 +22,7 @@ import textwrap
 from collections.abc import Sequence
 
 from . import __version__
+from .commands.loading import look_here
 from .commands.verbs import COMMANDS, SOME_LEFT, USAGE, Refused
 from .errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from .records import explained, printable
@@ -42,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what cannot be encoded
             stream.reconfigure(errors="backslashreplace")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, and an installed script does not
+    look_here()
     name = os.path.basename(sys.argv[0])
     program = "python -m resumable_pool" if name == "__main__.py" else name
     options = vars(_parse(program, _unquoted(sys.argv[1:] if arguments is None else arguments)))

@@ -1,1 +1,1 @@
-"""The command line's verbs."""
+"""The command line: its verbs, and how a function is found by its name."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import glob
 import json
 import os
 import re
 import sys
-import traceback
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import ModuleType
 from typing import Any, TextIO
 
 from .. import checkpoints
@@ -26,6 +23,7 @@ from ..errors import CheckpointError, ResumablePoolError
 from ..files import nothing_found
 from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
 from ..runner import ResumableRunner
+from .loading import load
 
 SOME_LEFT, USAGE = 1, 2
 
@@ -145,9 +143,9 @@ def run(
     may_be_empty = allow_empty or "shard" in options
     with _refusing(OSError, TypeError, ValueError):
         if "initializer" in options:
-            options["initializer"] = _load(options["initializer"], beside=function)
+            options["initializer"] = load(options["initializer"], beside=function)
         files = _files(patterns, may_be_empty)
-        runner = ResumableRunner(_load(function), files, checkpoint, **options)
+        runner = ResumableRunner(load(function), files, checkpoint, **options)
     report = runner.run()
     if as_json or not (report.ok and (quiet or report.note)):
         facts = {**report._asdict(), "failures": [each._asdict() for each in report.failures]}
@@ -157,90 +155,6 @@ def run(
             raise Refused(report.note)
         return USAGE
     return None if report.ok else SOME_LEFT
-
-
-# The user's function, by what a command line calls it. It is imported as a module, so that spawned
-# processes, which are given our `sys.path`, can import it again, and so can whoever unpickles the
-# objects of its classes.
-
-# Of the names in a module, when none of them is the right one.
-_SHOWN_NAMES = 8
-
-
-def _load(name: str, beside: str = "") -> Callable[..., Any]:
-    """What `name` names.
-
-    Args:
-        name: `module:function` or `file.py:function`.
-        beside: names something in the module that is meant by a name without a colon.
-
-    Raises:
-        Refused: there is no such thing, it cannot be imported, or it cannot be called.
-    """
-    where, colon, attribute = name.rpartition(":")
-    if not colon:
-        where = beside.rpartition(":")[0]
-    if not (where and attribute):
-        how = "write module:function or file.py:function"
-        raise Refused(f"{quoted(name)} names no function: {how}")
-    if where.endswith(".py"):
-        module = _import_file(where)
-    else:
-        module = _imported(where, where, "name a module as `import` does, or a file with its .py")
-    try:
-        function = functools.reduce(getattr, attribute.split("."), module)
-    except AttributeError:
-        raise Refused(f"{quoted(where)} has no {attribute!r}; {_defined_in(module)}") from None
-    if not callable(function):
-        raise Refused(
-            f"{quoted(name)} cannot be called, it is {function!r:.80}; {_defined_in(module)}"
-        )
-    return function
-
-
-def _import_file(file: str) -> ModuleType:
-    if not os.path.isfile(file):
-        raise Refused(f"there is no file {quoted(file)}")
-    folder, name = os.path.split(os.path.abspath(file))
-    stem = name.removesuffix(".py")
-    if "." in stem:
-        why = "because of the dot in its name: rename it"
-        raise Refused(f"{quoted(file)} cannot be imported, {why}")
-    sys.path.insert(0, folder)  # first, where it would be if the file were run as a script
-    module = _imported(stem, file, f"name it as a module, package.{stem}, if it is in a package")
-    found = getattr(module, "__file__", None)
-    if found is None or not os.path.samefile(found, file):
-        raise Refused(
-            f"{quoted(file)} cannot be imported, because {stem!r} is also the name of another "
-            f"module ({found or 'built into Python'}): rename it"
-        )
-    return module
-
-
-def _imported(module: str, called: str, remedy: str) -> ModuleType:
-    try:
-        __import__(module)  # unlike import_module, it leaves its own frames out of tracebacks
-    except (Exception, SystemExit) as error:  # code of the user's, which may do anything
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise Refused(f"there is no module {called!r} here: {remedy}") from None
-        first = error.__traceback__
-        lines = traceback.format_exception(type(error), error, first and first.tb_next)
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = remedy if isinstance(error, ImportError) else "fix that"
-        text = "".join(lines).rstrip()
-        why = f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}"
-        raise Refused(why) from None
-    return sys.modules[module]
-
-
-def _defined_in(module: ModuleType) -> str:
-    own = [
-        name
-        for name, thing in vars(module).items()
-        if callable(thing) and getattr(thing, "__module__", None) == module.__name__
-    ]
-    shown = ", ".join([*own[:_SHOWN_NAMES], *["..."] * (len(own) > _SHOWN_NAMES)])
-    return f"defined there: {shown}" if own else "no function is defined there"
 
 
 def _files(patterns: list[str], may_be_empty: bool) -> str | list[str]:

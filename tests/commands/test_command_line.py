@@ -404,7 +404,7 @@ def test_a_module_that_cannot_be_imported_says_where(folder: Path, code: str, me
     assert (done.returncode, done.stdout) == (2, "")
     assert f"'broken.py' cannot be imported: {message}" in done.stderr
     assert 'broken.py", line 2' in done.stderr
-    assert "verbs.py" not in done.stderr
+    assert "loading.py" not in done.stderr
     assert not done.stderr.endswith("\n\n")
 
 
