@@ -321,8 +321,8 @@ class ResumableRunner(Hooks[Result]):
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):
             check_sent(self, options.context)
-        how = options.save_every, options.save_interval, options.timeout
-        saving = Saving(self._checkpoint, hooks, *how)
+        how_often = options.save_every, options.save_interval
+        saving = Saving(self._checkpoint, hooks, *how_often, patience=options.timeout)
         crew: type[Crew] = Crew
         if options.executor is not None:  # few have one, and spawned processes import all of this
             from .run.executors import FarCrew

@@ -40,12 +40,12 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1101,  # the modules beside runner.py, and the front doors
-    "between": 1160,
-    "checkpoints": 1902,
-    "commands": 370,
-    "run": 1737,
+    "between": 1158,
+    "checkpoints": 1905,
+    "commands": 381,
+    "run": 1739,
     "saver": 275,
-    "worker": 235,
+    "worker": 236,
 }
 
 # A file is one story, and a function one thought.

@@ -1,7 +1,6 @@
 """What the processes of a run say to each other: one class for each thing that can be said.
 
-    runner -> worker   a `Setup`, then batches; an empty one: begin no
-                       further file of your batch
+    runner -> worker   a `Setup`, then batches; an empty one: begin no further file of yours
     worker -> saver    Hello, Ready, StartFailed, records of values and Outcomes of failures,
                        BatchOver, Done (as bytes that frames.py makes)
     saver -> runner    lists of Opened, Unable, Saved, FailureSaved; and with its worker's number

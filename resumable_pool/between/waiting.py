@@ -21,7 +21,8 @@ from typing import Any
 
 from .pipes import POLLIN, POLLOUT, Outlet, Poll, close, number_of
 
-# macOS may lose an end that is closed here before it has been received there.
+# macOS may lose an end that is closed here before it has been received there: so who hands one over
+# closes it when it is known to be there.
 _KEPT = sys.platform == "darwin"
 
 
@@ -78,14 +79,13 @@ class PipeWriter:
         self._outlet = Outlet(end)
         self._waiter = waiter
         self._unwritten: deque[tuple[memoryview, Connection | None]] = deque()
-        self._kept: list[Connection] = []
         self._closing = self._unheard = False
         self._full: int | None = None  # what tells when there is room
 
     def write(self, data: bytes, with_end: Connection | None = None) -> None:
         """Write bytes, and hand over an end with the first of them. It is closed here once it is
-        sent, since a program may have few descriptors, or cannot be sent any more; or in the end if
-        it is `_KEPT`."""
+        sent, since a program may have few descriptors; but for one that is `_KEPT`, or cannot be
+        sent any more."""
         self._unwritten.append((memoryview(data), with_end))
         self.go_on()
 
@@ -97,11 +97,10 @@ class PipeWriter:
     def close(self) -> None:
         """Close it, whatever is still to be written. Closing it again is no error."""
         self._closing = True
+        self._unwritten.clear()
         self._stop_waiting()
         self._outlet.cancel()
-        unsent = [end for _, end in self._unwritten if end is not None]
-        close(self._end, *unsent, *self._kept)
-        self._unwritten.clear()
+        close(self._end)
 
     def has_unread(self, length: int) -> bool:
         """Whether the last message, of this length, was not read, as far as one can tell: who reads
@@ -125,8 +124,8 @@ class PipeWriter:
             while self._unwritten and not self._end.closed:
                 data, with_end = self._unwritten[0]
                 written = self._outlet.write(data, with_end)
-                if with_end is not None:
-                    self._kept.append(with_end) if _KEPT else close(with_end)
+                if with_end is not None and not _KEPT:
+                    close(with_end)
                 if written < len(data):
                     self._unwritten[0] = data[written:], None
                 else:

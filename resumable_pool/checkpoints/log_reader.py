@@ -105,6 +105,8 @@ class Scan(ABC):
         self.thorough = findings is not None
         while True:
             for found in self:
+                if findings is not None and found.failed:  # its texts are not looked at otherwise
+                    found = found._replace(sound=self.outcome_at(found.starts[0]) is not None)
                 if not found.sound:
                     self.lossy = True
                     if findings is not None:

@@ -49,7 +49,7 @@ from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from . import lock
-from .base import REWRITTEN, Checkpoint, damaged, foreign, of_another_version
+from .base import REWRITTEN, Checkpoint, Through, damaged, foreign, of_another_version
 from .disk import force_folder, replace
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
@@ -257,24 +257,26 @@ class SqliteFile(Checkpoint):
     def _is_settled(self) -> bool:
         return not any(os.path.exists(self.file + end) for end in (lock.LOCK_FILE, *_JOURNALS))
 
-    def _content(self, notes: list[str]) -> tuple[str, Iterator[Outcome[Any]]]:
+    def _rewrite(self, notes: list[str], through: Through = iter) -> None:
         with self._errors():
-            try:
-                db = self._connect(notes)
-                for table, columns in _COLUMNS.items():
-                    db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
-            except _ERRORS as error:
-                if not _is_damage(error):
-                    raise
-                notes.append(f"{quoted(self.path)} is damaged: {error}")
-                return REWRITTEN, _outcomes_under_a_new_head(self.file, notes)
-            return REWRITTEN, sound_outcomes(db, notes)
+            super()._rewrite(notes, through)
+
+    def _content(self, notes: list[str]) -> tuple[str, Iterator[Outcome[Any]]]:
+        try:
+            db = self._connect(notes)
+            for table, columns in _COLUMNS.items():
+                db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
+        except _ERRORS as error:
+            if not _is_damage(error):
+                raise
+            notes.append(f"{quoted(self.path)} is damaged: {error}")
+            return REWRITTEN, _outcomes_under_a_new_head(self.file, notes)
+        return REWRITTEN, sound_outcomes(db, notes)
 
     def make_way(self) -> None:
         # One file, without anything beside it that the new one would get.
-        with self._errors():
-            if not self._leave():
-                raise sqlite3.OperationalError("another program is reading the database")
+        if not self._leave():
+            raise sqlite3.OperationalError("another program is reading the database")
         self._set_journals_aside()
 
 

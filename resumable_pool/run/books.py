@@ -108,8 +108,7 @@ class _Setback(NamedTuple):
 
 def _taken(queue: deque[str], number: int) -> list[str]:
     """The first so many, which are not in it any more."""
-    take = queue.popleft
-    return [take() for _ in range(number)]
+    return [queue.popleft() for _ in range(number)]
 
 
 class Books(Counts):
@@ -302,11 +301,8 @@ class Books(Counts):
         batch = _taken(source, min(number, len(source)))
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, source is self._doubtful)
-        return (
-            {path: self.attempt(path) for path in batch}
-            if self._attempts
-            else dict.fromkeys(batch, 1)
-        )
+        attempts = self._attempts
+        return {path: attempts.get(path, 1) for path in batch}
 
     def _source_for(self, worker: int) -> deque[str] | None:
         history = self._suspicion.of(worker)

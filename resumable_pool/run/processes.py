@@ -66,6 +66,7 @@ class Saver:
     def __init__(self, context: BaseContext, saving: Saving, waiter: Waiter) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = True
+        self._handed_over: dict[int, Connection] = {}  # the ends, by worker
         self._waiter = waiter
         self._context = context
         self._saving = saving
@@ -87,9 +88,11 @@ class Saver:
         self.process.tell(pickle.dumps(message))
 
     def watch(self, worker: int, results: Connection) -> None:
-        """Hand over the read end of a worker's pipe: only if nobody else holds it does a worker
-        notice that the saver is dead."""
+        """Hand over the read end of a worker's pipe, and close it here, at the latest when
+        something has come through it: only if nobody else holds it does a worker notice that the
+        saver is dead."""
         sent = pipes.to_hand_over(results, self.process.pid)
+        self._handed_over[worker] = results
         self.process.tell(pickle.dumps(Watch(worker, sent)), results)
 
     def read_reports(self) -> Iterator[Report]:
@@ -98,7 +101,10 @@ class Saver:
         if not messages and not self._reports.at_end and self.process.has_ended():
             messages = self._reports.remaining_messages()  # a dead saver's last words
             self.gone = not messages
-        yield from chain.from_iterable(messages)
+        for worker, message in chain.from_iterable(messages):
+            if worker in self._handed_over:
+                pipes.close(self._handed_over.pop(worker))
+            yield worker, message
         self.gone = self.gone or self._reports.at_end
 
     def last_reports(self, look: Callable[[], None]) -> Iterator[Report]:
@@ -125,6 +131,7 @@ class Saver:
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
         self._waiter.remove(self.process.heard)
+        pipes.close(*self._handed_over.values())
         exitcode, _ = self.process.reap(in_peace=True)
         in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)

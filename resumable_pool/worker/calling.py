@@ -70,8 +70,9 @@ def process_batch(
                 if after is not None:
                     after()
             ended = monotonic()
-            facts = crc32(pickled), None, ended - begun, attempt, found, time.time()
-            frame = value_frame(record((path, pickled, *facts)))
+            seconds, checksum = ended - begun, crc32(pickled)
+            outcome = path, pickled, checksum, None, seconds, attempt, found, time.time()
+            frame = value_frame(record(outcome))
         except BaseException as error:
             ended = monotonic()
             seconds = ended - begun

@@ -117,7 +117,7 @@ def test_it_is_closed_when_all_is_written(ends: Ends, waiter: Waiter) -> None:
 
 
 def test_nobody_reads_any_more(ends: Ends, waiter: Waiter) -> None:
-    """What was to be written is forgotten, and an end that was to be handed over is closed."""
+    """What was to be written is forgotten; an end that was to be handed over is still ours."""
     other, other_writer = pipes.pipe(duplex=False)
     writer = PipeWriter(ends[1], waiter)
     writer.write(frame(LARGE))
@@ -125,7 +125,7 @@ def test_nobody_reads_any_more(ends: Ends, waiter: Waiter) -> None:
     pipes.close(ends[0])
     while not ends[1].closed:
         waiter.wait(0.01)
-    assert other.closed
+    assert not other.closed
     writer.write(frame(b"nobody hears that"))
     assert waiter.wait(0) == []
     pipes.close(other, other_writer)
@@ -162,7 +162,7 @@ def impatient_sockets() -> Iterator[None]:
 @pytest.mark.usefixtures("impatient_sockets")
 def test_ends_are_handed_over(kept: bool, waiter: Waiter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its message, though that waits behind others; the sender has it no more, unless it
-    has to be kept to the end. Also where a time limit is set for all sockets."""
+    has to be kept until it is known to be there. Also where a time limit is set for all sockets."""
     monkeypatch.setattr(waiting, "_KEPT", kept)
     ours, theirs = pipes.pipe(duplex=True)
     writer, reader = PipeWriter(ours, waiter), FrameReader(theirs, bytes)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from resumable_pool import CheckpointError, ResumableRunner
-from resumable_pool.checkpoints import PickleFile, checkpoint_at, merge
+from resumable_pool.checkpoints import PickleFile, checkpoint_at, json_lines, merge, pickle_record
 from resumable_pool.checkpoints.json_lines import JsonLines
 from tests.conftest import CHEAPEST
 
@@ -377,3 +377,15 @@ def test_removed_lines_do_not_make_damage_a_torn_end(tmp_path: Path) -> None:
     assert kept == {key: VALUES[key] for number, key in enumerate(VALUES) if number not in (3, 11)}
     assert Path(f"{path}.bak").read_bytes() == before
     assert [json.loads(line)["path"] for line in path.read_bytes().splitlines()] == [*kept]
+
+
+def test_a_failure_without_its_texts_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its checksum is right: somebody can make one."""
+    for layout in (pickle_record, json_lines):
+        monkeypatch.setattr(layout, "texts_of", lambda failure: b'{"kind": 1}')
+    write(path, conftest.result("a", 1, checkpoint_at(path).encode), failed("b"))
+    (finding,) = checkpoint_at(path).check()
+    assert finding.startswith("the failure of 'b' is damaged, at byte ")
+    assert checkpoint_at(path).compact()
+    assert checkpoint_at(path).check() == []
+    assert dict(checkpoint_at(path)) == {"a": 1}

@@ -17,13 +17,13 @@ import pytest
 
 from resumable_pool import Failure, Report, ResumableRunner
 from resumable_pool.between import children as processes
-from resumable_pool.between import time_limit
+from resumable_pool.between import time_limit, waiting
 from resumable_pool.checkpoints import PickleFile
 from resumable_pool.records import Outcome
 from resumable_pool.worker import calling
 
 from .. import functions
-from ..conftest import CHEAPEST, not_on_windows
+from ..conftest import CHEAPEST, not_on_windows, open_descriptors
 from ..functions import KILL, number_in
 from ..stage import FAIL, PATIENCE, Stage, act, load_until_told_to_end
 
@@ -349,6 +349,30 @@ def test_every_file_may_have_a_worker_of_its_own(folder: Path) -> None:
     """As many processes as files, one after the other."""
     assert runner(functions.number_in, max_tasks_per_child=1, max_workers=1).run().completed == 10
     assert len(functions.callers()) == 10
+
+
+class CountsOpen(ResumableRunner[int]):
+    """How many descriptors are open here, each time that something has been saved."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.open: list[int] = []
+
+    def on_saved(self, outcome: Outcome[int]) -> None:
+        self.open.append(open_descriptors())
+
+
+@not_on_windows("descriptors")
+@pytest.mark.parametrize("kept", [False, True])
+def test_of_workers_that_have_gone_nothing_stays_open(
+    folder: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an end that is handed over must be kept until it has arrived (macOS)."""
+    monkeypatch.setattr(waiting, "_KEPT", kept)
+    options: dict[str, Any] = {"max_tasks_per_child": 1, "max_workers": 1, "progress": False}
+    one = CountsOpen(functions.number_in, "in/*.txt", "result.pkl", **options)
+    assert one.run().completed == len(one.open) == 10
+    assert max(one.open) <= one.open[0] + 4
 
 
 def test_a_worker_on_its_last_file_has_time_for_it(
