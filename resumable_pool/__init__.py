@@ -20,7 +20,7 @@ from .errors import (
 )
 from .records import Failure, Outcome, Report, WorkerStatus
 from .runner import ResumableRunner
-from .worker.process import worker_slot
+from .worker.slot import worker_slot
 
 __version__ = "0.1.0"
 

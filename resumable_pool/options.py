@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from .between.clock import NEVER
 from .between.messages import Setup
 from .between.system import FORK_IS_SOUND, MOST_WORKERS
-from .between.time_limit import TimeLimit
 from .checkpoints import Checkpoint, checkpoint_at
 from .files import check_pattern
 from .records import quoted
@@ -206,7 +205,11 @@ def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup
         _check_callable("initializer", initializer)
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    limit = TimeLimit(timeout) if timeout < NEVER else None
+    limit = None
+    if timeout < NEVER:
+        from .between.time_limit import TimeLimit  # which knows all about processes
+
+        limit = TimeLimit(timeout)
     return Setup(function, initializer, tuple(initargs), limit, rerun_changed)
 
 

@@ -15,7 +15,7 @@ next paths.
 Four rules hold everywhere, and each is kept in one place:
 
 1. One writer and one reader per pipe, and no lock shared by processes: a process that is killed can
-   hurt only itself. (between/pipes.py makes every pipe, and keeps its ends apart)
+   hurt only itself. (between/pipes.py makes every pipe, between/forks.py keeps its ends apart)
 2. The saver is dumb: bytes in, bytes out; it never unpickles a value. (saver/process.py)
 3. Only the saver decides what was finished; what else became of a file is decided by the runner,
    after its worker's stream has ended. (`Run._note_end` in run/loop.py)
@@ -36,9 +36,8 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .between.children import refuse_in_daemonic_process
 from .between.clock import monotonic
-from .between.pipes import Owned
+from .between.forks import Owned
 from .checkpoints import Checkpoint
 from .checkpoints.base import ByPath
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
@@ -46,15 +45,14 @@ from .hooks import SAVER_HOOKS, Hooks, completed_elsewhere, overrides
 from .options import check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, quoted
 from .run.books import Books, Finished
-from .run.loop import Run
 from .run.plan import Plan, make_plan
-from .run.processes import Crew
 from .run.screen import INFO, Screen, log, screen_for
 from .run.stopping import SHORT, Loop, StopRequests, shorten
-from .saver.saving import Saving
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from .run.loop import Run
 
 
 class ResumableRunner(Hooks[Result]):
@@ -316,7 +314,11 @@ class ResumableRunner(Hooks[Result]):
     def _ring_for(
         self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, screen: Screen
     ) -> Run:
-        refuse_in_daemonic_process()
+        # What starts processes is slow to import, and often there is nothing to do.
+        from .run.loop import Run
+        from .run.processes import Crew
+        from .saver.saving import Saving
+
         options = self._options
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):

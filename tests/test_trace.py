@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import resumable_pool
-from resumable_pool.between import pipes
+from resumable_pool.between import forks, pipes
 from resumable_pool.between.messages import Setup
 from resumable_pool.checkpoints import checkpoint_at
 from resumable_pool.saver.process import _InSaver
@@ -83,7 +83,7 @@ def make_pipe() -> Iterator[Callable[[], Any]]:
 
     yield make
     for ends in made:
-        pipes.close(*ends)
+        forks.close(*ends)
 
 
 def test_a_value_has_a_short_way(

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import ResumableRunner
-from resumable_pool.between import children, frames, system
-from resumable_pool.between import pipes as forks
+from resumable_pool.between import children, forks, frames, pipes, system
 from resumable_pool.between.messages import Values
 from resumable_pool.between.waiting import Waiter
 
@@ -28,8 +27,8 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[forks.Connection, forks.Connection]]:
-    ends = forks.pipe(duplex=False)
+def pipe() -> Iterator[tuple[pipes.Connection, pipes.Connection]]:
+    ends = pipes.pipe(duplex=False)
     yield ends
     forks.close(*ends)
 
@@ -48,17 +47,17 @@ def test_files_are_processed(tmp_path: Path) -> None:
 
 
 def test_a_pipe_closed_at_the_other_end_is_ready(
-    pipe: tuple[forks.Connection, forks.Connection],
+    pipe: tuple[pipes.Connection, pipes.Connection],
 ) -> None:
     """As on POSIX: that no more can come is found by reading."""
     reader, writer = pipe
     forks.close(writer)
-    assert forks.wait([reader], 0) == [reader]
+    assert pipes.wait([reader], 0) == [reader]
     with pytest.raises(EOFError):
         reader.recv_bytes()
 
 
-def test_a_wait_survives_a_handler(pipe: tuple[forks.Connection, forks.Connection]) -> None:
+def test_a_wait_survives_a_handler(pipe: tuple[pipes.Connection, pipes.Connection]) -> None:
     """A handler of SIGINT that returns ends the wait, and raises nothing out of it."""
     heard = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: heard.set())
@@ -66,7 +65,7 @@ def test_a_wait_survives_a_handler(pipe: tuple[forks.Connection, forks.Connectio
         interrupter = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
         interrupter.start()
         while not heard.is_set():
-            assert forks.wait([pipe[0]], None) == []
+            assert pipes.wait([pipe[0]], None) == []
         interrupter.join()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -81,11 +80,11 @@ def write_half(told: Any, said: Any, writer: Any, address: str) -> None:
 
 
 def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
-    pipe: tuple[forks.Connection, forks.Connection],
+    pipe: tuple[pipes.Connection, pipes.Connection],
 ) -> None:
     """What was whole is received, and what was not is no error."""
     reader, writer = pipe
-    forks.write(writer.fileno(), [frames._FRAME.pack(frames._VALUE, 4), b"rest"])
+    pipes.write(writer.fileno(), [frames._FRAME.pack(frames._VALUE, 4), b"rest"])
     with Listener(family="AF_PIPE") as stage:
         child = children.Child(CONTEXT, "test", write_half, (stage.address,), Waiter(), writer)
         forks.close(writer)
@@ -94,27 +93,27 @@ def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
     taken = frames.FrameReader(reader)
     received = taken.messages()
     while len(received) < 1 or not taken._unread:  # it has begun to write
-        forks.wait([reader], None)
+        pipes.wait([reader], None)
         received += taken.messages()
     child.signal_group("SIGKILL")
     while not taken.at_end:
-        forks.wait([reader], None)
+        pipes.wait([reader], None)
         received += taken.messages()
     assert received == [Values([b"rest"])]
     assert system.was_killed(child.reap(in_peace=False)[0])
 
 
-def test_a_large_value_arrives_whole(pipe: tuple[forks.Connection, forks.Connection]) -> None:
+def test_a_large_value_arrives_whole(pipe: tuple[pipes.Connection, pipes.Connection]) -> None:
     """In as many pieces as it takes."""
     reader, writer = pipe
     record = os.urandom(5_000_000)
     taken = frames.FrameReader(reader)
     parts = [frames._FRAME.pack(frames._VALUE, len(record)), record]
-    sender = threading.Thread(target=forks.write, args=[writer.fileno(), parts])
+    sender = threading.Thread(target=pipes.write, args=[writer.fileno(), parts])
     sender.start()
     received: list[Any] = []
     while not received:
-        forks.wait([reader], None)
+        pipes.wait([reader], None)
         received += taken.messages()
     sender.join()
     assert received == [Values([record])]
@@ -122,15 +121,15 @@ def test_a_large_value_arrives_whole(pipe: tuple[forks.Connection, forks.Connect
 
 def test_a_bell_that_is_rung_again_and_again_keeps_nobody() -> None:
     """Also from a handler that interrupts the ringing."""
-    bell = forks.Bell()
+    bell = system.Bell()
     before = signal.signal(signal.SIGINT, lambda *_: bell.ring())
     try:
         for _ in range(10_000):
             bell.ring()
             signal.raise_signal(signal.SIGINT)
-        assert forks.wait([bell.handle], 0)
+        assert pipes.wait([bell.handle], 0)
         bell.hush()
-        assert not forks.wait([bell.handle], 0)
+        assert not pipes.wait([bell.handle], 0)
     finally:
         signal.signal(signal.SIGINT, before)
         bell.close()
@@ -220,7 +219,7 @@ class Script:
         self._folder = folder
         self._stage = Listener(family="AF_PIPE")
         self._waiting: list[tuple[str, Connection]] = []
-        root = str(Path(forks.__file__).parents[2])
+        root = str(Path(pipes.__file__).parents[2])
         environment = {**os.environ, "PYTHONPATH": root, **environment, "STAGE": self._address}
         self.process = self._start(environment)
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from ..errors import WorkerStartError
 from ..values import keep_script_known
-from . import pipes, system
+from . import forks, pipes, system
 from .frames import frame
 from .waiting import PipeWriter, Waiter
 
@@ -107,10 +107,10 @@ class Child:
                 target=target, args=(*kept, *arguments), name=_NAME + name, daemon=False
             )
             # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
-            with _somewhere(), system.interrupts_held_back(context), pipes.handing_over(*kept):
+            with _somewhere(), system.interrupts_held_back(context), forks.handing_over(*kept):
                 self._process.start()
         except BaseException as error:
-            pipes.close(*made)
+            forks.close(*made)
             if "bootstrapping" in str(error):
                 # This is a spawned child that runs the unguarded script again. It leaves without a
                 # word; the runner sees it die and says what is missing.
@@ -118,7 +118,7 @@ class Child:
             if isinstance(error, (OSError, EOFError)):
                 raise cannot_start(name, error) from None
             raise
-        pipes.close(theirs, said)
+        forks.close(theirs, said)
         pipes.never_wait(self.heard)
         self.name = name
         self._told = PipeWriter(ours, waiter)
@@ -186,7 +186,7 @@ class Child:
             pipes.wait([self.sentinel], DYING_SECONDS)
         self._forget()
         left = self.hear()
-        pipes.close(self.heard)
+        forks.close(self.heard)
         # The fork server is no more, or the start of a process in another thread has been told.
         return None if self._by_server and exitcode == FORGOTTEN else exitcode, left
 
@@ -243,24 +243,6 @@ def refuse_in_daemonic_process() -> None:
             "a daemonic process (a worker of multiprocessing.Pool, say) may not start others",
             "Run in a process that is not daemonic: ProcessPoolExecutor's workers are not.",
         )
-
-
-def script_of(saver: int | None) -> int | None:
-    """The process whose run this saver belongs to; `None` if that is gone, or nobody can tell (only
-    Linux shows it).
-
-    A saver whose script has died is the child of whoever takes in orphans, which runs no Python.
-    """
-    pid, command = saver, ""
-    while pid is not None and (pid == saver or "multiprocessing.forkserver" in command):
-        try:
-            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-                pid = int(stat.read().rpartition(")")[2].split()[1])
-            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-                command = file.read()
-        except (OSError, ValueError, LookupError):
-            return None
-    return pid if "python" in os.path.basename(command.partition("\0")[0]) else None
 
 
 def cannot_start(name: str, error: Exception) -> WorkerStartError:

@@ -1,15 +1,7 @@
-"""What a forked child must not get: this process's open pipe ends, and anything that is half done.
+"""Pipes, and what each system does about them in its own way: one function, two bodies.
 
-A pipe's reader learns that the writer has died only once *every* copy of its write end is closed,
-and fork copies all of them into every child. So each end is entered here when it is made, in one
-registry for the whole process, and a hook that runs in every forked child closes all ends but those
-that the child was started for. A list of ends per run is not enough: two runs in two threads, or a
-fork by the user's code, defeat it (the cure is that of python/cpython#146313). Where there is no
-fork (Windows) there is no hook, and no need.
-
-What each system does in its own way about pipes is here, too: one function, two bodies.
-
-Knows nothing of runs, workers or messages.
+Their ends are entered in forks.py as soon as they are made. Knows nothing of runs, workers or
+messages.
 """
 
 from __future__ import annotations
@@ -19,15 +11,14 @@ import errno
 import multiprocessing.connection
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any
 
 from ..values import Bytes
-from . import system
+from .forks import enter, keep_only, undivided
 
 if sys.platform == "win32":
     import _winapi
@@ -46,44 +37,12 @@ _HIGH, _HIGHEST = 64, 4096
 LARGE = 1 << 16
 
 
-End = TypeVar("End")  # a pipe's, or an open file
-
-_ends: set[Any] = set()
-_kept = threading.local()
-# Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in
-# another thread could slip in between and copy an end that nobody knows yet. Within one process.
-_guard = threading.RLock()
-
-
-def undivided() -> threading.RLock:
-    """In a `with`: no other thread is in here meanwhile, and none forks. What is half done would
-    stay so in the child."""
-    return _guard
-
-
 def pipe(duplex: bool) -> tuple[Connection, Connection]:
     """`multiprocessing.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex
     one."""
-    with _guard:
-        reader, writer = made = multiprocessing.connection.Pipe(duplex)
-        _ends.update(made)
-    return reader, writer  # type: ignore[return-value, unused-ignore]  # others on Windows
-
-
-def enter(end: End) -> End:
-    """Close `end` in every child that is forked from now on. Returns it."""
-    with _guard:
-        _ends.add(end)
-    return end
-
-
-def close(*ends: Any) -> None:
-    """Close `ends` and forget them. One that is closed already is no error."""
-    with _guard:
-        for end in ends:
-            _ends.discard(end)
-            with contextlib.suppress(OSError):
-                end.close()
+    with undivided():
+        made: Any = multiprocessing.connection.Pipe(duplex)  # of other classes on Windows
+        return enter(made[0]), enter(made[1])
 
 
 if sys.platform == "win32":
@@ -218,8 +177,6 @@ if sys.platform == "win32":
         """What `os.chdir` takes."""
         return folder
 
-    Bell = system.Bell
-
     def _made_own(end: Connection) -> Connection:
         os.set_handle_inheritable(end.fileno(), False)
         return end
@@ -228,9 +185,8 @@ else:
     # The system has no room just now, for this or because it has too much in hand.
     _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 
-    # So much is read at a time where ends may come with it, and so many of them; and so much of
-    # what is only to be forgotten.
-    _READ_BYTES, _READ_ENDS, _READ_RINGS = 1 << 16, 16, 1 << 12
+    # So much is read at a time where ends may come with it, and so many of them.
+    _READ_BYTES, _READ_ENDS = 1 << 16, 16
 
     # What a pipe holds without being asked.
     _USUAL_SIZE = 1 << 16
@@ -355,32 +311,6 @@ else:
         os.close(opened)
         return moved
 
-    class Bell:
-        """What wakes who waits for it.
-
-        Attributes:
-            handle: ready for `wait` when it has been rung.
-        """
-
-        def __init__(self) -> None:
-            self.handle, self._writer = pipe(duplex=False)
-            never_wait(self.handle, self._writer)
-
-        def ring(self) -> None:
-            """From any thread and any signal handler."""
-            with contextlib.suppress(BlockingIOError):  # full is as good as written
-                os.write(self._writer.fileno(), b"!")
-
-        def hush(self) -> None:
-            """It has been heard."""
-            with contextlib.suppress(BlockingIOError):
-                while len(os.read(self.handle.fileno(), _READ_RINGS)) == _READ_RINGS:
-                    pass
-
-        def close(self) -> None:
-            """Nobody waits any more, and nobody rings."""
-            close(self.handle, self._writer)
-
     def _made_own(end: Connection) -> Connection:
         moved = Connection(_to_high_number(end.fileno()), end.readable, end.writable)
         end.close()
@@ -410,16 +340,6 @@ def number_of(thing: Any) -> int:
     return number
 
 
-@contextlib.contextmanager
-def handing_over(*ends: Any) -> Iterator[None]:
-    """A child that this thread forks meanwhile keeps `ends`."""
-    _kept.ends = ends
-    try:
-        yield
-    finally:
-        _kept.ends = ()
-
-
 def claim(*ends: Connection) -> list[Connection]:
     """In a new child: these ends are its own now, and nothing it forks or starts gets them.
 
@@ -428,52 +348,5 @@ def claim(*ends: Connection) -> list[Connection]:
         closes ours, nothing of his has their numbers.
     """
     claimed = [*map(_made_own, ends)]
-    with _guard:
-        _ends.clear()
-        _ends.update(claimed)
+    keep_only(*claimed)
     return claimed
-
-
-class Owned(contextlib.ExitStack):
-    """What is to be undone, or ended, by the process that entered it, and by no other.
-
-    A program may fork during a run, in the body of a loop over it for instance, and the copy leaves
-    the same blocks: by `sys.exit`, an exception, or garbage collection. In the copy nothing is
-    done, since the pipes, the workers and the terminal belong to the original.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pid = os.getpid()
-
-    def __exit__(self, *error: Any) -> bool:
-        if os.getpid() != self.pid:
-            self.pop_all()
-        return bool(super().__exit__(*error))
-
-    def check_process(self) -> None:
-        """Raise `RuntimeError` in a copy."""
-        if os.getpid() != self.pid:
-            raise RuntimeError(
-                f"this run belongs to process {self.pid}; process {os.getpid()} is a copy of it, "
-                "and can neither continue the run, nor stop it, nor report on it"
-            )
-
-
-def _after_fork_in_child() -> None:
-    global _guard
-    _guard = threading.RLock()
-    kept = getattr(_kept, "ends", ())
-    for end in _ends.difference(kept):
-        with contextlib.suppress(OSError):
-            end.close()
-    _ends.intersection_update(kept)
-    _kept.ends = ()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _guard.acquire(),
-        after_in_parent=lambda: _guard.release(),
-        after_in_child=_after_fork_in_child,
-    )

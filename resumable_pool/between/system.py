@@ -8,9 +8,10 @@ body for Windows and one for POSIX.
     hear that the console is closed   SIGHUP                       a handler, for five seconds
     take back what a file has set     timers                       (there are none)
     bound how long it takes to leave  an alarm                     a thread
+    wake a loop                       a pipe                       an event
 
 Pipes have their two bodies in pipes.py, files theirs in checkpoints/disk.py. Knows nothing of
-workers, pipes or runs.
+workers or runs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from io import FileIO
 from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import Any
+
+from . import forks
 
 if sys.platform == "win32":
     import _winapi
@@ -368,6 +372,37 @@ else:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
+    # So much is read at a time of what is only to be forgotten.
+    _READ_RINGS = 1 << 12
+
+    class Bell:
+        """What wakes who waits for it.
+
+        Attributes:
+            handle: ready for `wait` when it has been rung.
+        """
+
+        def __init__(self) -> None:
+            with forks.undivided():
+                reader, writer = os.pipe()
+                self.handle: Any = forks.enter(FileIO(reader, "r"))
+                self._writer = forks.enter(FileIO(writer, "w"))
+            os.set_blocking(reader, False)
+            os.set_blocking(writer, False)
+
+        def ring(self) -> None:
+            """From any thread and any signal handler."""
+            self._writer.write(b"!")  # nothing if it is full, which is as good
+
+        def hush(self) -> None:
+            """It has been heard."""
+            while len(self.handle.read(_READ_RINGS) or b"") == _READ_RINGS:
+                pass
+
+        def close(self) -> None:
+            """Nobody waits any more, and nobody rings."""
+            forks.close(self.handle, self._writer)
+
     class ConsoleEnd:
         """Nothing: SIGHUP tells of it here."""
 
@@ -393,3 +428,21 @@ def ending_in_words(exitcode: int | None) -> str:
         return "died or lost its pipes"
     killed = was_killed(exitcode)
     return _killed_in_words(exitcode) if killed else f"exited with status {exitcode}"
+
+
+def script_of(saver: int | None) -> int | None:
+    """The process whose run this saver belongs to; `None` if that is gone, or nobody can tell (only
+    Linux shows it).
+
+    A saver whose script has died is the child of whoever takes in orphans, which runs no Python.
+    """
+    pid, command = saver, ""
+    while pid is not None and (pid == saver or "multiprocessing.forkserver" in command):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+                pid = int(stat.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+                command = file.read()
+        except (OSError, ValueError, LookupError):
+            return None
+    return pid if "python" in os.path.basename(command.partition("\0")[0]) else None

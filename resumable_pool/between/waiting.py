@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .pipes import POLLIN, POLLOUT, Outlet, Poll, close, number_of
+from .forks import close
+from .pipes import POLLIN, POLLOUT, Outlet, Poll, number_of
 
 # macOS may lose an end that is closed here before it has been received there: so who hands one over
 # closes it when it is known to be there.

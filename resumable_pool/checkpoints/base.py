@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import json
 import os
-import shutil
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..between import pipes
+from ..between import forks
 from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
 from ..files import as_key, is_rooted
 from ..records import Entry, Failure, Fingerprint, Outcome, count_files, quoted
@@ -232,7 +231,7 @@ class Checkpoint(Mapping[str, Any]):
             notes.append(done.format(results=results, failures=failures))
             old = lock.keep_old(self.file, lambda old: _is_in(self, old, new))
             notes.append(f"what was there before is kept as {quoted(old)}")
-            shutil.copymode(self.file, new.file)
+            os.chmod(new.file, stat.S_IMODE(os.stat(self.file).st_mode))
             replace(new.file, self.file)
             force_folder(self.file)
         except BaseException as error:
@@ -256,7 +255,7 @@ class Checkpoint(Mapping[str, Any]):
     def _release(self) -> None:
         """Give up the lock."""
         lock.unsign(self.file)
-        pipes.close(self._file)
+        forks.close(self._file)
 
     def append(self, records: Sequence[Encoded]) -> None:
         """`save`, for results that workers have made records of."""
@@ -487,9 +486,11 @@ def _fill(new: Checkpoint, outcomes: Iterable[Outcome[Any]]) -> None:
 
 def _is_in(checkpoint: Checkpoint, old: str, new: Checkpoint) -> bool:
     """Whether the file `old` is the checkpoint itself, or all that it has is in the `new` one."""
+    from filecmp import cmp  # few need it
+
     older = type(checkpoint)(old)
     try:
-        if filecmp.cmp(old, checkpoint.file, shallow=False):
+        if cmp(old, checkpoint.file, shallow=False):
             return True
         written = {(outcome.path, outcome.ok): outcome.checksum for outcome in new.outcomes()}
         return not older.check() and all(

@@ -12,14 +12,12 @@ import errno
 import itertools
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from io import FileIO
 
-from ..between import pipes
-from ..between.children import script_of
-from ..between.system import lives
+from ..between import forks
+from ..between.system import lives, script_of
 from ..errors import CheckpointLocked
 from ..records import quoted
 from .disk import force, force_folder, open_file, replace, write_at
@@ -139,9 +137,9 @@ def open_locked(
         except FileNotFoundError:  # it may be a lock file that its owner has just removed
             _make(path, empty)
             continue
-        file = pipes.enter(LockableFile(fd, "r+"))
+        file = forks.enter(LockableFile(fd, "r+"))
         with contextlib.ExitStack() as stack:
-            stack.callback(pipes.close, file)
+            stack.callback(forks.close, file)
             if not file.lock(path, notes):
                 if is_locked(path):  # and nobody was only looking whether it is
                     pid = holder(fd)
@@ -201,7 +199,9 @@ def keep_old(path: str, may_go: Callable[[str], bool]) -> str:
         try:
             os.link(path, copy)
         except OSError:  # a file system without links
-            shutil.copy2(path, copy)
+            from shutil import copy2
+
+            copy2(path, copy)
             with open(copy, "rb+") as file:
                 force(file.fileno())
         replace(copy, old)

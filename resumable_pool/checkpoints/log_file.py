@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from ..between import pipes
+from ..between import forks
 from ..records import Entry, Outcome, quoted
 from ..values import Bytes, Encoded
 from .base import REWRITTEN, Checkpoint
@@ -121,7 +121,7 @@ class LogFile(Checkpoint):
         with self._opened() as fd:
             if fd < 0:
                 return
-            with pipes.undivided():
+            with forks.undivided():
                 self._update_index(fd)
                 results, failures = self._index.starts
                 standing = {**results, **failures}
@@ -154,7 +154,7 @@ class LogFile(Checkpoint):
     @contextlib.contextmanager
     def _reading(self) -> Iterator[int]:
         """The same, with the index up to date."""
-        with pipes.undivided(), self._opened() as fd:
+        with forks.undivided(), self._opened() as fd:
             if fd < 0:
                 self._forget()
             else:
@@ -179,7 +179,7 @@ class LogFile(Checkpoint):
 
     def _is_settled(self) -> bool:
         """Whether plain readers see all that we do: everything is sound, and committed."""
-        with pipes.undivided(), self._opened() as fd:
+        with forks.undivided(), self._opened() as fd:
             if fd < 0:
                 return True
             if self._index.seen != _seen(fd):

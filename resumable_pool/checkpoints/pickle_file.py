@@ -26,7 +26,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from ..between import pipes
+from ..between import forks
 from ..errors import CheckpointError
 from ..records import Fingerprint, Outcome
 from ..values import Encoder
@@ -97,7 +97,7 @@ class PickleFile(LogFile):
         return record[1].fingerprint
 
     def _release(self) -> None:
-        pipes.close(self._file)  # a lock file beside it, where it has none, is somebody else's
+        forks.close(self._file)  # a lock file beside it, where it has none, is somebody else's
 
     def _sign(self) -> None:
         write_at(self._file.fileno(), *layout.pid_field(os.getpid()))

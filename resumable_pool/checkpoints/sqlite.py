@@ -43,7 +43,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..between import pipes
+from ..between import forks
 from ..errors import CheckpointError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
@@ -133,7 +133,7 @@ class SqliteFile(Checkpoint):
     def _looking_up(self) -> Iterator[sqlite3.Connection]:
         """The same for one short query. SQLite has locks between threads, and one that is held when
         the saver is forked is held there for ever."""
-        with pipes.undivided(), self._reading() as db:
+        with forks.undivided(), self._reading() as db:
             yield db
 
     def _paths(self, failed: bool) -> Collection[str]:

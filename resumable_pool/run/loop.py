@@ -10,7 +10,7 @@ from typing import Any
 
 from ..between import children, messages
 from ..between.clock import Clock
-from ..between.pipes import Owned
+from ..between.forks import Owned
 from ..between.system import broken_pipes_raise
 from ..between.waiting import Waiter
 from ..errors import BY_SIGNALS, STOPS, SaverError, WorkerStartError
@@ -57,6 +57,7 @@ class Run:
         screen: Screen,
         crew: type[Crew],
     ) -> None:
+        children.refuse_in_daemonic_process()
         self._make_plan = make_plan
         self._books = books
         self._clock = Clock()

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from ..between import children, pipes, system
+from ..between import children, forks, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE, FrameReader
 from ..between.messages import Batch, Died, Report, StartFailed, ToSaver, Watch
@@ -103,7 +103,7 @@ class Saver:
             self.gone = not messages
         for worker, message in chain.from_iterable(messages):
             if worker in self._handed_over:
-                pipes.close(self._handed_over.pop(worker))
+                forks.close(self._handed_over.pop(worker))
             yield worker, message
         self.gone = self.gone or self._reports.at_end
 
@@ -131,7 +131,7 @@ class Saver:
     def bury(self) -> str:
         """Wait until it is gone. Returns how it ended, in words; `""` if as it should."""
         self._waiter.remove(self.process.heard)
-        pipes.close(*self._handed_over.values())
+        forks.close(*self._handed_over.values())
         exitcode, _ = self.process.reap(in_peace=True)
         in_peace = exitcode in (None, 0, system.LATE)
         return "" if in_peace else system.ending_in_words(exitcode)
@@ -333,7 +333,7 @@ class Crew(dict[int, Worker]):
             started = (self._context, f"worker {slot}", in_worker.run_worker, arguments)
             return Worker(*started, self._waiter, results)
         finally:
-            pipes.close(results)
+            forks.close(results)
 
     def _pipe_to_saver(self, serial: int) -> Connection:
         """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""

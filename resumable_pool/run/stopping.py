@@ -29,7 +29,7 @@ from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..between import children, pipes, system
+from ..between import system
 from ..between.clock import NEVER, monotonic
 from ..errors import ResumablePoolError
 from ..records import in_words
@@ -141,7 +141,7 @@ class StopRequests(contextlib.ExitStack):
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
         # the moment before the wait begins is seen at the loop's next tick.)
         self._new: deque[str] = deque()
-        self._bell: pipes.Bell | None = pipes.Bell()
+        self._bell: system.Bell | None = system.Bell()
         self.wakener = self._bell.handle
         # Or the bell could be closed, and its number be another's, in the middle of `wake`.
         self._guard = threading.RLock()
@@ -345,6 +345,8 @@ def _end_program(error: BaseException) -> NoReturn:
     """As if the program had raised it in its last line."""
     if not isinstance(error, SystemExit):
         sys.excepthook(type(error), error, error.__traceback__)
+    from ..between import children  # few end so
+
     children.leave_as_a_program()
     if isinstance(error, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_DFL)

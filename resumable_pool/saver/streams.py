@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
-from ..between import pipes, system
+from ..between import forks, system
 from ..between.frames import FrameReader
 from ..between.messages import Done, Ended, FromSaver, FromWorker, Hello, Values
 from ..between.waiting import Waiter
@@ -105,5 +105,5 @@ class Streams:
     def _end(self, stream: _Stream, clean: bool) -> None:
         del self._streams[stream.end]
         self._waiter.remove(stream.end)
-        pipes.close(stream.end)
+        forks.close(stream.end)
         self.received.append((stream.worker, Ended(clean)))

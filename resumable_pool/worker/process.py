@@ -27,6 +27,7 @@ from ..between.messages import BATCH_SECONDS, Batch, Setup
 from ..between.waiting import Waiter
 from ..values import Bytes, name_script_main
 from .calling import initialize, process_batch, start_failed
+from .slot import take_slot
 
 # Exit statuses; they only word a message.
 LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
@@ -40,9 +41,6 @@ _LONGEST_BATCH = 2 * BATCH_SECONDS
 _LOOK_SECONDS = 0.001
 
 
-_slot: int | None = None
-
-
 def run_worker(
     tasks: Connection,
     last_words: Connection,
@@ -52,8 +50,7 @@ def run_worker(
     folder: str,
 ) -> NoReturn:
     """The whole life of a worker process."""
-    global _slot
-    _slot = slot
+    take_slot(slot)
     tasks, last_words, results = children.do_first_things(tasks, last_words, results)
     if system.WRITES_TRACEBACKS:
         # A crash in native code leaves its traceback in a pipe of its own, for the failure's text.
@@ -68,18 +65,6 @@ def run_worker(
         # no telling what is sound any more.
         os._exit(BROKEN)
     children.leave(status)
-
-
-def worker_slot() -> int:
-    """Which of the workers this one is: 0 to `max_workers` - 1. One that takes another's place has
-    its number. For functions and initializers, to choose a GPU or a port by, say.
-
-    Raises:
-        RuntimeError: this process is no worker.
-    """
-    if _slot is None:
-        raise RuntimeError("worker_slot() is for the function and the initializer, in a worker")
-    return _slot
 
 
 class _InWorker:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from resumable_pool.between import pipes, waiting
+from resumable_pool.between import forks, pipes, waiting
 from resumable_pool.between.frames import FrameReader, frame
 from resumable_pool.between.waiting import PipeWriter, Waiter
 
@@ -26,7 +26,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     """One to read from and one to write to."""
     reader, writer = pipes.pipe(duplex=request.param)
     yield reader, writer
-    pipes.close(reader, writer)
+    forks.close(reader, writer)
 
 
 @pytest.fixture
@@ -122,13 +122,13 @@ def test_nobody_reads_any_more(ends: Ends, waiter: Waiter) -> None:
     writer = PipeWriter(ends[1], waiter)
     writer.write(frame(LARGE))
     writer.write(frame(pickle.dumps(pipes.to_hand_over(other, os.getpid()))), other)
-    pipes.close(ends[0])
+    forks.close(ends[0])
     while not ends[1].closed:
         waiter.wait(0.01)
     assert not other.closed
     writer.write(frame(b"nobody hears that"))
     assert waiter.wait(0) == []
-    pipes.close(other, other_writer)
+    forks.close(other, other_writer)
 
 
 def test_the_rest_is_waited_for_at_the_end(ends: Ends, waiter: Waiter) -> None:
@@ -146,7 +146,7 @@ def test_the_rest_is_waited_for_at_the_end(ends: Ends, waiter: Waiter) -> None:
     writer.write(frame(LARGE))
     thread = threading.Thread(target=writer.drain)
     thread.start()
-    pipes.close(ends[0])
+    forks.close(ends[0])
     thread.join()
     writer.close()
 
@@ -173,11 +173,11 @@ def test_ends_are_handed_over(kept: bool, waiter: Waiter, monkeypatch: pytest.Mo
     received = receive(reader, waiter, 80)
     assert received[::2] == [LARGE[:20_000]] * 40
     assert all(end.closed is not kept for end, _ in made)
-    pipes.close(*(end for end, _ in made))
+    forks.close(*(end for end, _ in made))
     for number, (message, (_, other)) in enumerate(zip(received[1::2], made, strict=True)):
         end = pipes.take_end(pickle.loads(message), reader.handed_over)
         other.send_bytes(b"%d" % number)
         assert end.recv_bytes() == b"%d" % number
-        pipes.close(end, other)
+        forks.close(end, other)
     writer.close()
-    pipes.close(theirs)
+    forks.close(theirs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.between import pipes as forks
+from resumable_pool.between import forks
 from resumable_pool.checkpoints.lock import (
     LockableFile,
     is_at,

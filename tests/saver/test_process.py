@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable_pool.between import pipes
+from resumable_pool.between import forks, pipes
 from resumable_pool.between.frames import BATCH_OVER, plain_frame, value_frame
 from resumable_pool.between.messages import Hello
 from resumable_pool.checkpoints import checkpoint_at
@@ -53,7 +53,7 @@ class Turns:
 
     def close(self) -> None:
         self.saving.close()
-        pipes.close(*self._ends)
+        forks.close(*self._ends)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.between import pipes as forks
+from resumable_pool.between import forks, pipes
 from resumable_pool.between.frames import plain_frame, value_frame
 from resumable_pool.between.messages import Done, Ended, FromWorker, Hello, Ready, Values
 from resumable_pool.between.waiting import Waiter
@@ -40,9 +40,9 @@ class Worker:
         for message in messages:
             if isinstance(message, Outcome):
                 record = value_frame([b"a record"])
-                forks.write(self.end.fileno(), record if message.ok else [plain_frame(message)])
+                pipes.write(self.end.fileno(), record if message.ok else [plain_frame(message)])
             else:
-                forks.write(self.end.fileno(), [plain_frame(message)])
+                pipes.write(self.end.fileno(), [plain_frame(message)])
 
 
 @pytest.fixture

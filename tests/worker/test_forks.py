@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from resumable_pool.between import pipes as forks
+from resumable_pool.between import forks, pipes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
@@ -53,7 +53,7 @@ def _child() -> Iterator[None]:
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[Connection, Connection]]:
-    reader, writer = forks.pipe(duplex=False)
+    reader, writer = pipes.pipe(duplex=False)
     yield reader, writer
     forks.close(reader, writer)
 
@@ -131,7 +131,7 @@ def test_another_threads_child_gets_nothing(pipe: tuple[Connection, Connection])
 
 def test_only_the_other_ends_are_closed() -> None:
     """A child keeps the end that it was given of one pipe, and none of another."""
-    (given, given_writer), (other, other_writer) = (forks.pipe(duplex=False) for _ in range(2))
+    (given, given_writer), (other, other_writer) = (pipes.pipe(duplex=False) for _ in range(2))
     with _child_with(given_writer):
         forks.close(given_writer, other_writer)
         assert not _is_at_its_end(given)
@@ -170,7 +170,7 @@ def test_a_claimed_end_is_not_inherited(pipe: tuple[Connection, Connection]) -> 
         pid = os.fork()
     if pid == 0:
         os.close(release)
-        forks.claim(writer)
+        pipes.claim(writer)
         # Both outlive this child, until the test releases them.
         code = "import os; os.read(0, 1)"
         subprocess.Popen([sys.executable, "-c", code], stdin=waiting, close_fds=False)
