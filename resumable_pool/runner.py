@@ -44,7 +44,7 @@ from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_
 from .hooks import SAVER_HOOKS, Hooks, completed_elsewhere, overrides
 from .options import check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, quoted
-from .run.books import Books, Finished
+from .run.books import Books
 from .run.plan import Plan, make_plan
 from .run.screen import INFO, Screen, log, screen_for
 from .run.stopping import SHORT, Loop, StopRequests, shorten
@@ -295,17 +295,17 @@ class ResumableRunner(Hooks[Result]):
                 for finished in steps:
                     if finished and heard:
                         with screen.aside():
-                            yield from self._tell(finished, life, watched)
+                            yield from self._tell(finished, books, life, watched)
             elif plan.total:
                 screen.has_nothing_to_do(plan, from_here(self._checkpoint.path))
             self._report = books.report(self.failures, monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
 
     def _tell(
-        self, finished: list[Finished], life: Owned, watched: bool
+        self, finished: list[str], books: Books, life: Owned, watched: bool
     ) -> Generator[Outcome[Result], None, None]:
-        for path, ok in finished:
-            outcome = self._read_outcome(path, ok)
+        for path in finished:
+            outcome = self._read_outcome(path, ok=not books.has_failed(path))
             self.on_saved(outcome)
             if watched:
                 yield outcome

@@ -39,13 +39,13 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1102,  # the modules beside runner.py, and the front doors
-    "between": 1169,
-    "checkpoints": 1904,
+    "": 1103,  # the modules beside runner.py, and the front doors
+    "between": 1175,
+    "checkpoints": 1907,
     "commands": 381,
-    "run": 1741,
+    "run": 1743,
     "saver": 275,
-    "worker": 240,
+    "worker": 239,
 }
 
 # A file is one story, and a function one thought.

@@ -223,8 +223,12 @@ else:
     def write(number: int, parts: Sequence[Bytes]) -> None:
         """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
         it any more."""
-        # A vector of one takes half as long again.
-        written = os.write(number, parts[0]) if len(parts) == 1 else os.writev(number, parts)
+        if len(parts) == 1:  # as a vector it would take half as long again
+            written = os.write(number, parts[0])
+            if written == len(parts[0]):
+                return
+        else:
+            written = os.writev(number, parts)
         for part in parts:  # large ones are not taken at once
             while written < len(part):
                 written += os.write(number, memoryview(part)[written:])

@@ -78,6 +78,7 @@ _INVISIBLE = 0x80
 _PROTO = b"\x80"  # what every pickle of today begins with
 _PROTO_3 = b"\x80\x03"
 _PROTO_3_CHECKSUM = crc32(_PROTO_3)
+_KEPT = slice(len(_PROTO_3), -len(STOP))  # what a record has of a value's pickle
 # By which the checksum of a value with SETITEM behind it, as it stands in a record, differs from
 # that of its pickle: a crc32 is linear, so this is the same for all values.
 _ENDS_OTHERWISE = crc32(_SETITEM) ^ crc32(STOP)
@@ -258,23 +259,23 @@ def record_of(header: Header, outcome: tuple[Any, ...]) -> Sequence[Bytes]:
     if failure is not None:
         kind, value = _FAILURE, texts_of(failure)
         checksum = crc32(value)
-    elif not pickled.startswith(_PROTO_3):
+    elif not value.startswith(_PROTO_3):
         kind = _NESTED_RESULT
-    large = len(value) > _COPIED
-    if large:
+    if large := len(value) > _COPIED:
         value = memoryview(value)
     if kind == _RESULT:
-        value = value[len(_PROTO_3) : -len(STOP)]
+        value = value[_KEPT]
+        length = len(value)
     else:
         before, after = _around(kind, len(value))
+        length = len(before) + len(value) + len(after) - len(_SETITEM)
     key = path.encode("utf-8", "surrogatepass")
-    length = len(before) + len(value) + len(after) - len(_SETITEM)
     checked = _FACTS.pack(
         checksum, kind, attempts if attempts < 0xFFFF else 0xFFFF, length, seconds, size, mtime_ns,
         finished_at, _KEY_OPCODES, len(key),
     ) + key  # fmt: skip
     start = _START.pack(header.record_start, crc32(checked, header.seed)) + checked + before
-    return [start, value, after] if large else [b"".join((start, value, after))]
+    return [start, value, after] if large else [start + value + after]
 
 
 def _around(kind: int, length: int) -> tuple[bytes, bytes]:

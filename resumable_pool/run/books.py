@@ -70,9 +70,6 @@ JUDGING_SECONDS = 0.25
 # No file waits longer than this for a further attempt.
 LONGEST_RETRY_DELAY = 600.0
 
-# A path, and whether what was saved of it is a value; otherwise it is a failure.
-Finished = tuple[str, bool]
-
 
 class Verdict(enum.Enum):
     """What becomes of a file, an attempt at which has failed; as the log says it."""
@@ -108,7 +105,7 @@ class _Setback(NamedTuple):
 
 def _taken(queue: deque[str], number: int) -> list[str]:
     """The first so many, which are not in it any more."""
-    return [queue.popleft() for _ in range(number)]
+    return [*map(deque.popleft, repeat(queue, number))]
 
 
 class Books(Counts):
@@ -125,13 +122,13 @@ class Books(Counts):
         tells_files: whether it is known which file of its batch a worker is at.
         stopped: whether nothing is dealt any more.
         again, dangerous, killed: the queues of these names.
-        untaken: what has been saved, and nobody was told of yet.
+        untaken: the paths of which something was saved, and nobody was told of that yet.
     """
 
     def __init__(self, options: Options, plan: Plan, keep_failures: bool = False) -> None:
         self.batch_seconds = BATCH_SECONDS
         self.tells_files = True
-        self.untaken: list[Finished] = []
+        self.untaken: list[str] = []
         self._options = options
         self.workers = min(options.max_workers, plan.total)  # more than files are of no use
         self._suspicion = Suspicion()
@@ -163,8 +160,8 @@ class Books(Counts):
         """
         for queue in (self._to_do, self.killed):
             queue.clear()
-        self.killed.extend(filter(killed.__contains__, plan.to_do))
-        self.add(filterfalse(killed.__contains__, plan.to_do))
+        self.killed.extend(filter(killed.__contains__, plan.to_do if killed else ()))
+        self.add(filterfalse(killed.__contains__, plan.to_do) if killed else plan.to_do)
         self.total, self.skipped, self.left = plan.total, plan.done, plan.left
         self._sizes, self.size_to_do = plan.sizes, sum(plan.sizes.values())
         self._standing = {*plan.failed}
@@ -301,8 +298,9 @@ class Books(Counts):
         batch = _taken(source, min(number, len(source)))
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, source is self._doubtful)
-        attempts = self._attempts
-        return {path: attempts.get(path, 1) for path in batch}
+        if not self._attempts:
+            return dict.fromkeys(batch, 1)
+        return {path: self.attempt(path) for path in batch}
 
     def _source_for(self, worker: int) -> deque[str] | None:
         history = self._suspicion.of(worker)
@@ -451,7 +449,7 @@ class Books(Counts):
     def note_saved(self, number: int) -> None:
         """The next so many of the values that have come are saved."""
         paths = _taken(self._received, number)
-        self.untaken.extend(zip(paths, repeat(True)))
+        self.untaken += paths
         self.completed += number
         self._note_sizes(paths)
         if self._standing:
@@ -460,7 +458,7 @@ class Books(Counts):
     def note_failure_saved(self, path: str) -> None:
         """The failure of this one is saved."""
         self._unsaved -= 1
-        self.untaken.append((path, False))
+        self.untaken.append(path)
         self.failed += 1
         self._note_sizes([path])
         self._standing.add(path)
@@ -469,7 +467,11 @@ class Books(Counts):
         if self._sizes:
             self.size_done += sum(self._sizes.get(path, 0) for path in paths)
 
-    def take_finished(self, most: int | None = None) -> list[Finished]:
+    def has_failed(self, path: str) -> bool:
+        """Whether it stands as failed; what was saved of it otherwise is a value."""
+        return path in self._standing
+
+    def take_finished(self, most: int | None = None) -> list[str]:
         """Those whose outcomes have been saved since the last time, or the first of them."""
         finished = self.untaken[:most]
         del self.untaken[: len(finished)]

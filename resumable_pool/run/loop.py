@@ -18,7 +18,7 @@ from ..options import Options
 from ..records import Failure, Outcome, WorkerStatus, count_files, in_words, quoted
 from ..saver.saving import Saving
 from ..values import Encoder
-from .books import Books, Finished, Verdict
+from .books import Books, Verdict
 from .plan import Plan
 from .processes import Crew, Saver, State, Worker
 from .screen import DEBUG, INFO, Screen, describe_end, log
@@ -74,7 +74,7 @@ class Run:
         self._forked = self._crew.forked
         self._threads = self._forked and children.has_other_threads()
 
-    def go(self) -> Iterator[list[Finished]]:
+    def go(self) -> Iterator[list[str]]:
         """Until every file is dealt with, or can not be, and every process has left.
 
         Yields:
@@ -110,7 +110,7 @@ class Run:
             self._crew.dismiss()
         self._show_progress()
 
-    def _hand_out(self) -> Iterator[list[Finished]]:
+    def _hand_out(self) -> Iterator[list[str]]:
         """What has been saved, or only the first of it, while who gets it is slow."""
         finished = self._books.take_finished(1 if self._slow else None)
         self._behind = bool(self._books.untaken)

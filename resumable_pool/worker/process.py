@@ -24,7 +24,6 @@ from ..between import children, messages, pipes, system
 from ..between.clock import monotonic
 from ..between.frames import BATCH_OVER, FrameReader, plain_frame
 from ..between.messages import BATCH_SECONDS, Batch, Setup
-from ..between.waiting import Waiter
 from ..values import Bytes, name_script_main
 from .calling import initialize, process_batch, start_failed
 from .slot import take_slot
@@ -82,8 +81,8 @@ class _InWorker:
         if isinstance(self._here, int):
             self._ours.append(self._here)
         self._identities = pipes.identities(self._ours)
-        self._told = Waiter()
-        self._told.add(tasks)
+        self._told = pipes.Poll()
+        self._told.register(tasks, pipes.POLLIN)
         self._pid = os.getpid()
         self._outcomes = 0
         self._look_at = 0.0
@@ -136,7 +135,7 @@ class _InWorker:
         self._check()
         self._go_back()
         system.stop_timers()
-        told = self._received or self._told.wait(0)
+        told = self._received or self._told.poll(0)
         return bool(told) and self._receive() is not None
 
     def _go_back(self) -> None:

@@ -374,7 +374,8 @@ def test_a_failure_is_judged_after_a_moment(retries: int, verdicts: list[Verdict
         books.wake(NOW + JUDGING_SECONDS)
     assert not books.over
     books.note_failure_saved("a")
-    assert (books.over, books.failed, books.take_finished()) == (True, 1, [("a", False)])
+    assert (books.over, books.failed, books.take_finished()) == (True, 1, ["a"])
+    assert books.has_failed("a")
 
 
 def test_a_failure_during_a_stop_is_nobody_s() -> None:
@@ -501,8 +502,9 @@ def test_the_books_say_how_the_run_stands_and_how_it_ended(keep_failures: bool) 
             books.note_saved(1)
     assert (books.completed, books.failed) == (2, 1)
     assert (books.size_done, books.size_to_do) == (7, 15)
-    assert books.take_finished(2) == [("a", True), ("b", False)]
-    assert books.take_finished() == [("c", True)]
+    assert books.take_finished(2) == ["a", "b"]
+    assert books.take_finished() == ["c"]
+    assert [*filter(books.has_failed, "abc")] == ["b"]
     own = failed("b").failure
     assert own is not None
     elsewhere = own._replace(path="x")
