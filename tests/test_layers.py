@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1103,  # the modules beside runner.py, and the front doors
-    "between": 1175,
+    "between": 1177,
     "checkpoints": 1907,
     "commands": 381,
     "run": 1743,

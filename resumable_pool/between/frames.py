@@ -145,27 +145,29 @@ class FrameReader:
     def _take_frames(self, view: memoryview, received: list[Any]) -> None:
         """The messages in it; what it has of one more waits for the rest of that."""
         # Out of bytes many small ones are cut in half the time; few large ones are copied once.
-        data = bytes(view) if len(view) < pipes.LARGE else view
-        begin, head = 0, _FRAME.size
+        small = len(view) < pipes.LARGE
+        data: Any = bytes(view) if small else view
+        begin, head, size, unpack = 0, _FRAME.size, len(data), _FRAME.unpack_from
         values: list[Encoded] = []  # those in a row are one message
-        while begin + head <= len(data):
-            kind, length = _FRAME.unpack_from(data, begin)
+        while begin + head <= size:
+            kind, length = unpack(data, begin)
             start = begin + head
             end = start + length
-            if kind not in (_VALUE, _MESSAGE):
-                raise ValueError(f"no frame starts with {kind}")
-            if end > len(data):
-                if length >= pipes.LARGE:  # a buffer of its own
-                    self._begin_large(kind, length, data[start:])
-                    begin = len(data)
-                break
-            if kind == _VALUE:
+            if kind == _VALUE and end <= size:  # by far the most
                 if not values:
                     received.append(Values(values))
-                values.append(bytes(data[start:end]))
-            else:
-                received.append(self._decode(bytes(data[start:end])))
-                values = []
+                values.append(data[start:end] if small else bytes(data[start:end]))
+                begin = end
+                continue
+            if kind not in (_VALUE, _MESSAGE):
+                raise ValueError(f"no frame starts with {kind}")
+            if end > size:
+                if length >= pipes.LARGE:  # a buffer of its own
+                    self._begin_large(kind, length, data[start:])
+                    begin = size
+                break
+            received.append(self._decode(bytes(data[start:end])))
+            values = []
             begin = end
         self._rest = bytes(data[begin:])
 
