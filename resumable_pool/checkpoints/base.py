@@ -49,6 +49,15 @@ def foreign(path: str, why: str = "") -> CheckpointError:
     return CheckpointError(path, f"is not a checkpoint of this library{why}", remedy)
 
 
+def refuse_odd(path: str) -> None:
+    """Raise `CheckpointError` for a pipe or a device: who opens a pipe waits for its other end, and
+    what is put in a device's place takes that from the whole system."""
+    with contextlib.suppress(OSError):  # it is not there, or its opening says what is wrong
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise foreign(path, ": it is not a regular file")
+
+
 def of_another_version(path: str, version: int, known: int) -> CheckpointError:
     """The same for one of ours that was written by another version of this library."""
     what = f"has version {version} of the format, and this library reads version {known}"
@@ -188,6 +197,7 @@ class Checkpoint(Mapping[str, Any]):
     @contextlib.contextmanager
     def _locked(self, notes: list[str]) -> Iterator[contextlib.ExitStack]:
         """With the lock, which is given up behind it, unless that is taken off this stack."""
+        refuse_odd(self.path)
         with contextlib.ExitStack() as stack:
             self._file = self._lock(notes)
             stack.callback(self._release)

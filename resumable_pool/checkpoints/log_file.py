@@ -26,7 +26,7 @@ from typing import Any
 from ..between import forks
 from ..records import Entry, Outcome, quoted
 from ..values import Bytes, Encoded
-from .base import REWRITTEN, Checkpoint
+from .base import REWRITTEN, Checkpoint, refuse_odd
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
 from .lock import LockableFile, is_locked, open_locked, refuse_if_gone
 from .log_reader import Index, Scan, Seen
@@ -141,6 +141,7 @@ class LogFile(Checkpoint):
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
         """The file's descriptor; -1 if there is nothing to read."""
+        refuse_odd(self.path)
         try:
             fd = open_file(self.file, os.O_RDONLY)
         except FileNotFoundError:

@@ -49,7 +49,7 @@ from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from . import lock
-from .base import REWRITTEN, Checkpoint, Through, damaged, foreign, of_another_version
+from .base import REWRITTEN, Checkpoint, Through, damaged, foreign, of_another_version, refuse_odd
 from .disk import force_folder, replace
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
@@ -117,7 +117,7 @@ class SqliteFile(Checkpoint):
             yield
         except _ERRORS as error:
             if _is_damage(error):
-                raise damaged(self.path, error) from error
+                raise damaged(self.path, error) from None
             raise OSError(errno.EIO, f"SQLite says: {error}") from error
 
     # Reading.
@@ -407,7 +407,7 @@ def _recognised(path: str, how: str) -> sqlite3.Connection:
     except BaseException as error:
         db.close()
         if isinstance(error, _ERRORS) and _is_damage(error) and not _looks_like_ours(path):
-            raise foreign(path) from error  # it is not even a database
+            raise foreign(path) from None  # it is not even a database
         raise
     return db
 
@@ -416,6 +416,7 @@ def _readable(path: str) -> sqlite3.Connection:
     """A connection for reading. It changes nothing, unless a writer was killed and has left a
     journal, without which nobody can read: to apply that one has to write, as SQLite does for
     whoever may, under its own locks."""
+    refuse_odd(path)
     if _is_new(path):
         return _make(":memory:")
     for how in ("mode=ro", "mode=rw"):

@@ -1048,3 +1048,26 @@ def test_a_plain_pickle_is_adopted_and_moved(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({"1": 1, "2": 2}))
     assert "adopted the results of 2 files" in checkpoint_at(path).move("", "in")[0]
     assert pickle.loads(path.read_bytes()) == {"in/1": 1, "in/2": 2}
+
+
+@not_on_windows("has no named pipes in folders")
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_is_refused_at_once_and_stays_what_it_is(path: Path, link: bool) -> None:
+    # So is a device, which `compact` must not put a file in the place of.
+    pipe = path.with_name("pipe") if link else path
+    os.mkfifo(pipe)
+    if link:
+        path.symlink_to(pipe)
+    checkpoint = checkpoint_at(path)
+    calls: list[Callable[[], Any]] = [
+        functools.partial(open_checkpoint, path),
+        checkpoint.failures().__len__,
+        checkpoint.open,
+        checkpoint.compact,
+    ]
+    for call in calls:
+        with pytest.raises(CheckpointError, match="it is not a regular file"):
+            call()
+    assert "it is not a regular file" in checkpoint.check()[0]
+    assert pipe.is_fifo()
+    assert {*os.listdir(path.parent)} <= {path.name, pipe.name}
