@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1103,  # the modules beside runner.py, and the front doors
-    "between": 1177,
+    "between": 1178,
     "checkpoints": 1915,
     "commands": 381,
     "run": 1743,
@@ -246,9 +246,8 @@ def test_the_imports_are_seen() -> None:
 
 # What takes as long to import as all of the package, and most runs do without.
 SLOW = ["asyncio", "concurrent.futures", "dataclasses", "hashlib", "inspect", "logging", "pathlib",
-        "multiprocessing.connection", "multiprocessing.util", "pickletools",
-        "resumable_pool.checkpoints.json_lines", "resumable_pool.run.loop",
-        "resumable_pool.worker.process", "shutil", "sqlite3", "subprocess", "tempfile",
+        "multiprocessing.connection", "pickletools", "resumable_pool.checkpoints.json_lines",
+        "resumable_pool.run.loop", "resumable_pool.worker.process", "shutil", "sqlite3", "tempfile",
         "traceback", "urllib"]  # fmt: skip
 
 

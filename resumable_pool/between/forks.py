@@ -13,6 +13,7 @@ Knows nothing of what an end is, but that it can be closed.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.util  # noqa: F401 (when a program ends it comes after what that registers)
 import os
 import threading
 from collections.abc import Iterator

@@ -170,6 +170,43 @@ def test_what_the_program_has_registered_is_left_to_it(folder: Path, method: str
     assert sorted(done.stdout.split("\n")) == ["", "Finalize", "exit handler", "finalizer"]
 
 
+LATE = """
+import atexit, multiprocessing, os, sys, time
+from resumable_pool import ResumableRunner
+
+def work(path):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    child.start()
+    return child.pid
+
+def run(result):
+    runner = ResumableRunner(work, "in/*.txt", result, max_workers=2, mp_context=sys.argv[1])
+    runner.run()
+    return list(runner.results.values())
+
+def late():
+    for pid in run("late.pkl"):
+        try:
+            os.kill(pid, 0)
+            print("lives")
+        except ProcessLookupError:
+            print("is gone")
+
+if __name__ == "__main__":
+    atexit.register(late)
+    run("early.pkl")
+"""
+
+
+@not_on_windows("the children are forked")
+def test_a_run_in_an_exit_handler_leaves_nothing_behind(folder: Path, method: str) -> None:
+    """Also where multiprocessing believes that this program, of which workers are forked, is at its
+    end: it was imported after that handler was registered, and so has run its own before."""
+    Path("script.py").write_text(LATE)
+    done = python("script.py", method)
+    assert done.stdout == "is gone\n" * 10, done.stderr
+
+
 TALKATIVE = """
 import atexit, sys
 from resumable_pool import ResumableRunner
