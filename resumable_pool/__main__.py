@@ -86,8 +86,9 @@ def _parse(program: str, arguments: Sequence[str]) -> argparse.Namespace:
         for names, facts in takes:
             command.add_argument(*names, **facts)
         command.set_defaults(verb=verb)
-    if arguments and arguments[0] in commands.choices:
-        # Options may stand between the positional arguments, and so be added at the end.
+    if arguments and arguments[0] in commands.choices and "--" not in arguments:
+        # Options may stand between the positional arguments, and so be added at the end. This
+        # parses twice, and forgets after the first time that behind `--` there are no options.
         return commands.choices[arguments[0]].parse_intermixed_args(arguments[1:])
     return parser.parse_args(arguments)
 

@@ -90,6 +90,8 @@ def _imported(module: str, called: str, remedy: str) -> ModuleType:
         first = error.__traceback__
         lines = traceback.format_exception(type(error), error, first and first.tb_next)
         what = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"install it for {sys.executable}, or {remedy}"
         remedy = remedy if isinstance(error, ImportError) else "fix that"
         text = "".join(lines).rstrip()
         why = f"{called!r} cannot be imported: {what} ({remedy})\n\n{text}"

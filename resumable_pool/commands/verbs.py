@@ -111,7 +111,7 @@ _CHECKPOINT = _takes("checkpoint", "CHECKPOINT")
     _takes("--initializer", "NAME",
            "a function, in the same module unless you name another, called once in each worker"),
     _takes("--max-failures", "N", "stop when more files than this have failed"),
-    _takes("--max-tasks-per-child", "N", "files that a worker does at most"),
+    _takes("--max-tasks-per-child", "N", "replace a worker after this many files"),
     _takes("--mp-context", "M", "start processes by fork, spawn or forkserver"),
     _takes("--largest-first", "", "start with the largest files"),
     _takes("--rerun-changed", "", "process files again if they have changed"),
@@ -124,7 +124,7 @@ _CHECKPOINT = _takes("checkpoint", "CHECKPOINT")
     _takes("--shard", "K/N", "only part K of N, from 0: for array jobs, each with its checkpoint"),
     _takes("--allow-empty", "",
            "do not treat it as an error if no file matches (with --shard it never is)"),
-    _takes("--progress", "", "write a line to stderr every ten seconds if it is no terminal"),
+    _takes("--progress", "", "write a line to stderr every ten seconds if it is not a terminal"),
     _takes("-q --quiet", "", "no progress line, and no report if every file is done"),
     _takes("--json", "", "print the report as JSON", dest="as_json"),
 )  # fmt: skip
@@ -230,7 +230,7 @@ def _in_lines(failures: Iterable[Failure], as_json: bool, verbose: bool) -> Iter
     _CHECKPOINT,
     _takes("out", "OUT", "a new file: .jsonl (a line for each path and value) or .csv"),
     _takes("--force", "", "replace OUT if it exists"),
-    _takes("--repr", "", "write values that are no JSON as text", dest="as_repr"),
+    _takes("--repr", "", "write values that are not JSON as text", dest="as_repr"),
 )
 def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False) -> int | None:
     """Write the values to a .jsonl or .csv file; this unpickles them, which can run code in the
@@ -398,6 +398,8 @@ def _existing(path: str) -> checkpoints.Checkpoint:
         checkpoint = checkpoints.checkpoint_at(path)
         if not os.path.lexists(path):
             raise Refused(f"there is no checkpoint {quoted(path)}")
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise Refused(f"checkpoint {quoted(path)} is not a regular file")  # a pipe: it waits
         open(path, "rb").close()
     return checkpoint
 

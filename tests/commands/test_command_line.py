@@ -176,6 +176,19 @@ def test_the_shell_may_expand_the_pattern() -> None:
     assert sorted(open_checkpoint("result.pkl").values()) == [0, 1, 8, 9]
 
 
+def test_a_file_may_be_called_like_an_option(folder: Path) -> None:
+    """Behind `--` nothing is an option, as with every command."""
+    (folder / "-j.txt").write_text("1")
+    succeed("run", "-j", 1, "--", "code/work.py:number", "-j.txt", "-r.pkl")
+    succeed("run", "code/work.py:number", "-j", 1, "--", "-j.txt", "in/01.txt", "-s.pkl")
+    assert "1 file done" in succeed("show", "--", "-r.pkl")
+    assert json.loads(succeed("show", "--json", "--", "-r.pkl"))["done"] == 1
+    succeed("move", "--", "-r.pkl", "-j.txt", "-k.txt")
+    succeed("merge", "--", "-all.pkl", "-r.pkl", "-s.pkl")
+    succeed("export", "./-all.pkl", "--", "-all.csv")
+    assert [*open_checkpoint("-all.pkl")] == ["-k.txt", "-j.txt", "in/01.txt"]
+
+
 def test_a_file_may_be_called_like_a_glob(folder: Path) -> None:
     """As the shell passes it on."""
     (folder / "in" / "take[1].txt").write_text("1")
@@ -386,7 +399,11 @@ def test_what_cannot_be_carried_out_is_refused(folder: Path, line: list[str], me
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import nowhere_else", "ModuleNotFoundError: No module named 'nowhere_else'"),
+        (
+            "import nowhere_else",
+            "ModuleNotFoundError: No module named 'nowhere_else' "
+            f"(install it for {sys.executable}, or name it as a module, package.broken, if",
+        ),
         (
             "from . import sibling",
             "ImportError: attempted relative import with no known parent "
@@ -643,6 +660,16 @@ def test_what_is_no_checkpoint_for_it_is_refused(
     assert (out, error.count("\n")) == ("", 1)
     assert text in error
     assert {*os.listdir()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes in folders")
+@pytest.mark.parametrize("verb", ["show", "check", "compact"])
+def test_a_named_pipe_is_not_waited_for(verb: str) -> None:
+    """It would be until somebody writes to it."""
+    os.mkfifo("pipe.pkl")
+    done = command(verb, "pipe.pkl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "checkpoint 'pipe.pkl' is not a regular file" in done.stderr
 
 
 def test_a_checkpoint_in_use_is_not_rewritten(
