@@ -92,8 +92,8 @@ def list_files(pattern: str | list[str], told: Told = lambda number: None) -> li
 
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
     Windows so is `a\\b`.
-    Listed paths that are no files are left out with a warning, since somebody meant them. `told`
-    hears now and then how many there are so far.
+    Listed paths that are no files are left out with a warning, since somebody meant them, and so is
+    what is in folders that may not be read. `told` hears now and then how many there are so far.
 
     Raises:
         OSError: the system cannot say what is there.
@@ -112,7 +112,7 @@ def nothing_found(pattern: str | list[str]) -> str:
     if os.path.isdir(pattern):
         inside = as_key(os.path.join(pattern, "**", "*"))
         what = f"{quoted(pattern)} is a folder, and only files are processed"
-        return f"{what}: {quoted(inside)} is all in it"
+        return f"{what}: {quoted(inside)} matches all in it"
     start = "" if is_rooted(pattern) else f" in the folder {quoted(here())}"
     hint = _hint(pattern)
     return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
@@ -248,10 +248,15 @@ def _entries(folder: str, told: Told) -> _Entries:
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
     entries: _Entries = {}
-    with _nothing_where_nobody_may_look(), os.scandir(inside) as found:
-        while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
-            entries |= some
-            told(len(entries))
+    with _nothing_where_nobody_may_look():
+        try:
+            with os.scandir(inside) as found:
+                while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
+                    entries |= some
+                    told(len(entries))
+        except PermissionError as error:
+            what = f"folder {quoted(normalised(folder))} is left out, with all that is in it"
+            warnings.warn(f"{what}: {error.strerror}", stacklevel=_levels_to_the_caller())
     return entries
 
 

@@ -174,6 +174,7 @@ sub/[a].txt sub/[[]a].txt sub/* sub//*.txt */new?line* **/*\udcff* **/\udcff* . 
 """.split()  # noqa: SIM905
 
 
+@pytest.mark.filterwarnings("ignore:folder .* is left out")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_means_what_it_means_to_glob(
     jungle: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +185,23 @@ def test_a_pattern_means_what_it_means_to_glob(
         pytest.skip("on Windows: Wine takes what begins with a slash for a path of Linux")
     for whole in (pattern, f"{jungle}/{pattern}", f"{jungle}//./{pattern}", f"*/../{pattern}"):
         assert _files(whole) == _slowly(whole)
+
+
+@posix
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    """As `find` does: nobody else would notice that files are missing."""
+    (tmp_path / "sub").chmod(0o000)
+    tmp_path.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        os.seteuid(65534)
+    try:
+        with pytest.warns(UserWarning, match="folder 'sub' is left out, .*Permission") as warned:
+            assert _files("**/*.txt") == ["a.txt", "b.txt"]
+    finally:
+        os.seteuid(user)
+        (tmp_path / "sub").chmod(0o755)
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 @posix

@@ -39,9 +39,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1103,  # the modules beside runner.py, and the front doors
+    "": 1108,  # the modules beside runner.py, and the front doors
     "between": 1178,
-    "checkpoints": 1915,
+    "checkpoints": 1916,
     "commands": 385,
     "run": 1743,
     "saver": 275,

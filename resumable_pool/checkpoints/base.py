@@ -309,11 +309,12 @@ class Checkpoint(Mapping[str, Any]):
         Returns, and raises:
             What `open` does; but where it cannot be written to, that is returned.
         """
+        if self._is_settled():
+            return []
         notes: list[str] = []
         try:
-            if not self._is_settled():
-                notes = self.open()
-                self.close()
+            notes = self.open()
+            self.close()
         except CheckpointLocked:  # whoever writes sees to that
             pass
         except OSError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -363,3 +365,23 @@ def test_a_reader_goes_on_where_it_was(path: Path, monkeypatch: pytest.MonkeyPat
         assert reader["b"] == 2
     assert starts[:1] == [size]
     assert min(starts) == size
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+def test_what_may_not_be_read_is_not_called_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether a writer was killed."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("results.jsonl"), *OUTCOMES)
+    Path("results.jsonl").chmod(0o000)
+    tmp_path.chmod(0o777)
+    checkpoint = JsonLines("results.jsonl")
+    user = os.geteuid()
+    if user == 0:  # who may read everything
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            checkpoint.settle()
+    finally:
+        os.seteuid(user)

@@ -374,7 +374,7 @@ REFUSED = [
     (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
     (["export", "good.pkl", "no/out.csv"], "'no/out.csv': there is no folder 'no'"),
     (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, and only files are "
-                                                    "processed: 'in/**/*' is all in it"),
+                                                    "processed: 'in/**/*' matches all in it"),
 ]  # fmt: skip
 
 
