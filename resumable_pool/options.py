@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from .between.clock import NEVER
+from .between.forks import undivided
 from .between.messages import Setup
 from .between.system import FORK_IS_SOUND, MOST_WORKERS
 from .checkpoints import Checkpoint, checkpoint_at
@@ -207,7 +208,8 @@ def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
     limit = None
     if timeout < NEVER:
-        from .between.time_limit import TimeLimit  # which knows all about processes
+        with undivided():
+            from .between.time_limit import TimeLimit  # which knows all about processes
 
         limit = TimeLimit(timeout)
     return Setup(function, initializer, tuple(initargs), limit, rerun_changed)

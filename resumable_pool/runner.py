@@ -37,7 +37,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .between.clock import monotonic
-from .between.forks import Owned
+from .between.forks import Owned, undivided
 from .checkpoints import Checkpoint
 from .checkpoints.base import ByPath
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
@@ -314,22 +314,24 @@ class ResumableRunner(Hooks[Result]):
     def _ring_for(
         self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, screen: Screen
     ) -> Run:
-        # What starts processes is slow to import, and often there is nothing to do.
-        from .run.loop import Run
-        from .run.processes import Crew
-        from .saver.saving import Saving
+        # What starts processes is slow to import, and often there is nothing to do. What another
+        # thread forks in the middle of that could never import it.
+        with undivided():
+            from .run.loop import Run
+            from .run.processes import Crew
+            from .saver.saving import Saving
 
+            crew: type[Crew] = Crew
+            if self._options.executor is not None:
+                from .run.executors import FarCrew
+
+                crew = FarCrew
         options = self._options
         hooks = self if overrides(self, *SAVER_HOOKS) else None
         if hooks is not None or (overrides(self, "process_file") and options.executor is None):
             check_sent(self, options.context)
         how_often = options.save_every, options.save_interval
         saving = Saving(self._checkpoint, hooks, *how_often, patience=options.timeout)
-        crew: type[Crew] = Crew
-        if options.executor is not None:  # few have one, and spawned processes import all of this
-            from .run.executors import FarCrew
-
-            crew = FarCrew
         return Run(options, saving, make_plan, books, requests, screen, crew)
 
     def _let_go(self, requests: StopRequests, screen: Screen, *raised: Any) -> None:

@@ -57,7 +57,7 @@ def write_at(fd: int, data: Bytes, offset: int) -> None:
 def write_parts(fd: int, parts: Sequence[Bytes], offset: int) -> None:
     """The same for many parts, one behind the other: small ones joined, large ones not copied."""
     joined: list[Bytes] = []
-    if max(map(len, parts)) <= _JOINED:  # as nearly always
+    if max(map(len, parts), default=0) <= _JOINED:  # as nearly always
         joined, parts = [b"".join(parts)], ()
     for large, group in itertools.groupby(parts, lambda part: len(part) > _JOINED):
         some = [*group]

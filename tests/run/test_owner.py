@@ -88,6 +88,45 @@ def test_a_forked_copy_ends_and_prints_nothing(
         assert done.stdout.count(text) == (text.startswith("10 files") == (where == "hook"))
 
 
+IN_THE_MIDDLE = """
+import os, signal, sys, threading, time
+from resumable_pool import ResumableRunner
+
+importing = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name.endswith(sys.argv[1]) and not importing.is_set():
+            importing.set()
+            time.sleep(0.5)
+
+def run(result, **options):
+    print(ResumableRunner(len, "in/*.txt", result, mp_context="fork", **options).run(), flush=True)
+
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=run, args=["one.pkl"], kwargs={"timeout": 60})
+thread.start()
+importing.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    run("other.pkl", timeout=60)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+thread.join()
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("module", ["between.pipes", "run.loop"])
+def test_what_is_forked_while_a_run_begins_can_run_too(folder: Path, module: str) -> None:
+    """By another thread, in the middle of an import: that would never end in the copy."""
+    Path("script.py").write_text(IN_THE_MIDDLE)
+    done = python("-W", "ignore", "script.py", module)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("10 done") == 2
+
+
 INTERRUPTED = """
 import atexit, os, signal, sys, time
 from resumable_pool import ResumableRunner
