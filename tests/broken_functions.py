@@ -103,6 +103,21 @@ def leak_memory(path: str) -> int:
     return len(kept)
 
 
+def forbid_descriptors(path: str) -> int:
+    """One of many quick files leaves its process unable even to ask what there is to read."""
+    if path.endswith("060.txt"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    return 1
+
+
+def close_descriptors(path: str) -> int:
+    """One of many quick files closes all that it does not know."""
+    note(path)
+    if path.endswith("060.txt"):
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return 1
+
+
 # Workers that do not start.
 
 

@@ -40,12 +40,12 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1111,  # the modules beside runner.py, and the front doors
-    "between": 1178,
+    "between": 1180,
     "checkpoints": 1916,
     "commands": 385,
     "run": 1743,
     "saver": 275,
-    "worker": 239,
+    "worker": 244,
 }
 
 # A file is one story, and a function one thought.

@@ -127,11 +127,12 @@ class Child:
     def _watch_its_end(self, context: BaseContext) -> None:
         assert self._process.pid is not None
         self.pid = self._process.pid
-        # What the child forks inherits multiprocessing's sentinel and keeps it quiet; not so a
-        # pidfd (Linux). The fork server's children are not ours, but it tells of their end itself.
+        # What the child forks inherits multiprocessing's sentinel and keeps it quiet; and the fork
+        # server's own end, of a SIGTERM to the script's group, say, looks like that of all its
+        # children. Not so a pidfd (Linux).
         self._by_server = context.get_start_method() == "forkserver"
         self._pidfd = -1
-        if hasattr(os, "pidfd_open") and not self._by_server:
+        if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
@@ -158,7 +159,9 @@ class Child:
 
     def has_ended(self) -> bool:
         """Whether the process is dead; its exit code may be unknown (SIGCHLD is ignored, say)."""
-        return self._process.exitcode is not None or bool(pipes.wait([self.sentinel], 0))
+        if self._pidfd < 0 and self._process.exitcode is not None:
+            return True
+        return bool(pipes.wait([self.sentinel], 0))
 
     def signal_group(self, name: str) -> None:
         """Send a signal, by name, to the process and whatever it has started in its session."""
@@ -178,8 +181,9 @@ class Child:
         self._told.close()
         if not self.has_ended():
             pipes.wait([self.sentinel], LEAVING_SECONDS if in_peace else DYING_SECONDS)
-        if self._pidfd < 0 and self.has_ended():
-            self._process.join(DYING_SECONDS)  # multiprocessing's sentinel is a moment early
+        if (self._pidfd < 0 or self._by_server) and self.has_ended():
+            # multiprocessing's sentinel is a moment early, and the fork server's word a moment late
+            self._process.join(DYING_SECONDS)
         exitcode = self._process.exitcode
         if not self.has_ended() or not in_peace:
             self.signal_group("SIGKILL")

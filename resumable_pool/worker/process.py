@@ -121,8 +121,12 @@ class _InWorker:
             after = functools.partial(self._note_over, setup.around)
         due = monotonic() + _LONGEST_BATCH
         for frame, now, last in process_batch(setup, batch, before, after):
-            if last or now >= self._look_at:
-                last = self._look_around(now) or last or now >= due
+            try:
+                if last or now >= self._look_at:
+                    last = self._look_around(now) or last or now >= due
+            except BaseException:  # of what an earlier file has done, perhaps: not this one's fault
+                self._write([*frame, BATCH_OVER])
+                raise
             self._write([*frame, BATCH_OVER] if last else frame)
             self._outcomes += 1
             if last:
@@ -176,6 +180,7 @@ class _InWorker:
         try:
             pipes.write(self._results, parts)
         except OSError:
+            self._check()  # or it is we who have closed it
             os._exit(LOST_SAVER)
 
     def _check(self) -> None:

@@ -55,6 +55,26 @@ def test_what_is_in_work_is_finished_and_saved(
     assert "10 files: 8 done, 2 done before" in rerun()
 
 
+@pytest.mark.parametrize(("signum", "method"), [*EACH, (signal.SIGHUP, "forkserver")])
+def test_so_it_is_when_the_whole_group_gets_it(
+    folder: Path, stage: Stage, method: str | None, signum: signal.Signals
+) -> None:
+    """As from `timeout`, or a terminal that is closed: of a fork server, too."""
+    script = Script(folder, method)
+    script.start()
+    stage.wait_begun(3)
+    os.killpg(script.pid, signum)
+    script.wait_for_words(f"{signum.name}: finishing 3 files, for 10 s at most")
+    stage.cue(3)
+    status, _, errors = script.wait()
+    assert status == -signum
+    assert "Error" not in errors
+    script.wait_gone()
+    assert len(saved(folder)) == 3
+    stage.cue(7)
+    assert "10 files: 7 done, 3 done before" in rerun()
+
+
 @pytest.mark.parametrize(
     ("also", "method"), [*(("", method) for method in METHODS), ("max_tasks_per_child=1", None)]
 )

@@ -69,6 +69,24 @@ def failed(report: Report) -> list[str]:
     return [failure.path for failure in report.failures]
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_worker_that_cannot_go_on_loses_nothing(many: list[str], method: str, most: int) -> None:
+    """What was returned is saved, of the file that did it and of those behind it in its batch."""
+    options: dict[str, Any] = {"max_workers": most, "mp_context": method}
+    report = runner(broken.forbid_descriptors, **options).run()
+    assert (report.completed, failed(report)) == (120, [])
+
+
+def test_one_that_has_lost_its_pipes_says_so_in_the_middle_of_a_batch(
+    many: list[str], method: str
+) -> None:
+    """Also where it is the writing that fails."""
+    report = runner(broken.close_descriptors, max_workers=1, mp_context=method).run()
+    (failure,) = report.failures
+    assert failure.path == "in/060.txt"
+    assert failure.message.startswith("its worker lost its pipes: the function closed descriptors")
+
+
 @pytest.mark.parametrize("number", [0, 30])
 @pytest.mark.parametrize(
     "options",

@@ -38,8 +38,9 @@ def test_an_end_that_the_fork_server_did_not_tell_is_unknown() -> None:
     child = processes.Child(
         multiprocessing.get_context("forkserver"), "test", leave, (0,), Waiter()
     )
-    wait([child.sentinel])
-    os.read(child.sentinel, 100)
+    told = child._process.sentinel  # by the server
+    wait([told])
+    os.read(told, 100)
     assert child.reap(in_peace=True) == (None, b"")
 
 
