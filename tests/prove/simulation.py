@@ -623,7 +623,7 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
         run = loop.Run(universe.options, *given)
         try:
             for finished in run.go():
-                told += finished
+                told += [(path, not books.has_failed(path)) for path in finished]
         except ResumablePoolError as raised:
             error = raised
     _check(universe, books, told, error)

@@ -131,10 +131,14 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_may_outlive_the_last_line_of_the_script(folder: Path, method: str) -> None:
-    """In a thread: what is spawned still finds the function."""
+def _skip_where_python_does_not_fork_at_its_end(method: str) -> None:
     if method == "fork" and sys.version_info[:2] == (3, 12) and sys.version_info < (3, 12, 2):
         pytest.skip("fork: python/cpython#113964, mended in 3.12.2")
+
+
+def test_a_run_may_outlive_the_last_line_of_the_script(folder: Path, method: str) -> None:
+    """In a thread: what is spawned still finds the function."""
+    _skip_where_python_does_not_fork_at_its_end(method)
     Path("script.py").write_text(IN_THE_END)
     done = python("script.py", method)
     assert "10 files: 10 done" in done.stdout, done.stderr
@@ -202,6 +206,7 @@ if __name__ == "__main__":
 def test_a_run_in_an_exit_handler_leaves_nothing_behind(folder: Path, method: str) -> None:
     """Also where multiprocessing believes that this program, of which workers are forked, is at its
     end: it was imported after that handler was registered, and so has run its own before."""
+    _skip_where_python_does_not_fork_at_its_end("fork")  # as the function does
     Path("script.py").write_text(LATE)
     done = python("script.py", method)
     assert done.stdout == "is gone\n" * 10, done.stderr
