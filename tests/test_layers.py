@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1111,  # the modules beside runner.py, and the front doors
-    "between": 1180,
+    "between": 1179,
     "checkpoints": 1916,
     "commands": 385,
     "run": 1743,

@@ -13,7 +13,7 @@ Knows nothing of what an end is, but that it can be closed.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.util  # noqa: F401 (when a program ends it comes after what that registers)
+import multiprocessing.util  # noqa: F401 (so that its exit handler runs after the program's own)
 import os
 import threading
 from collections.abc import Iterator

@@ -358,11 +358,9 @@ else:
     # In a worker: one file's must not go off in the next.
     stop_alarm = functools.partial(signal.alarm, 0)
 
-    _TIMERS = signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF
-
     def stop_timers() -> None:
         """In a worker: all that a file may have started."""
-        for timer in _TIMERS:
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)
 
     # The exit code of what `end_after` has ended.

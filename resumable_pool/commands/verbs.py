@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from .. import checkpoints
+from ..checkpoints.base import refuse_odd
 from ..errors import CheckpointError, ResumablePoolError
 from ..files import nothing_found
 from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
@@ -398,8 +399,7 @@ def _existing(path: str) -> checkpoints.Checkpoint:
         checkpoint = checkpoints.checkpoint_at(path)
         if not os.path.lexists(path):
             raise Refused(f"there is no checkpoint {quoted(path)}")
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            raise Refused(f"checkpoint {quoted(path)} is not a regular file")  # a pipe: it waits
+        refuse_odd(path)
         open(path, "rb").close()
     return checkpoint
 

@@ -669,7 +669,7 @@ def test_a_named_pipe_is_not_waited_for(verb: str) -> None:
     os.mkfifo("pipe.pkl")
     done = command(verb, "pipe.pkl")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "checkpoint 'pipe.pkl' is not a regular file" in done.stderr
+    assert "'pipe.pkl' is not a checkpoint of this library: it is not a regular file" in done.stderr
 
 
 def test_a_checkpoint_in_use_is_not_rewritten(
