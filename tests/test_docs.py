@@ -62,15 +62,20 @@ def test_every_python_block_runs_as_a_script(tmp_path: Path, block: Block) -> No
     others = set(re.findall(r"^(?:from|import) (\w+)", block.script, re.M)) - OURS
     for package in others:
         pytest.importorskip(package)
-    if sys.platform == "win32" and ".run()" in block.script and "__main__" not in block.script:
+    in_notebook = ".run()" in block.script and "__main__" not in block.script
+    if sys.platform == "win32" and in_notebook:
         pytest.skip("on Windows: fork, as in a notebook")
     _make_files(tmp_path)
     if "vosk" in others:
         (tmp_path / VOSK_FOLDER).symlink_to(_vosk_model())
     (tmp_path / "script.py").write_text(block.script)
-    is_tests = "\ndef test_" in block.script
+    how = ["-u", "script.py"]
+    if in_notebook:  # which no new process could read from a file either
+        how = ["-u", "-c", block.script]
+    elif "\ndef test_" in block.script:
+        how = ["-m", "pytest", "-q", "script.py"]
     done = subprocess.run(
-        [sys.executable, *(["-m", "pytest", "-q"] if is_tests else ["-u"]), "script.py"],
+        [sys.executable, *how],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": PATH},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
     )  # fmt: skip

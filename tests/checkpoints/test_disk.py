@@ -97,7 +97,9 @@ for number in range(2):
     checkpoint.close()
     checkpoint.compact()
 """
-_CALL = re.compile(r'^(\w+)\((?:\d+<)?"?([^">]*)[">](?:.*, "([^"]*)")?.* = \d+$', re.M)
+_CALL = re.compile(
+    r'^(\w+)\((?:AT_FDCWD<[^>]*>, )?(?:\d+<)?"?([^">]*)[">](?:.*, "([^"]*)")?.* = \d+$', re.M
+)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

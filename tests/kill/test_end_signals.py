@@ -177,7 +177,9 @@ import threading
 def fork():
     os.read(os.open("fork", os.O_RDONLY), 1)
     if (pid := os.fork()) == 0:
-        print("forked", os.getpid(), file=sys.stderr, flush=True)
+        with open("child", "w") as file:
+            file.write(str(os.getpid()))
+        print("forked", file=sys.stderr, flush=True)
         signal.pause()
         os._exit(0)
     print("status", os.waitpid(pid, 0)[1], file=sys.stderr, flush=True)
@@ -193,10 +195,8 @@ def test_what_another_thread_of_the_script_forks_ends_as_ever(folder: Path, stag
     script.start()
     stage.wait_begun(3)
     Path("fork").write_bytes(b"!")
-    script.wait_for_words("forked ")
-    pids = script.processes()  # all others have sessions of their own
-    (child,) = (pid for pid in pids if os.getsid(pid) != pid)
-    os.kill(child, signal.SIGTERM)
+    script.wait_for_words("forked\n")
+    os.kill(int(Path("child").read_text()), signal.SIGTERM)
     script.wait_for_words(f"status {signal.SIGTERM.value}\n")
     stage.cue(10)
     assert "10 files: 10 done" in script.wait()[1]
