@@ -47,8 +47,6 @@ MAIN_GUARD_REMEDY = (
     "`if __name__ == '__main__':`? A program that was frozen into an executable must."
 )
 
-_IMPORTED_IN = os.getpid()  # another one, and this process is a forked copy of that
-
 # What the names of all our children begin with.
 _NAME = "resumable_pool "
 
@@ -271,7 +269,7 @@ def do_first_things(*ends: Connection, ignored: frozenset[str] = frozenset()) ->
         The ends, in the place of those that are given.
     """
     claimed = pipes.claim(*ends)
-    if os.getpid() != _IMPORTED_IN:
+    if os.getpid() != forks.IMPORTED_IN:
         _forget_what_is_inherited()
     system.hold_what_it_starts()
     _reset_signals(system.leave_terminal(ignored))

@@ -21,6 +21,10 @@ from typing import Any, TypeVar
 
 End = TypeVar("End")  # a pipe's, or an open file
 
+# Another process is a forked copy of this one: of the program, or of the fork server, if that has
+# loaded the script, or a module that it needs, beforehand.
+IMPORTED_IN = os.getpid()
+
 _ends: set[Any] = set()
 _kept = threading.local()
 # Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in

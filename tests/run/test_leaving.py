@@ -174,6 +174,41 @@ def test_what_the_program_has_registered_is_left_to_it(folder: Path, method: str
     assert sorted(done.stdout.split("\n")) == ["", "Finalize", "exit handler", "finalizer"]
 
 
+WORK = """
+import os, tempfile, weakref
+from resumable_pool import ResumableRunner
+
+folder = tempfile.TemporaryDirectory(dir=".")
+
+def work(path):
+    assert os.path.isdir(folder.name)
+    weakref.finalize(folder, os.write, 1, b"finalizer\\n")
+"""
+
+PRELOADING = """
+import multiprocessing
+from work import ResumableRunner, work
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["work"])
+    runner = ResumableRunner(
+        work, "in/*.txt", "r.pkl", max_workers=1, max_tasks_per_child=5, mp_context="forkserver"
+    )
+    print(runner.run().completed)
+"""
+
+
+@not_on_windows("there is no fork server")
+def test_what_the_fork_server_has_loaded_is_left_to_it(folder: Path) -> None:
+    """Its children are copies of it, as forked ones are of the program: the first to leave does not
+    remove a temporary folder that all others have as well, and does what it has registered itself.
+    (From Python 3.14 on, the fork server is the default, and loads the script.)"""
+    Path("work.py").write_text(WORK)
+    Path("script.py").write_text(PRELOADING)
+    done = python("script.py")
+    assert done.stdout == "finalizer\n" * 10 + "10\n", done.stderr
+
+
 LATE = """
 import atexit, multiprocessing, os, sys, time
 from resumable_pool import ResumableRunner
