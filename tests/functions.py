@@ -288,7 +288,29 @@ class SleepsAtPickling:
         return str, ()
 
 
+class SleepsAtPrinting(Exception):
+    def __str__(self) -> str:
+        time.sleep(600)
+        return ""
+
+
+class SleepsAtItsEnd:
+    def __del__(self) -> None:
+        time.sleep(600)
+
+
+def _raise(kind: type[Exception], held: object) -> None:
+    raise kind
+
+
+# When the call itself is over.
+_HANGING_LATE: dict[str, Any] = {
+    "sleeps at pickling": SleepsAtPickling,
+    "sleeps when its error is told": lambda: _raise(SleepsAtPrinting, None),
+    "sleeps when what its error held dies": lambda: _raise(ValueError, SleepsAtItsEnd()),
+}
 HANGING: dict[str, Any] = {
+    **_HANGING_LATE,
     "sleeps": lambda: time.sleep(600),
     "loops": _loop,
     "holds the interpreter in C": lambda: ctypes.PyDLL(None).sleep(600),
@@ -296,7 +318,6 @@ HANGING: dict[str, Any] = {
     "ignores SIGTERM": lambda: _sleep_with_handler(signal.SIG_IGN),
     "makes an exit of SIGTERM": lambda: _sleep_with_handler(lambda *_: sys.exit("told to")),
     "blocks signals": _sleep_with_signals_blocked,
-    "sleeps at pickling": SleepsAtPickling,
     "waits for a subprocess": lambda: os.system("sleep 600"),
     "waits for a subprocess, which ignores SIGTERM": lambda: os.system("trap '' TERM; sleep 600"),
     "waits for a forked child": lambda: os.waitpid(_fork_and_sleep(), 0),
@@ -307,7 +328,7 @@ if sys.platform == "win32":
     _SLEEP = f'"{sys.executable}" -c "import time; time.sleep(600)"'
     HANGING = {
         name: HANGING[name]
-        for name in ("sleeps", "loops", "swallows every exception", "sleeps at pickling")
+        for name in ("sleeps", "loops", "swallows every exception", *_HANGING_LATE)
     }
     HANGING["waits for a subprocess"] = lambda: os.system(f'"{_SLEEP}"')
 

@@ -61,7 +61,7 @@ class TimeLimit(NamedTuple):
                 faulthandler.dump_traceback_later(self.seconds, file=last_words)
 
     def end(self, last_words: int) -> None:
-        """When it has returned or raised."""
+        """When it has returned or raised, and what comes of that is made."""
         if self.watched:
             faulthandler.cancel_dump_traceback_later()
         with contextlib.suppress(OSError):  # nobody hears it

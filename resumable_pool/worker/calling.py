@@ -40,17 +40,15 @@ def start_failed(what: str, error: BaseException) -> StartFailed:
 
 
 def process_batch(
-    setup: Setup,
-    batch: Batch,
-    before: Callable[[], object],
-    after: Callable[[], object] | None = None,
+    setup: Setup, batch: Batch, before: Callable[[], object]
 ) -> Iterator[tuple[Sequence[Bytes], float, bool]]:
     """What comes of one path after the other: the frame of its outcome, with the record that the
     checkpoint will hold, when it came, and whether it is the last: after a failure the batch ends,
-    and the runner decides how to go on. What raises becomes a value here, and only here.
+    and the runner decides how to go on. What raises becomes a value here, and only here. By then
+    the methods of an exception, and of all that it held, have run: they may take their time, too.
 
     Args:
-        before: called before each call, and `after`, if any, when it has returned or raised.
+        before: called before each call.
     """
     assert setup.encoder is not None
     function, (encode, record) = setup.function, setup.encoder
@@ -67,8 +65,6 @@ def process_batch(
             finally:
                 if os.getpid() != pid:
                     os._exit(0)  # it has forked, and this is the copy that returned as well
-                if after is not None:
-                    after()
             ended = monotonic()
             seconds, checksum = ended - begun, crc32(pickled)
             outcome = path, pickled, checksum, None, seconds, attempt, found, time.time()

@@ -114,16 +114,13 @@ class _InWorker:
 
     def _process_batch(self, setup: Setup, batch: Batch) -> None:
         before: Callable[[], object] = system.stop_alarm
-        after = None
         if setup.around is not None or not all(path.startswith("/") for path in batch):
             before = functools.partial(self._make_ready, setup.around)
-        if setup.around is not None:
-            after = functools.partial(self._note_over, setup.around)
         due = monotonic() + _LONGEST_BATCH
-        for frame, now, last in process_batch(setup, batch, before, after):
+        for frame, now, last in process_batch(setup, batch, before):
             try:
                 if last or now >= self._look_at:
-                    last = self._look_around(now) or last or now >= due
+                    last = self._look_around(now, setup.around) or last or now >= due
             except BaseException:  # of what an earlier file has done, perhaps: not this one's fault
                 self._write([*frame, BATCH_OVER])
                 raise
@@ -132,11 +129,13 @@ class _InWorker:
             if last:
                 return
 
-    def _look_around(self, now: float) -> bool:
+    def _look_around(self, now: float, around: Any) -> bool:
         """Make sure that nothing but its outcome is left of the last file. Returns whether the
         runner has told us to begin no further one."""
         self._look_at = now + _LOOK_SECONDS
         self._check()
+        if around is not None:
+            around.end(self._last_words)
         self._go_back()
         system.stop_timers()
         told = self._received or self._told.poll(0)
@@ -147,17 +146,13 @@ class _InWorker:
         with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
             os.chdir(self._here)
 
-    # Around each call.
+    # Before each call.
 
     def _make_ready(self, around: Any) -> None:
         self._go_back()
         system.stop_alarm()
         if around is not None:
             around.begin(self._last_words)
-
-    def _note_over(self, around: Any) -> None:
-        self._check()
-        around.end(self._last_words)
 
     # What it hears and says.
 
