@@ -131,8 +131,9 @@ def _hint(pattern: str) -> str:
         path = f"{above}{name}"
         if glob.has_magic(name):
             remedy = f"for the name, use glob.escape({quoted(path)})"
-            # It may be called like a glob.
-            return f"brackets match one character; {remedy}" if os.path.exists(path) else ""
+            if os.path.exists(path):  # it may be called like a glob
+                return f"brackets match one character; {remedy}"
+            return "{a,b} is not expanded: use a glob for each" if "{" in name else ""
         if not os.path.exists(path or os.sep):
             return f"there is no {quoted(path)}"
         above = f"{path}/"

@@ -322,6 +322,8 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
             "sub",
             "'sub' is a folder, and only files are processed: 'sub/**/*'",
         ),
+        ("*.{txt,md}", "no files match '*.{{txt,md}}' in the folder {here}; {{a,b}} is not "
+                       "expanded: use a glob for each"),
         ("~/no.*", "no files match '~/no.*' in the folder {here}; ~ is not expanded: "
                    "use os.path.expanduser"),
         (["a", "b"], "none of the 2 paths listed is a file"),

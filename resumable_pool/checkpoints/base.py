@@ -50,12 +50,21 @@ def foreign(path: str, why: str = "") -> CheckpointError:
 
 
 def refuse_odd(path: str) -> None:
-    """Raise `CheckpointError` for a pipe or a device: who opens a pipe waits for its other end, and
-    what is put in a device's place takes that from the whole system."""
-    with contextlib.suppress(OSError):  # it is not there, or its opening says what is wrong
+    """Raise `CheckpointError` for what may not be read, and for a pipe or a device: who opens a
+    pipe waits for its other end, and what is put in a device's place takes that from the whole
+    system."""
+    try:
         mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise foreign(path, ": it is not a regular file")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a circle of links, say
+        remedy = "Make it readable, or name another checkpoint."
+        what = f"cannot be opened for reading: {error.strerror}"
+        raise CheckpointError(path, what, remedy) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise foreign(path, ": it is not a regular file")
 
 
 def of_another_version(path: str, version: int, known: int) -> CheckpointError:

@@ -150,7 +150,8 @@ def run(
     report = runner.run()
     if as_json or not (report.ok and (quiet or report.note)):
         facts = {**report._asdict(), "failures": [each._asdict() for each in report.failures]}
-        _write(report.lines(f"show {checkpoint} --failures lists them all"), as_json and facts)
+        where = f"python -m resumable_pool show {checkpoint} --failures lists them all"
+        _write(report.lines(where), as_json and facts)
     if report.note and not may_be_empty:
         if quiet:  # or the run has said so
             raise Refused(report.note)

@@ -405,6 +405,39 @@ def test_who_may_not_write_can_read(path: Path) -> None:
         shutil.rmtree(folder)
 
 
+LOCKED_OUT = f"""{PROGRAM}
+import sqlite3  # while the library can still be read
+from resumable_pool.errors import CheckpointError
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+failed = checkpoint.failures().__len__
+for attempt in (checkpoint.completed, failed, checkpoint.open, checkpoint.compact):
+    try:
+        attempt()
+    except CheckpointError as error:
+        say(error.reason, "|", error.remedy)
+"""
+
+
+@not_on_windows("modes")
+def test_who_may_not_read_is_told_so(path: Path) -> None:
+    """As for everything else that is wrong with the file; it is another user's, say."""
+    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
+    try:
+        path = folder / path.name
+        write(path, a=1)
+        path.chmod(0o000)
+        folder.chmod(0o777)
+        with start_python(LOCKED_OUT, path) as process:
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        why = "cannot be opened for reading: Permission denied"
+        assert output == f"{why} | Make it readable, or name another checkpoint.\n" * 4
+        assert os.listdir(folder) == [path.name]
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_nobody_is_left_with_a_descriptor(path: Path) -> None:
     """What a writer opens, and a reader, is closed again, also when it was refused."""
     before = open_descriptors()

@@ -241,7 +241,7 @@ def test_many_failures_are_listed_by_another_command(folder: Path) -> None:
     done = command("run", "code/work.py:even", "in/*.txt", "result.pkl")
     *_, line, last = done.stdout.splitlines()
     assert line == "  in/01.txt and 24 more: ValueError: odd"
-    assert last == "  (show result.pkl --failures lists them all)"
+    assert last == "  (python -m resumable_pool show result.pkl --failures lists them all)"
 
 
 def test_quiet_is_silent_unless_there_is_trouble() -> None:
