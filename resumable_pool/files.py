@@ -161,8 +161,11 @@ def normalised(path: str) -> str:
     """The path without `.`, `//` and `a/..`; but with what `..` means behind a link."""
     short = os.path.normpath(path)
     shorter = short.count(os.pardir) < path.count(os.pardir)
-    if shorter and os.path.realpath(short) != os.path.realpath(path):
-        short = path.removeprefix(os.path.join(os.curdir, ""))
+    with contextlib.suppress(ValueError):  # no file can have such a name
+        if shorter and os.path.realpath(short) != os.path.realpath(path):
+            first, *names = path.split("/")
+            names = [name for name in names if name not in ("", os.curdir)]
+            short = "/".join(names if first == os.curdir else [first, *names])
     return as_key(short)
 
 

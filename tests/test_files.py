@@ -213,6 +213,9 @@ def test_behind_a_link_two_dots_lead_elsewhere(tmp_path: Path) -> None:
     for pattern in ("link/../*.x", "l*/../b.x", "l*/../*.x", ["link/../b.x"]):
         assert _files(pattern) == ["link/../b.x"]
     assert _files("far/away/../*.x") == _files(["far/away/../b.x"]) == ["far/b.x"]
+    for path in (".//link/../b.x", "././link/../b.x", "link//.././b.x"):
+        assert _files([path]) == _files(path) == ["link/../b.x"]
+    assert _files([f"{tmp_path}//link/../b.x"]) == [f"{tmp_path}/link/../b.x"]
 
 
 @posix

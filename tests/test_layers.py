@@ -39,13 +39,13 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1113,  # the modules beside runner.py, and the front doors
+    "": 1116,  # the modules beside runner.py, and the front doors
     "between": 1179,
-    "checkpoints": 1919,
+    "checkpoints": 1944,
     "commands": 386,
     "run": 1743,
     "saver": 275,
-    "worker": 244,
+    "worker": 235,
 }
 
 # A file is one story, and a function one thought.

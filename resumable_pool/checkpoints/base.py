@@ -32,11 +32,11 @@ from typing import Any
 
 from ..between import forks
 from ..errors import CheckpointError, CheckpointLocked, ResumablePoolError
-from ..files import as_key, is_rooted
+from ..files import as_key, is_rooted, normalised
 from ..records import Entry, Failure, Fingerprint, Outcome, count_files, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
 from . import lock
-from .disk import force_folder, replace
+from .disk import force_folder, make_like, replace
 from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, LockableFile
 
 # What is said of a new file, if nothing else is.
@@ -241,6 +241,7 @@ class Checkpoint(Mapping[str, Any]):
         # Where the file itself is: what is put in a link's place would not be in the file's.
         new = type(self)(lock.new_name(self.file))
         try:
+            make_like(self.file, new.file)  # or others might read meanwhile what is private
             _fill(new, through(outcomes))
             self.make_way()
             # On Windows nobody may have it open. One asks before there is a link to it, which could
@@ -250,7 +251,6 @@ class Checkpoint(Mapping[str, Any]):
             notes.append(done.format(results=results, failures=failures))
             old = lock.keep_old(self.file, lambda old: _is_in(self, old, new))
             notes.append(f"what was there before is kept as {quoted(old)}")
-            os.chmod(new.file, stat.S_IMODE(os.stat(self.file).st_mode))
             replace(new.file, self.file)
             force_folder(self.file)
         except BaseException as error:
@@ -327,7 +327,7 @@ class Checkpoint(Mapping[str, Any]):
         except CheckpointLocked:  # whoever writes sees to that
             pass
         except OSError as error:
-            what = "what a writer that was killed has left half-done is still so"
+            what = "what a killed writer has left half-done, or another program, is still so"
             notes = [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 
@@ -422,7 +422,7 @@ class Checkpoint(Mapping[str, Any]):
         yield self.read
 
     def __getitem__(self, path: str) -> Any:
-        return self.read(as_key(path))
+        return self.read(_as_key(path))
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and as_key(path) in self.completed()
@@ -522,6 +522,12 @@ def _is_in(checkpoint: Checkpoint, old: str, new: Checkpoint) -> bool:
         return False
 
 
+def _as_key(path: object) -> str:
+    if not isinstance(path, str):  # a mapping may be asked for anything
+        raise KeyError(path)
+    return as_key(path)
+
+
 class ByPath(Mapping[str, Any]):
     """Path to something: which there are, and each of them, is asked anew at each access."""
 
@@ -531,7 +537,7 @@ class ByPath(Mapping[str, Any]):
         self._paths, self._find, self._what = paths, find, what
 
     def __getitem__(self, path: str) -> Any:
-        return self._find(as_key(path))
+        return self._find(_as_key(path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._paths()))
@@ -574,7 +580,7 @@ class Moving:
         if self._new and f"{path}/" == self._old:
             return self._new[:-1]
         there = path.startswith(self._old) and (self._old or not is_rooted(path))
-        return self._new + path[len(self._old) :] if there else None
+        return normalised(self._new + path[len(self._old) :]) if there else None
 
     def __call__(self, outcomes: Iterable[Outcome[Any]]) -> Iterator[Outcome[Any]]:
         """The outcomes, as they are to be saved: all results, then all failures."""
@@ -598,5 +604,5 @@ class Moving:
 
 def _as_start(folder: str) -> str:
     """How the paths in this folder start."""
-    folder = as_key(os.path.normpath(folder)) if folder else ""
+    folder = normalised(folder) if folder else ""
     return "" if folder in ("", os.curdir) else f"{folder.rstrip('/')}/"

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -91,6 +92,17 @@ def force(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
     getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def make_like(path: str, new: str) -> None:
+    """Make sure that there is a file `new`, with the permissions of the one at `path` and, as far
+    as that is allowed, its owner."""
+    status = os.stat(path)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT, 0o600))
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            os.chown(new, status.st_uid, status.st_gid)
+    os.chmod(new, stat.S_IMODE(status.st_mode))
 
 
 def force_folder(path: str) -> None:

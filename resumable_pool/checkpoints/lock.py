@@ -178,7 +178,7 @@ def remove_leftovers(path: str) -> None:
     that is not in the file itself. Only who has the lock may."""
     folder, name = os.path.split(path)
     side = r"\.lock|-wal|-shm|-journal"
-    new = rf"(?:{re.escape(NEW_FILE)}([0-9]+)-[0-9a-f]{{8}}(?:{side})?)+"
+    new = rf"(?:{re.escape(NEW_FILE)}([0-9]{{1,9}})-[0-9a-f]{{8}}(?:{side})?)+"
     pattern = re.compile(rf"{re.escape(name)}(?:{re.escape(LOCK_FILE)})?{new}")
     with contextlib.suppress(OSError):
         for other in os.listdir(folder):

@@ -50,7 +50,7 @@ from ..records import Entry, Failure, Fingerprint, Outcome, quoted
 from ..values import UnstorableValue, json_or_pickle
 from . import lock
 from .base import REWRITTEN, Checkpoint, Through, damaged, foreign, of_another_version, refuse_odd
-from .disk import force_folder, replace
+from .disk import force_folder, make_like, replace
 
 # A row has at most 1,000,000,000 bytes; what is not the value stays below a megabyte.
 LARGEST_VALUE = 999_000_000
@@ -192,6 +192,9 @@ class SqliteFile(Checkpoint):
             db = self._connect(notes)
             self._unsynced = False
             self._status = os.stat(self.path)
+            if self._status.st_nlink > 1:  # SQLite's log and our lock are beside one of the names
+                what = "has several names (hard links): make sure only one run at a time uses it"
+                notes.append(f"{quoted(self.path)} {what}")
             self._wal = _set_mode(db, "wal")  # or this run does without
             db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
@@ -204,8 +207,13 @@ class SqliteFile(Checkpoint):
         if _is_new(self.path):
             self._set_journals_aside()
             new = lock.new_name(self.file)
-            _make(new).close()  # in one step: whoever finds it finds it whole, and ours
-            replace(new, self.file)
+            try:
+                _make(new).close()  # in one step: whoever finds it finds it whole, and ours
+                if os.path.exists(self.file):
+                    make_like(self.file, new)
+                replace(new, self.file)
+            finally:
+                lock.remove(new)
             force_folder(self.file)
         _readable(self.path).close()  # refuses what is not ours, without changing it
         self._db = _recognised(self.path, "mode=rw")

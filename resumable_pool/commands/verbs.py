@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from .. import checkpoints
 from ..checkpoints.base import refuse_odd
 from ..errors import CheckpointError, ResumablePoolError
-from ..files import nothing_found
+from ..files import list_files, nothing_found
 from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
 from ..runner import ResumableRunner
 from .loading import load
@@ -175,10 +175,10 @@ def _files(patterns: list[str], may_be_empty: bool) -> str | list[str]:
 
 
 def _expanded(patterns: list[str]) -> Iterator[str]:
-    """What the globs among them mean, as a shell has it: cmd.exe expands nothing. A file may be
-    called like a glob: take[1].wav."""
+    """The files that the globs among them mean, as for a run. A file may be called like a glob:
+    take[1].wav."""
     for pattern in patterns:
-        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        found = [] if os.path.exists(pattern) else list_files(pattern)
         yield from found or [pattern]
 
 

@@ -62,6 +62,14 @@ class PickledOnce:
         return PickledOnce, ()
 
 
+@not_on_windows("these are other names there")
+@pytest.mark.parametrize("key", ["a/../\0", "a/../\ud800"])
+def test_a_key_that_no_file_can_have_is_adopted(path: Path, key: str) -> None:
+    dump(path, {key: 1})
+    adopt(path)
+    assert plain(path) == {key: 1} or plain(path) == {key[5:]: 1}
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_adopted_values_are_equal(path: Path, protocol: int) -> None:
     """Whatever wrote them, they are there, for us and for plain readers; the original is kept, to

@@ -321,6 +321,7 @@ def test_what_a_killed_compact_has_left_is_removed(tmp_path: Path, suffix: str) 
     left = {f"{dead}{end}" for end in ("", ".lock", "-wal", "-shm", "-journal")}
     left |= {f"{path}.lock.new-{process.pid}-0123abcd", f"{dead}.lock.new-{process.pid}-89abcdef"}
     kept = {alive, f"{path}.new-notes.txt", f"{path}-wal.new-{process.pid}-0123abcd", f"{dead}.txt"}
+    kept.add(f"{path}.new-{10**19}-0123abcd")  # no process has such a number
     for name in left | kept:
         Path(name).write_bytes(b"x")
     checkpoint_at(path).compact()

@@ -381,7 +381,7 @@ def test_what_may_not_be_read_is_not_called_half_done(
     if user == 0:  # who may read everything
         os.seteuid(65534)
     try:
-        with pytest.raises(PermissionError):
+        with pytest.raises(CheckpointError, match="for reading: Permission denied"):
             checkpoint.settle()
     finally:
         os.seteuid(user)

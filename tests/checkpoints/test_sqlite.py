@@ -442,6 +442,16 @@ def test_what_belongs_to_a_database_that_is_gone_is_kept_out_of_a_new_one(
     assert checkpoint.check() == []
 
 
+def test_a_database_with_two_names_is_told_of(path: Path) -> None:
+    """Its lock is beside one of them, and so is SQLite's log: under the other one it is free."""
+    write(path, result("a", 1))
+    os.link(path, path.with_name("other.sqlite"))
+    checkpoint = SqliteFile(path)
+    (note,) = checkpoint.open()
+    checkpoint.close()
+    assert "has several names (hard links)" in note
+
+
 def test_changing_the_mode_leaves_nothing_to_undo(path: Path) -> None:
     """A run's start and end change the database's mode; neither makes a journal, so that there is
     no moment in which a kill could leave one."""

@@ -195,6 +195,16 @@ def test_a_file_may_be_called_like_a_glob(folder: Path) -> None:
     assert "1 file: 1 done" in succeed("run", "code/work.py:number", "in/take[1].txt", "result.pkl")
 
 
+@not_on_windows("links")
+def test_two_globs_find_what_each_finds_alone(folder: Path) -> None:
+    """A link to a folder above itself is not followed round and round."""
+    (folder / "two" / "deep").mkdir(parents=True)
+    (folder / "two" / "deep" / "1.txt").write_text("1")
+    (folder / "two" / "deep" / "up").symlink_to("..")
+    out = succeed("run", "code/work.py:number", "two/**/*.txt", "in/00.txt", "result.pkl")
+    assert "2 files: 2 done" in out
+
+
 @pytest.mark.parametrize("options", [(), ("-q",), ("--json",)])
 @pytest.mark.parametrize("patterns", [("no/*",), ("no/*", "nor/*")])
 def test_a_glob_without_files_is_an_error(
