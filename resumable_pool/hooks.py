@@ -56,7 +56,7 @@ class Hooks(Generic[Result]):
         """
         return self._checkpoint.others(list_files(self._pattern))
 
-    def load_completed(self) -> Iterable[str]:
+    def load_completed(self) -> Iterable[Any]:
         """The paths that need no processing because their results are saved, as the function
         receives them (on Windows backslashes work too), or as `Path`s. Called before a run, and
         once more when the checkpoint is locked."""

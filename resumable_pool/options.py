@@ -196,14 +196,14 @@ def usable_processors() -> int:
 
 def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup:
     function, initializer, initargs = given.function, given.initializer, given.initargs
-    _check_callable("function", function)
+    check_callable("function", function)
     if not _takes_a_path(function):
         raise TypeError(
             f"function {function!r} must take one argument, the path of a file: give it the others "
             "beforehand, with functools.partial"
         )
     if initializer is not None:
-        _check_callable("initializer", initializer)
+        check_callable("initializer", initializer)
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
     limit = None
@@ -215,7 +215,8 @@ def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup
     return Setup(function, initializer, tuple(initargs), limit, rerun_changed)
 
 
-def _check_callable(name: str, given: Any) -> None:
+def check_callable(name: str, given: Any) -> None:
+    """Raise `TypeError` if nothing would come of a call."""
     if not callable(given):
         raise TypeError(f"{name} must be callable, not {given!r}")
     function = given
@@ -302,8 +303,9 @@ def _obstacle(sent: Any) -> str | None:
     keep_script_known()
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
+    spec, frozen = getattr(main, "__spec__", None), hasattr(sys, "frozen")
     # A frozen program starts itself again, and finds in itself what it defines.
-    as_module = getattr(main, "__spec__", None) is not None or hasattr(sys, "frozen")
+    as_module = spec is not None or frozen
     if script is not None and not as_module and not os.path.isfile(script):
         return f"the program was not read from a file that a new process could import ({script})"
     pickled = _pickled(sent)
@@ -311,6 +313,9 @@ def _obstacle(sent: Any) -> str | None:
         return f"{type(pickled).__name__}: {pickled}"
     if b"__main__" in pickled and script is None and not as_module:
         return "it is defined in a notebook, a shell or python -c, which others cannot import"
+    # By this name alone, and not as that of a package's module.
+    if b"\x08__main__" in pickled and not frozen and spec and spec.name.endswith("__main__"):
+        return "it is defined in a __main__.py, which multiprocessing does not import"
     return None
 
 

@@ -42,7 +42,7 @@ from .checkpoints import Checkpoint
 from .checkpoints.base import ByPath
 from .files import Paths, Told, check_pattern, is_in_shard, list_files, nothing_found
 from .hooks import SAVER_HOOKS, Hooks, completed_elsewhere, overrides
-from .options import check_options, check_sent
+from .options import check_callable, check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, quoted
 from .run.books import Books
 from .run.plan import Plan, make_plan
@@ -151,6 +151,8 @@ class ResumableRunner(Hooks[Result]):
             given.function = self.process_file
         try:
             self._options = check_options(given)
+            for name in (*SAVER_HOOKS, "on_saved"):
+                check_callable(name, getattr(self, name))
         except (TypeError, ValueError, OSError) as error:  # where in our code is of no interest
             raise error.with_traceback(None) from error.__cause__
         self._pattern = self._options.pattern

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,36 @@ def test_a_program_without_a_file_cannot_be_spawned(folder: Path, method: str, h
     assert "ValueError: function <function work" in done.stderr
     assert f"cannot be sent to a new process, as the start method {method!r} needs" in done.stderr
     assert "move it to the top level of a module" in done.stderr
+
+
+IN_MAIN = """
+import multiprocessing, sys
+from resumable_pool import ResumableRunner
+def work(path):
+    return path
+if __name__ == "__main__":
+    default, *asked = sys.argv[1:]
+    multiprocessing.set_start_method(default)
+    print(ResumableRunner(work, "in/*.txt", "result.pkl", mp_context=(asked or [None])[0]).run())
+"""
+
+
+@pytest.mark.parametrize("how", [["-m", "package"], ["package"], ["package.zip"]])
+def test_no_process_is_sent_what_a_package_s_main_defines(folder: Path, how: list[str]) -> None:
+    """It is called `package.__main__` or so, and multiprocessing imports no module of that name:
+    it is forked, or who has asked for another way is told so."""
+    Path("package").mkdir()
+    Path("package/__main__.py").write_text(IN_MAIN)
+    with zipfile.ZipFile("package.zip", "w") as zipped:
+        zipped.write("package/__main__.py", "__main__.py")
+    done = python(*how, "spawn", "spawn")
+    assert done.returncode == 1
+    assert "ValueError: function <function work" in done.stderr
+    assert "it is defined in a __main__.py, which multiprocessing does not import" in done.stderr
+    if sys.platform == "linux":
+        done = python(*how, "spawn")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "10 done" in done.stdout
 
 
 GUARDED_FUNCTION = """

@@ -5,6 +5,7 @@ A line is right as it stands, or it must be an error, of the kind that its comme
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from typing_extensions import assert_type
 
@@ -86,6 +87,16 @@ class Elsewhere(ResumableRunner[int]):
 
     def on_saved(self, outcome: Outcome[int]) -> None:
         assert_type(outcome.value, int)
+
+
+class WithPaths(ResumableRunner[int]):
+    """Says which files there are, and which are done, in `Path`s."""
+
+    def collect_files(self) -> list[Path]:
+        return [*Path("audio").glob("*.wav")]
+
+    def load_completed(self) -> list[Path]:
+        return [*Path("texts").glob("*.txt")]
 
 
 class Wrong(ResumableRunner[int]):

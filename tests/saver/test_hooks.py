@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import select
 import sqlite3
 import threading
 import time
@@ -19,6 +20,7 @@ from resumable_pool.saver import process as saver_process
 
 from .. import functions
 from ..conftest import CHEAPEST
+from ..stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -204,6 +206,23 @@ def test_a_save_that_raises_ends_the_run_with_its_traceback(folder: Path) -> Non
     Path("fixed").touch()
     assert failing.run().remaining == 0
     assert dict(failing.results) == NUMBERS
+
+
+class Forking(ResumableRunner[int]):
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes[0].path == "in/05.txt":
+            reader, self.writer = os.pipe()
+            if os.fork() == 0:
+                return
+            os.close(self.writer)
+            assert select.select([reader], [], [], PATIENCE)[0]  # nobody has the other end
+        super().save(outcomes)
+
+
+@pytest.mark.skipif("sys.platform == 'win32'", reason="nothing forks there")
+def test_a_copy_of_the_saver_ends_when_its_hook_returns(folder: Path) -> None:
+    """It is not left behind, as a saver that nobody tells anything."""
+    assert Forking(functions.number_in, "in/*.txt", "result.pkl", **options()).run().completed == 10
 
 
 class FailingToClose(ResumableRunner[int]):

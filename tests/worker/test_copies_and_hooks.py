@@ -111,6 +111,18 @@ def test_what_is_no_path_is_refused(folder: Path, given: object) -> None:
     assert not Path("result.pkl").exists()
 
 
+async def never_run(self: object, outcomes: object = None) -> None:
+    """Whoever calls it only makes a coroutine."""
+
+
+@pytest.mark.parametrize("hook", ["save", "save_failures", "open_saver", "close_saver", "on_saved"])
+def test_a_hook_that_nothing_would_run_is_refused(folder: Path, hook: str) -> None:
+    """Otherwise each file would be done, and nothing saved."""
+    kind = type("Own", (ResumableRunner,), {hook: never_run})
+    with pytest.raises(TypeError, match=f"^{hook} .* must not be a coroutine or a generator"):
+        kind(number_in, "in/*.txt", "result.pkl", **OPTIONS)
+
+
 class HoldsALock(ResumableRunner[int]):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
