@@ -44,7 +44,7 @@ BUDGET = {
     "checkpoints": 1944,
     "commands": 386,
     "run": 1743,
-    "saver": 279,
+    "saver": 283,
     "worker": 235,
 }
 

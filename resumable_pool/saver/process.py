@@ -16,7 +16,6 @@ it wait for one of them. Knows nothing of the function, of what is still to do, 
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from multiprocessing.connection import Connection
@@ -66,7 +65,6 @@ class _InSaver:
         self._saved = 0  # and not told
         self._tell_at = NEVER
         self._alone_since = 0.0
-        self._pid = os.getpid()
 
     def run(self) -> int:
         """From the opening of the checkpoint to the last report. Returns the exit status."""
@@ -101,8 +99,6 @@ class _InSaver:
         return None if failure is None else _cannot_save(self._saving, failure)
 
     def _turn(self) -> None:
-        if os.getpid() != self._pid:
-            os._exit(0)  # a hook has forked, and this is the copy that returned as well
         due = min(self._saving.due, self._tell_at)
         if self._orders.at_end:
             due = min(due, monotonic() + ORPHAN_SECONDS)

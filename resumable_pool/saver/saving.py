@@ -5,6 +5,7 @@ Knows no process and no pipe; the clock is an argument.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class Saving:
     def begin(self) -> None:
         """The checkpoint is open: tell who saves elsewhere that it begins."""
         if self._hooks is not None:
-            self._hooks.open_saver()
+            _call(self._hooks.open_saver)
         self._begun = True
 
     def save(self, records: list[Encoded], now: float) -> int:
@@ -90,7 +91,7 @@ class Saving:
         self, save: Callable[[Sequence[Outcome[Any]]], None], outcomes: list[Outcome[Any]]
     ) -> None:
         self._given = outcomes
-        save(outcomes)
+        _call(save, outcomes)
         self._given = ()
 
     def who(self) -> str:
@@ -105,6 +106,15 @@ class Saving:
         """Give up the lock. Everything is saved."""
         try:
             if self._hooks is not None and self._begun:
-                self._hooks.close_saver()
+                _call(self._hooks.close_saver)
         finally:
             self.checkpoint.close()
+
+
+def _call(hook: Callable[..., None], *given: Any) -> None:
+    pid = os.getpid()
+    try:
+        hook(*given)
+    finally:
+        if os.getpid() != pid:
+            os._exit(0)  # it has forked, and this is the copy that returned as well

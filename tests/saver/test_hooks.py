@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -213,6 +214,8 @@ class Forking(ResumableRunner[int]):
         if outcomes[0].path == "in/05.txt":
             reader, self.writer = os.pipe()
             if os.fork() == 0:
+                if Path("exits").exists():
+                    sys.exit()
                 return
             os.close(self.writer)
             assert select.select([reader], [], [], PATIENCE)[0]  # nobody has the other end
@@ -220,8 +223,11 @@ class Forking(ResumableRunner[int]):
 
 
 @pytest.mark.skipif("sys.platform == 'win32'", reason="nothing forks there")
-def test_a_copy_of_the_saver_ends_when_its_hook_returns(folder: Path) -> None:
+@pytest.mark.parametrize("exits", [False, True])
+def test_a_copy_of_the_saver_ends_with_its_hook(folder: Path, exits: bool) -> None:
     """It is not left behind, as a saver that nobody tells anything."""
+    if exits:
+        Path("exits").touch()
     assert Forking(functions.number_in, "in/*.txt", "result.pkl", **options()).run().completed == 10
 
 
