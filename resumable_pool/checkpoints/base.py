@@ -422,7 +422,7 @@ class Checkpoint(Mapping[str, Any]):
         yield self.read
 
     def __getitem__(self, path: str) -> Any:
-        return self.read(_as_key(path))
+        return self.read(as_key(path))
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and as_key(path) in self.completed()
@@ -522,12 +522,6 @@ def _is_in(checkpoint: Checkpoint, old: str, new: Checkpoint) -> bool:
         return False
 
 
-def _as_key(path: object) -> str:
-    if not isinstance(path, str):  # a mapping may be asked for anything
-        raise KeyError(path)
-    return as_key(path)
-
-
 class ByPath(Mapping[str, Any]):
     """Path to something: which there are, and each of them, is asked anew at each access."""
 
@@ -537,7 +531,7 @@ class ByPath(Mapping[str, Any]):
         self._paths, self._find, self._what = paths, find, what
 
     def __getitem__(self, path: str) -> Any:
-        return self._find(_as_key(path))
+        return self._find(as_key(path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._paths()))

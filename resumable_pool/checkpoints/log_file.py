@@ -17,6 +17,7 @@ Knows nothing of what a record looks like: the formats say that in the first met
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -277,6 +278,7 @@ class LogFile(Checkpoint):
 
     def append(self, records: Sequence[Bytes]) -> None:
         """They may be in parts, too."""
+        self._refuse_if_cut()
         length = sum(map(len, records))
         parts = [*records, self._terminator]
         # Of what was committed the terminator stays, in place of the first record's first byte.
@@ -303,8 +305,15 @@ class LogFile(Checkpoint):
         self._end = scan.end
         self._end_here(fd)
 
+    def _refuse_if_cut(self) -> os.stat_result:
+        """Raise `FileNotFoundError` if what was saved is not there any more."""
+        status = os.fstat(self._file.fileno())
+        if status.st_size < self._end:
+            raise FileNotFoundError(errno.ENOENT, "it was cut short during the run")
+        return status
+
     def sync(self) -> None:
-        refuse_if_gone(os.fstat(self._file.fileno()), self.file)
+        refuse_if_gone(self._refuse_if_cut(), self.file)
         if self._end != self._commit:
             self._force()
             write_at(self._file.fileno(), self._commits[1], self._mark())

@@ -544,6 +544,23 @@ def test_the_writer_notices_that_the_file_is_gone(path: Path, result: Result) ->
     assert dict(open_checkpoint(path)) == {"b": 2}
 
 
+def test_the_writer_notices_that_the_file_is_cut_short(path: Path, result: Result) -> None:
+    """What was saved is not there any more; and what comes behind a gap would not be found."""
+    if path.suffix == ".sqlite":
+        pytest.skip("SQLite notices that by itself")
+    checkpoint = checkpoint_at(path)
+    checkpoint.open()
+    checkpoint.save([result("a", 1)])
+    checkpoint.sync()
+    os.truncate(path, 0)
+    again = functools.partial(checkpoint.save, [result("b", 2)])
+    for attempt in (again, checkpoint.sync, checkpoint.close):
+        with pytest.raises(OSError, match="cut short"):
+            attempt()
+    write(path, result("b", 2))  # and it is not locked
+    assert dict(open_checkpoint(path)) == {"b": 2}
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("extra", [0, 1, 5], ids=["same size", "longer", "much longer"])
 def test_a_reader_notices_another_content(
