@@ -68,6 +68,8 @@ def as_key(path: str) -> str:
     r"""The path as results are kept and looked up under it: itself, where a backslash is a letter.
     On Windows with forward slashes, as on every other system, which every call there takes. Not so
     \\?\ and \\.\ names, which are taken letter by letter."""
+    if not isinstance(path, str):  # nothing is kept under it
+        raise KeyError(path)
     if sys.platform != "win32" or path.startswith(("\\\\?\\", "\\\\.\\")):
         return path
     return path.replace("\\", "/")

@@ -261,7 +261,12 @@ def printable(text: str) -> str:
     show: a Windows console, or a file that it is sent to, may have no more than 256 letters."""
     if not text.isprintable():
         text = text.encode("unicode_escape").decode("ascii")
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return spelt(text, sys.stdout)
+
+
+def spelt(text: str, stream: object) -> str:
+    """`text` with an escape for each letter that the stream has no bytes for."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -270,9 +275,15 @@ def quoted(path: str) -> str:
     return repr(path).replace("\\\\", "\\")
 
 
+def typed(path: str) -> str:
+    """The same in a command for any shell: cmd.exe knows only one kind of quotes, in which others
+    look for variables."""
+    return quoted(path) if {*path} & {*'"$`!'} else f'"{path}"'
+
+
 def from_here(path: str) -> str:
-    """The same for one that is absolute, as it is called in the current folder."""
-    return quoted(path.removeprefix(os.path.join(os.getcwd(), "")))
+    """A path that is absolute, as it is called in the current folder."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
 
 
 def some_of(paths: Sequence[str]) -> str:

@@ -299,7 +299,7 @@ class ResumableRunner(Hooks[Result]):
                         with screen.aside():
                             yield from self._tell(finished, books, life, watched)
             elif plan.total:
-                screen.has_nothing_to_do(plan, from_here(self._checkpoint.path))
+                screen.has_nothing_to_do(plan, quoted(from_here(self._checkpoint.path)))
             self._report = books.report(self.failures, monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
 

@@ -39,10 +39,10 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1121,  # the modules beside runner.py, and the front doors
+    "": 1127,  # the modules beside runner.py, and the front doors
     "between": 1179,
-    "checkpoints": 1944,
-    "commands": 386,
+    "checkpoints": 1950,
+    "commands": 387,
     "run": 1743,
     "saver": 283,
     "worker": 235,

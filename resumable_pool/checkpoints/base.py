@@ -25,6 +25,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -71,6 +72,14 @@ def of_another_version(path: str, version: int, known: int) -> CheckpointError:
     """The same for one of ours that was written by another version of this library."""
     what = f"has version {version} of the format, and this library reads version {known}"
     return CheckpointError(path, what, "Use the version of the library that wrote it.")
+
+
+def _place(path: str) -> tuple[str, str]:
+    r"""Folder and name of a file, to be compared: the folder without links, and as what it is
+    called on Windows without the `\\?\` of a name that is taken letter by letter."""
+    folder, name = os.path.split(os.path.normcase(path))
+    real = os.path.normcase(os.path.realpath(folder))
+    return re.sub(r"^\\\\\?\\(unc(?=\\))?", lambda m: "\\" if m[1] else "", real), name
 
 
 def texts_of(failure: Failure) -> bytes:
@@ -139,9 +148,7 @@ class Checkpoint(Mapping[str, Any]):
         self.path = os.path.abspath(path)
         # Where it is, by this name and, if that is a link, by its own.
         self.file = os.path.realpath(self.path)
-        folder, name = os.path.split(self.path)
-        places = os.path.join(os.path.realpath(folder), name), self.file
-        self._places = {os.path.split(os.path.normcase(place)) for place in places}
+        self._places = {_place(self.path), _place(self.file)}
 
     def __repr__(self) -> str:
         try:
@@ -155,9 +162,9 @@ class Checkpoint(Mapping[str, Any]):
 
     def owns(self, path: str) -> bool:
         """Whether `path` is this checkpoint or a file that it keeps beside itself."""
-        folder, name = os.path.split(os.path.normcase(path))
+        name = os.path.basename(os.path.normcase(path))
         places = [place for place, own in self._places if self._is_own(name, own)]
-        return bool(places) and os.path.normcase(os.path.realpath(folder)) in places
+        return bool(places) and _place(path)[0] in places
 
     def others(self, paths: list[str]) -> list[str]:
         """Those of very many paths that it does not own."""

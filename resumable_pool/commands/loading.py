@@ -37,7 +37,7 @@ def load(name: str, beside: str = "") -> Callable[..., Any]:
     where, colon, attribute = name.rpartition(":")
     if not colon:
         where = beside.rpartition(":")[0]
-    if not (where and attribute):
+    if not (where and attribute) or {*attribute} & {*"/\\"}:  # C:\work.py has a colon, too
         how = "write module:function or file.py:function"
         raise CannotLoad(f"{quoted(name)} names no function: {how}")
     if where.endswith(".py"):

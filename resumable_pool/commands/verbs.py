@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from .. import checkpoints
 from ..checkpoints.base import refuse_odd
+from ..checkpoints.disk import replace
 from ..errors import CheckpointError, ResumablePoolError
 from ..files import list_files, nothing_found
 from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
@@ -259,7 +260,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
             write(file, lambda: _values(read, paths, as_repr, damaged))
             file.flush()
             os.fsync(file.fileno())  # before it takes the place of another one
-        os.replace(new, out)
+        replace(new, out)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)

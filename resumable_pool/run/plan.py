@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
 from ..options import Options
-from ..records import NO_FINGERPRINT, Failure, count_files, from_here, quoted, tally
+from ..records import NO_FINGERPRINT, Failure, count_files, from_here, quoted, tally, typed
 
 
 class Plan(NamedTuple):
@@ -145,7 +145,7 @@ def _advice(
         f"{len(pairs):,} of the {count_files(len(new))} without a result have the same names as "
         f"files that have one, {quoted(path)} and {quoted(key)}. If they are the same files, in a "
         "folder that was moved or renamed, stop now and keep their results with: python -m "
-        f"resumable_pool move {from_here(checkpoint.path)} {quoted(before)} {quoted(now)}. "
+        f"resumable_pool move {typed(from_here(checkpoint.path))} {typed(before)} {typed(now)}. "
         "Otherwise they are all processed"
     )
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from ..between.clock import NEVER, monotonic
 from ..files import Told
-from ..records import AlikeFailures, Failure, count_files, in_words, printable, quoted, tally
+from ..records import AlikeFailures, Failure, count_files, in_words, printable, quoted, spelt, tally
 from .plan import Plan
 
 # A name that is gone again before you can read it is not worth showing.
@@ -224,7 +224,7 @@ class Screen:
         if self._stream is None:
             return
         try:
-            self._stream.write(text)
+            self._stream.write(spelt(text, self._stream))
             self._stream.flush()
         except Exception:  # the terminal is gone, or no real one; the run goes on
             self._stream = None
@@ -352,7 +352,7 @@ class ScreenWithBar(Screen):
     def _write(self, text: str) -> None:
         with self._trying():
             if hasattr(self._bar, "write"):
-                self._bar.write(text.rstrip("\n"), file=self._stream)
+                self._bar.write(spelt(text.rstrip("\n"), self._stream), file=self._stream)
                 return
         super()._write(text)
 

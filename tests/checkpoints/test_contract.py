@@ -428,6 +428,9 @@ def test_an_unknown_path_is_a_key_error(path: Path, result: Result) -> None:
         assert "b" not in mapping
         with pytest.raises(KeyError, match="b"):
             mapping["b"]
+        for other in (Path("a"), None, 1):  # what is no text is no path that is kept
+            assert other not in mapping
+            assert mapping.get(other) is None  # type: ignore[call-overload]
 
 
 def test_values_are_made_anew(path: Path, result: Result) -> None:
@@ -749,6 +752,9 @@ def test_a_checkpoint_owns_its_side_files(path: Path, result: Result) -> None:
     else:
         assert checkpoint.owns(str(path).upper())
         assert checkpoint.others([str(path).upper()]) == []
+        literal = f"\\\\?\\{path}"
+        assert checkpoint.owns(literal)
+        assert checkpoint_at(literal).owns(str(path))
     others = [*map(str, (f"{path}x", f"{path}.txt", path.parent / "a.pkl", path.parent))]
     assert not any(map(checkpoint.owns, others))
     assert checkpoint.others([*(f"{path}{suffix}" for suffix in own), *others]) == others

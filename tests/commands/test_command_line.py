@@ -356,6 +356,7 @@ REFUSED = [
     (["run", "work.py"], "the following arguments are required: PATTERN, CHECKPOINT"),
     (["fly"], "invalid choice: 'fly'"),
     (["run", "work.py", "in/*", "r.pkl"], "'work.py' names no function: write module:function"),
+    (["run", "C:\\work.py", "in/*", "r.pkl"], "'C:\\work.py' names no function: write module:"),
     (["run", "no.py:number", "in/*", "r.pkl"], "there is no file 'no.py'"),
     (["run", "nowhere:number", "in/*", "r.pkl"], "there is no module 'nowhere' here: name a"),
     (["run", "no.where:number", "in/*", "r.pkl"], "there is no module 'no.where' here"),
@@ -576,14 +577,17 @@ def test_compact_keeps_what_is_sound(folder: Path) -> None:
 
 
 def test_move_gives_moved_files_their_results_back(folder: Path) -> None:
-    """As the run that notices them says; afterwards nothing is to do."""
+    """As the run that notices them says, typed into the system's shell; afterwards nothing is to
+    do."""
     succeed("run", "code/work.py:number", "in/*.txt", "result.pkl")
     (folder / "in").rename(folder / "new name")
     line = ("run", "code/work.py:number", "new name/*.txt", "result.pkl")
     done = command(*line, "--stop-after=0.001")
-    told = "python -m resumable_pool move 'result.pkl' 'in/' 'new name/'. Otherwise"
-    assert told in done.stderr
-    lines = succeed("move", "result.pkl", "in/", "new name/").splitlines()
+    told = re.search(r"python (-m resumable_pool move .*)\. Otherwise", done.stderr)
+    assert told is not None
+    typed = f'"{sys.executable}" {told[1]}'
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = subprocess.check_output(typed, shell=True, text=True, env=env).splitlines()
     assert "moved from 'in/' to 'new name/'" in lines[-1]
     assert "10 done before" in succeed(*line)
     done = command("move", "result.pkl", "in/", "new name/")
@@ -636,6 +640,19 @@ def test_merge_joins_shards(folder: Path) -> None:
     assert out.startswith("merged the results of 3 files and the failures of 0 files; 1 had")
     assert succeed("merge", "all.pkl", shards[2]).startswith("merged the results of 4 files")
     assert dict(open_checkpoint("all.pkl")) == {"all": 2, "0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_exporting_to_a_file_that_a_program_has_open_names_that(folder: Path) -> None:
+    """Excel keeps what it shows."""
+    write(folder / "result.pkl", result("a", 1))
+    (folder / "out.csv").write_text("before")
+    with open("out.csv"):
+        done = command("export", "result.pkl", "out.csv", "--force")
+    assert done.returncode == 1
+    told = "another program has this file open: close it there, and try again: 'out.csv'"
+    assert told in done.stderr
+    assert not [*folder.glob("*.new-*")]
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="of Windows")

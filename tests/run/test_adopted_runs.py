@@ -67,7 +67,7 @@ def test_base_names_are_explained(folder: Path, capfd: pytest.CaptureFixture[str
     assert runner().run().completed == 10
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "the same names" in line]
     assert "10 of the 10 files without a result have the same names as files that have one" in line
-    assert "python -m resumable_pool move 'result.pkl' '' 'in/'. Otherwise" in line
+    assert 'python -m resumable_pool move "result.pkl" "" "in/". Otherwise' in line
     assert runner().run().skipped == 10
     assert capfd.readouterr().err == ""
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +56,20 @@ def test_drawing_too_often_is_left_out() -> None:
     """Within a fraction of a second of the last drawing nothing is drawn."""
     just_before = REDRAW_SECONDS * 0.9
     assert _drawn(0.0, just_before, REDRAW_SECONDS, REDRAW_SECONDS + just_before).count("\r") == 2
+
+
+@pytest.mark.parametrize("has_bar", [False, True])
+def test_a_stream_that_has_not_all_letters_goes_on(has_bar: bool) -> None:
+    """A file of Windows's own encoding, for instance: what it has no bytes for is escaped."""
+    file = io.BytesIO()
+    stream = io.TextIOWrapper(file, encoding="cp1252", write_through=True, newline="")
+    made = SimpleNamespace(write=lambda text, file: file.write(f"{text}\n"), update=lambda n: None)
+    screen = screen_for(lambda **facts: made, stream) if has_bar else Screen(stream, redrawn=False)
+    screen.draw(Counts(1, 0), 0.0)
+    screen.announce("'\u65e5\xfc'")
+    screen.announce("more")
+    assert file.getvalue() == b"'\\u65e5\xfc'\nmore\n"
+    assert screen.error is None
 
 
 def test_a_shorter_line_covers_a_longer_one() -> None:
