@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1179,
     "checkpoints": 1950,
     "commands": 387,
-    "run": 1743,
+    "run": 1764,
     "saver": 283,
     "worker": 235,
 }

@@ -22,7 +22,7 @@ from .books import Books, Verdict
 from .plan import Plan
 from .processes import Crew, Saver, State, Worker
 from .screen import DEBUG, INFO, Screen, describe_end, log
-from .stopping import Phase, Stopping, StopRequests
+from .stopping import Phase, Stopping, StopRequests, handlers_held_back
 from .suspicion import Starts
 
 # The loop waits for events. This is how soon it notices what makes none: a death that something
@@ -83,9 +83,9 @@ class Run:
         """
         with Owned() as life:
             try:
-                with broken_pipes_raise():
+                with handlers_held_back(), broken_pipes_raise():
                     self._saver.start()
-                life.callback(broken_pipes_raise()(self._end))
+                    life.callback(broken_pipes_raise()(self._end))
             except WorkerStartError as error:
                 self._fail(error)
             while not self._over():
@@ -221,7 +221,8 @@ class Run:
         enough = self._clock.look() + STARTING_SECONDS
         while self._short_of_workers():
             try:
-                self._crew.start()
+                with handlers_held_back():
+                    self._crew.start()
             except WorkerStartError as error:
                 self._note_no_start(error, by_itself=True)
             if self._clock.look() >= enough:

@@ -37,6 +37,7 @@ from ..values import Encoder
 from ..worker import calling
 from ..worker import process as in_worker
 from .books import Books
+from .stopping import handlers_held_back
 
 # What the workers' pipes hold together. Linux lets a user have 64 MiB in all pipes; who has used
 # that up gets tiny ones, in every program.
@@ -277,7 +278,8 @@ class Crew(dict[int, Worker]):
         self._context = options.context
         self._setup = options.setup
         if (limit := self._setup.around) is not None:
-            self._setup = self._setup._replace(around=limit.tried(self._context))
+            with handlers_held_back():
+                self._setup = self._setup._replace(around=limit.tried(self._context))
             books.batch_seconds = 0.0  # it must be known when each call begins
         self.forked = self._context.get_start_method() == "fork"
         # What is forked inherits it, so that it need not be picklable.

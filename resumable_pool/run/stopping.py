@@ -242,6 +242,30 @@ class StopRequests(contextlib.ExitStack):
         self.ask(CONSOLE_CLOSED)
 
 
+@contextlib.contextmanager
+def handlers_held_back() -> Iterator[None]:
+    """Handlers of signals run afterwards: what one raises (SIGALRM's, say) would strike between any
+    two instructions, and leave a process that nobody knows about."""
+    pid, came, before = os.getpid(), list[int](), dict[int, Any]()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != pid:  # a child that another thread has forked
+            before[signum](signum, frame)
+        came.append(signum)
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for signum in map(int, signal.valid_signals()):
+                if callable(handler := signal.getsignal(signum)):
+                    before[signum] = handler
+                    signal.signal(signum, note)
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        _deliver(*came)
+
+
 def _deliver(*signums: int) -> None:
     """One after the other, the last one first, whatever their handlers raise. (An `ExitStack` would
     take away the context of that: what the run has ended with.)"""

@@ -1,15 +1,21 @@
-"""Requests to stop, without a run."""
+"""Requests to stop, without a run; and signals while processes are started."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from resumable_pool import ResumableRunner
+from resumable_pool.between.children import Child
 from resumable_pool.run.stopping import BY_CALL, StopRequests
 
+from ..conftest import not_on_windows
+from ..functions import number_in
 from ..stage import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -57,3 +63,33 @@ def test_runs_that_overlap_in_a_thread_leave_no_handler_behind(first_to_end: int
             living.deliver()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@not_on_windows("SIGALRM")
+@pytest.mark.parametrize("name", ["saver", "probe", "worker 0", "worker 1"])
+def test_a_handler_that_raises_while_a_process_is_started_leaves_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The run ends with what it raises, and the checkpoint is free."""
+    watch, started = Child._watch_its_end, list[str]()
+
+    def then_raise(child: Child, context: Any) -> None:
+        watch(child, context)
+        started.append(child.name)
+        if started.count(name) == 1 and child.name == name:
+            signal.raise_signal(signal.SIGALRM)
+
+    def over(signum: int, frame: Any) -> None:
+        raise TimeoutError("all of it takes too long")
+
+    monkeypatch.setattr(Child, "_watch_its_end", then_raise)
+    before = signal.signal(signal.SIGALRM, over)
+    options: Any = {"max_workers": 2, "mp_context": "fork", "timeout": 60, "progress": False}
+    runner = ResumableRunner(number_in, "in/*.txt", "result.pkl", **options)
+    try:
+        with pytest.raises(TimeoutError):
+            runner.run()
+        assert signal.getsignal(signal.SIGALRM) is over
+        assert runner.run().ok
+    finally:
+        signal.signal(signal.SIGALRM, before)
