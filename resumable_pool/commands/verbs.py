@@ -246,8 +246,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
         raise Refused(f"{quoted(out)} is the checkpoint itself, or belongs to it")
     if os.path.lexists(out) and not force:
         raise Refused(f"{quoted(out)} exists already: --force replaces it")
-    if not os.path.isdir(os.path.dirname(out) or os.curdir):
-        raise Refused(f"{quoted(out)}: there is no folder {quoted(os.path.dirname(out))}")
+    _refuse_without_folder(out)
     paths = sorted(source)
     damaged: set[str] = set()
     new = f"{out}.new-{os.getpid()}"
@@ -392,8 +391,14 @@ def merge(out: str, inputs: list[str]) -> None:
     inputs = [*_expanded(inputs)]
     for path in inputs:
         _existing(path)
+    _refuse_without_folder(out)
     with _refusing(ValueError):
         _write(checkpoints.merge(out, inputs))
+
+
+def _refuse_without_folder(out: str) -> None:
+    if not os.path.isdir(os.path.dirname(out) or os.curdir):
+        raise Refused(f"{quoted(out)}: there is no folder {quoted(os.path.dirname(out))}")
 
 
 def _existing(path: str) -> checkpoints.Checkpoint:

@@ -384,6 +384,7 @@ REFUSED = [
     (["export", "good.pkl", "out.txt"], "'out.txt': its suffix names the format, and must be"),
     (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
     (["export", "good.pkl", "no/out.csv"], "'no/out.csv': there is no folder 'no'"),
+    (["merge", "no/all.pkl", "good.pkl"], "'no/all.pkl': there is no folder 'no'"),
     (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, and only files are "
                                                     "processed: 'in/**/*' matches all in it"),
 ]  # fmt: skip
