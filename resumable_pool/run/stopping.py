@@ -247,11 +247,13 @@ def handlers_held_back() -> Iterator[None]:
     """Handlers of signals run afterwards: what one raises (SIGALRM's, say) would strike between any
     two instructions, and leave a process that nobody knows about."""
     pid, came, before = os.getpid(), list[int](), dict[int, Any]()
+    held = True
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != pid:  # a child that another thread has forked
+        if held and os.getpid() == pid:
+            came.append(signum)
+        else:  # it is not put back yet, or this is a child that another thread has forked
             before[signum](signum, frame)
-        came.append(signum)
 
     try:
         if threading.current_thread() is threading.main_thread():
@@ -261,9 +263,12 @@ def handlers_held_back() -> Iterator[None]:
                     signal.signal(signum, note)
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        _deliver(*came)
+        held = False
+        try:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+        finally:
+            _deliver(*came)
 
 
 def _deliver(*signums: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from multiprocessing.connection import wait
@@ -12,7 +13,7 @@ import pytest
 
 from resumable_pool import ResumableRunner
 from resumable_pool.between.children import Child
-from resumable_pool.run.stopping import BY_CALL, StopRequests
+from resumable_pool.run.stopping import BY_CALL, StopRequests, handlers_held_back
 
 from ..conftest import not_on_windows
 from ..functions import number_in
@@ -93,3 +94,31 @@ def test_a_handler_that_raises_while_a_process_is_started_leaves_none(
         assert runner.run().ok
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@not_on_windows("SIGALRM")
+def test_no_handler_is_lost_if_another_one_raises_while_they_are_put_back() -> None:
+    """Whichever has not been put back by then still hears of its signal."""
+    heard = list[int]()
+
+    def late(signum: int, frame: Any) -> None:
+        raise TimeoutError
+
+    before = {
+        signal.SIGALRM: signal.signal(signal.SIGALRM, late),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda signum, frame: heard.append(signum)),
+    }
+    try:
+        for attempt in range(3_000):
+            with contextlib.suppress(TimeoutError):
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + attempt % 20))
+                with handlers_held_back():
+                    pass
+                while True:
+                    pass
+            signal.raise_signal(signal.SIGTERM)
+            assert len(heard) == attempt + 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
