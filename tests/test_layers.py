@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1179,
     "checkpoints": 1950,
     "commands": 390,
-    "run": 1769,
+    "run": 1770,
     "saver": 283,
     "worker": 235,
 }

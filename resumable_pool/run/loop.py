@@ -85,7 +85,7 @@ class Run:
             try:
                 with handlers_held_back(), broken_pipes_raise():
                     self._saver.start()
-                    life.callback(broken_pipes_raise()(self._end))
+                    life.callback(handlers_held_back()(broken_pipes_raise()(self._end)))
             except WorkerStartError as error:
                 self._fail(error)
             while not self._over():

@@ -244,8 +244,9 @@ class StopRequests(contextlib.ExitStack):
 
 @contextlib.contextmanager
 def handlers_held_back() -> Iterator[None]:
-    """Handlers of signals run afterwards: what one raises (SIGALRM's, say) would strike between any
-    two instructions, and leave a process that nobody knows about."""
+    """Handlers of signals run afterwards, once each, but for those that only note a request: what
+    one raises (SIGALRM's, say) would strike between any two instructions, and leave a process that
+    nobody knows about."""
     pid, came, before = os.getpid(), list[int](), dict[int, Any]()
     held = True
 
@@ -258,8 +259,9 @@ def handlers_held_back() -> Iterator[None]:
     try:
         if threading.current_thread() is threading.main_thread():
             for signum in map(int, signal.valid_signals()):
-                if callable(handler := signal.getsignal(signum)):
-                    before[signum] = handler
+                old = signal.getsignal(signum)
+                if callable(old) and getattr(old, "__func__", None) is not StopRequests._note:
+                    before[signum] = old
                     signal.signal(signum, note)
         yield
     finally:
@@ -268,7 +270,7 @@ def handlers_held_back() -> Iterator[None]:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
         finally:
-            _deliver(*came)
+            _deliver(*dict.fromkeys(came))
 
 
 def _deliver(*signums: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from resumable_pool import ResumableRunner
 from resumable_pool.between.children import Child
+from resumable_pool.run.processes import Crew, Saver, Worker
 from resumable_pool.run.stopping import BY_CALL, StopRequests, handlers_held_back
 
 from ..conftest import not_on_windows
@@ -122,3 +123,51 @@ def test_no_handler_is_lost_if_another_one_raises_while_they_are_put_back() -> N
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@not_on_windows("SIGALRM")
+def test_signals_in_a_storm_while_handlers_are_held_back_are_delivered_once() -> None:
+    """As many as come while a process takes long to start: each is delivered as if it had been
+    blocked."""
+    heard = list[int]()
+    signals = signal.SIGALRM, signal.SIGUSR1
+    before = [signal.signal(each, lambda signum, frame: heard.append(signum)) for each in signals]
+    try:
+        with handlers_held_back():
+            for number in range(3_000):
+                signal.raise_signal(signals[number % 2])
+        assert sorted(heard) == sorted(signals)
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+
+
+@not_on_windows("SIGALRM")
+@pytest.mark.parametrize("step", [(Crew, "kill"), (Worker, "bury"), (Saver, "bury")])
+def test_a_handler_that_raises_while_the_run_ends_leaves_no_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[type[Any], str]
+) -> None:
+    """A timer that goes on, say: the run ends with what it raised, and the checkpoint is free."""
+
+    def over(signum: int, frame: Any) -> None:
+        raise TimeoutError("all of it takes too long")
+
+    def raises_first(taken: Any) -> Any:
+        def instead(*given: Any) -> Any:
+            signal.raise_signal(signal.SIGALRM)
+            return taken(*given)
+
+        return instead
+
+    before = signal.signal(signal.SIGALRM, over)
+    options: Any = {"max_workers": 2, "mp_context": "fork", "progress": False}
+    runner = ResumableRunner(number_in, "in/*.txt", "result.pkl", **options)
+    try:
+        with monkeypatch.context() as patches:
+            for owner, name in [(Crew, "begin"), step]:
+                patches.setattr(owner, name, raises_first(getattr(owner, name)))
+            with pytest.raises(TimeoutError):
+                runner.run()
+        assert runner.run().ok
+    finally:
+        signal.signal(signal.SIGALRM, before)
