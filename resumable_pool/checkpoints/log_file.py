@@ -284,7 +284,7 @@ class LogFile(Checkpoint):
         # Of what was committed the terminator stays, in place of the first record's first byte.
         kept = len(self._terminator) if self._end == self._commit else 0
         if kept:
-            parts[0] = parts[0][kept:]
+            parts[0] = memoryview(parts[0])[kept:]
         fd = self._file.fileno()
         try:
             write_parts(fd, parts, self._end + kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import tracemalloc
 from binascii import crc32
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from resumable_pool.checkpoints import PickleFile, disk
 from resumable_pool.checkpoints import log_file as append_file
 from resumable_pool.checkpoints.pickle_record import FIRST_RECORD
 from resumable_pool.records import quoted
+from resumable_pool.values import pickle_value
 
 from .conftest import failed, pickled_result, plain, result, write, writing
 
@@ -116,6 +118,20 @@ def test_out_of_band_buffers_are_stored(path: Path) -> None:
     """A PickleBuffer, which only protocol 5 can hold, comes back as its bytes."""
     write(path, result("buffer", pickle.PickleBuffer(b"abc")), result("after", 1))
     assert plain(path) == {"buffer": b"abc", "after": 1} == dict(open_checkpoint(path))
+
+
+def test_a_large_record_is_not_copied_to_be_saved(path: Path) -> None:
+    """Also not behind what was committed, whose last byte stays in place of its first one."""
+    megabyte = 1 << 20
+    with writing(path) as checkpoint:
+        large = pickled_result("large", pickle_value(b"x" * (20 * megabyte)))
+        record = bytearray().join(checkpoint.encoder().record(large))
+        tracemalloc.start()
+        checkpoint.append([record])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(record) > 20 * megabyte > 20 * peak
+    assert plain(path) == {"large": b"x" * (20 * megabyte)}
 
 
 def test_sharing_and_recursion_inside_a_value_are_kept(path: Path) -> None:
