@@ -453,6 +453,7 @@ def _set_mode(db: sqlite3.Connection, mode: str) -> bool:
     """
     db.execute(f"PRAGMA busy_timeout={round(_MODE_SECONDS * 1000)}")
     with contextlib.suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA schema_version")  # who has read nothing does not remove a reader's log
         if _mode(db) != mode:
             _mode(db, "=memory")
             _mode(db, f"={mode}")

@@ -452,6 +452,16 @@ def test_a_database_with_two_names_is_told_of(path: Path) -> None:
     assert "has several names (hard links)" in note
 
 
+def test_nothing_is_left_of_a_run_that_was_only_read(path: Path) -> None:
+    """The reader has made the log, and the writer, which has saved nothing, removes it."""
+    write(path, result("a", 1))
+    checkpoint = SqliteFile(path)
+    checkpoint.open()
+    assert len(open_checkpoint(path)) == 1
+    checkpoint.close()
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_changing_the_mode_leaves_nothing_to_undo(path: Path) -> None:
     """A run's start and end change the database's mode; neither makes a journal, so that there is
     no moment in which a kill could leave one."""
