@@ -255,10 +255,11 @@ def context_for(mp_context: Any, setup: Setup) -> BaseContext:
     """
     context = _named_context(mp_context)
     method = context.get_start_method()
-    if method == "fork" or (obstacle := _obstacle(setup)) is None:  # what is inherited is not sent
-        return context
-    if mp_context is None and FORK_IS_SOUND:
+    obstacle = None if method == "fork" else _obstacle(setup)  # what is inherited is not sent
+    if mp_context is None and FORK_IS_SOUND and (obstacle or _has_an_older_script(method)):
         return multiprocessing.get_context("fork")
+    if obstacle is None:
+        return context
     remedy = "move it to the top level of a module that a new process can import"
     if "fork" in multiprocessing.get_all_start_methods():
         remedy += ', or pass mp_context="fork"'
@@ -317,6 +318,14 @@ def _obstacle(sent: Any) -> str | None:
     if b"\x08__main__" in pickled and not frozen and spec and spec.name.endswith("__main__"):
         return "it is defined in a __main__.py, which multiprocessing does not import"
     return None
+
+
+def _has_an_older_script(method: str) -> bool:
+    """Whether a new process may have another version of the script than this one: somebody works
+    with it at a prompt (IPython's `%run`, Spyder, `python -i`), edits it and runs it again, or
+    defines a function anew, and the fork server has loaded it once, as it was then."""
+    at_a_prompt = hasattr(sys, "ps1") and hasattr(sys.modules["__main__"], "__file__")
+    return method == "forkserver" and at_a_prompt
 
 
 def _pickled(value: Any) -> bytes | Exception:

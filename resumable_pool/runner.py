@@ -76,7 +76,7 @@ class ResumableRunner(Hooks[Result]):
         initargs: arguments of `initializer`.
         mp_context: a multiprocessing context, or `"fork"`, `"spawn"` or `"forkserver"`. By default
             the platform's. On Linux it is fork if the default could not send the function (a
-            lambda, a notebook's cell).
+            lambda, a notebook's cell), or may send an older one (a script run again at a prompt).
         max_tasks_per_child: number of files after which a worker is replaced by a fresh one; by
             default never.
         timeout: seconds for one file, from the start of its call. When they are over, the file has

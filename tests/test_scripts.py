@@ -105,6 +105,36 @@ def test_a_program_without_a_file_runs_by_default(folder: Path, how: tuple[str, 
     assert pickle.loads(Path("result.pkl").read_bytes())["in/03.txt"] == "in/03.txt"
 
 
+SCRIPT_AND_PROMPT = """
+import multiprocessing
+from resumable_pool import ResumableRunner
+
+def work(path):
+    return "of the script"
+
+def run(result):
+    runner = ResumableRunner(work, "in/*.txt", result, max_workers=1)
+    print(runner.run(), *set(runner.results.values()), sep="; ")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")  # as by default from Python 3.14 on
+    run("script.pkl")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere fork is not safe as a default")
+def test_what_is_called_is_what_the_prompt_has(folder: Path) -> None:
+    """Not what the fork server has: it has loaded the script once, and nothing that was defined
+    after that, be it at the prompt or by running the script again."""
+    Path("script.py").write_text(SCRIPT_AND_PROMPT)
+    prompt = "def work(path): return 'of the prompt'\n\nrun('prompt.pkl')\n"
+    done = python("-i", "script.py", stdin=prompt)
+    assert [line.split("; ")[1] for line in done.stdout.splitlines()] == [
+        "of the script",
+        "of the prompt",
+    ], done.stderr
+
+
 @pytest.mark.parametrize("method", IMPORTING)
 @pytest.mark.parametrize("how", ["-", "-c"])
 def test_a_program_without_a_file_cannot_be_spawned(folder: Path, method: str, how: str) -> None:
