@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, NoReturn
 
 from ..errors import WorkerStartError
@@ -269,12 +270,23 @@ def do_first_things(*ends: Connection, ignored: frozenset[str] = frozenset()) ->
         The ends, in the place of those that are given.
     """
     claimed = pipes.claim(*ends)
-    if os.getpid() != forks.IMPORTED_IN:
+    if os.getpid() != forks.IMPORTED_IN or _is_of_server_with_script():
         _forget_what_is_inherited()
     system.hold_what_it_starts()
     _reset_signals(system.leave_terminal(ignored))
     _open_standard_streams()
     return claimed
+
+
+def _is_of_server_with_script() -> bool:
+    """Whether this was forked by a fork server that has loaded the script: which may import this
+    package later, or lazily, and so here for the first time. Only the server's own frame, which is
+    below ours, knows it: a child that has loaded the script itself looks the same otherwise."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "main_path" not in frame.f_locals:
+        frame = frame.f_back
+    known = frame.f_locals if frame is not None else {}
+    return known.get("main_path") is not None and "__main__" in known.get("preload", ())
 
 
 def _forget_what_is_inherited() -> None:

@@ -209,6 +209,35 @@ def test_what_the_fork_server_has_loaded_is_left_to_it(folder: Path) -> None:
     assert done.stdout == "finalizer\n" * 10 + "10\n", done.stderr
 
 
+LATE_IMPORT = """
+import os, tempfile, weakref
+
+folder = tempfile.TemporaryDirectory(dir=".")
+log = open("log.txt", "a")
+log.write(f"loaded by {os.getpid()}\\n")
+
+def work(path):
+    assert os.path.isdir(folder.name)
+    weakref.finalize(folder, os.write, 1, b"finalizer\\n")
+
+if __name__ == "__main__":
+    from resumable_pool import ResumableRunner
+
+    options = {"max_workers": 1, "max_tasks_per_child": 5, "mp_context": "forkserver"}
+    print(ResumableRunner(work, "in/*.txt", "r.pkl", **options).run().completed)
+"""
+
+
+@not_on_windows("there is no fork server")
+def test_so_is_what_it_has_loaded_without_this_package(folder: Path) -> None:
+    """As it does from Python 3.14 on where a script imports this under its guard, or lazily."""
+    Path("script.py").write_text(LATE_IMPORT)
+    done = python("script.py")
+    assert done.stdout == "finalizer\n" * 10 + "10\n", done.stderr
+    lines = Path("log.txt").read_text().splitlines()
+    assert len(lines) == len({*lines}), lines
+
+
 LATE = """
 import atexit, multiprocessing, os, sys, time
 from resumable_pool import ResumableRunner
