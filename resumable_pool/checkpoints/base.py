@@ -334,7 +334,7 @@ class Checkpoint(Mapping[str, Any]):
         except CheckpointLocked:  # whoever writes sees to that
             pass
         except OSError as error:
-            what = "what a killed writer has left half-done, or another program, is still so"
+            what = "what a killed writer, or another program, has left is still as it was"
             notes = [f"{quoted(self.path)}: {what} ({error.strerror})"]
         return notes
 

@@ -181,7 +181,7 @@ class Suspicion:
         history.failed += 1
         history.streak += first
         history.clean = False
-        self._refuted += doubtful
+        self._refuted += doubtful and not self.confirmed  # then what is left may be culprits
         if self._refuted >= REFUTED:
             self._refuted = 0
             self._streak *= HARDER

@@ -204,6 +204,15 @@ def test_one_that_succeeds_ends_the_count_of_those_that_refute_a_suspicion() -> 
     assert [*play.books._doubtful] == ["f"]
 
 
+def test_what_is_left_of_a_suspicion_that_was_right_refutes_none() -> None:
+    """One of them has succeeded, so a worker was broken. Those that fail then, in a row, may be the
+    files that have broken workers, one each."""
+    play = Play(2, "abcdefgh")
+    play.act("1+2+1-1-1-2-2-2-3>3+3-4>4-5>5-")
+    assert play.dealt[-4:] == ["3e1", "3d1", "4c1", "5h1"]
+    assert [*play.books._doubtful] == ["g", "f"]
+
+
 def test_what_has_failed_before_says_nothing_of_a_worker() -> None:
     """It does so again anywhere: its further attempts are no suspicious row."""
     play = Play(1, "abcd")
