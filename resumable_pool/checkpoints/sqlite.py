@@ -38,12 +38,14 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 from binascii import crc32
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..between import forks
+from ..between.clock import monotonic
 from ..errors import CheckpointError
 from ..files import as_key
 from ..records import Entry, Failure, Fingerprint, Outcome, quoted
@@ -58,7 +60,7 @@ LARGEST_VALUE = 999_000_000
 # How long to wait for somebody else's transaction, in a shell say, before it is an error. And for
 # readers to change the journal mode: ours take less than a millisecond, and somebody's who takes
 # longer is not worth waiting for.
-_BUSY_SECONDS, _MODE_SECONDS = 60.0, 0.5
+_BUSY_SECONDS, _MODE_SECONDS, _MODE_PAUSE = 60.0, 0.5, 0.002
 
 _APPLICATION = b"RPL1"
 _VERSION = 1
@@ -451,16 +453,26 @@ def _set_mode(db: sqlite3.Connection, mode: str) -> bool:
     to the next one. With the journal in memory there is nothing to undo: it is one write, and all
     that differs is in the page's first hundred bytes, which no disk tears.
     """
+    until = monotonic() + _MODE_SECONDS
     db.execute(f"PRAGMA busy_timeout={round(_MODE_SECONDS * 1000)}")
-    with contextlib.suppress(sqlite3.OperationalError):
-        db.execute("PRAGMA schema_version")  # who has read nothing does not remove a reader's log
-        if _mode(db) != mode:
-            _mode(db, "=memory")
-            _mode(db, f"={mode}")
+    while not _try_mode(db, mode) and monotonic() < until:
+        time.sleep(_MODE_PAUSE)  # SQLite waits for nobody where a log is to be removed
     db.execute(f"PRAGMA busy_timeout={round(_BUSY_SECONDS * 1000)}")
     if _mode(db) == "memory":  # which is not for saving in
         _mode(db, "=delete")
     return _mode(db) == mode
+
+
+def _try_mode(db: sqlite3.Connection, mode: str) -> bool:
+    """Returns whether nobody is in the way."""
+    try:
+        db.execute("PRAGMA schema_version")  # who has read nothing does not remove a reader's log
+        if _mode(db) != mode:
+            _mode(db, "=memory")
+            _mode(db, f"={mode}")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _mode(db: sqlite3.Connection, to: str = "") -> str:

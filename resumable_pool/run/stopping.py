@@ -173,9 +173,14 @@ class StopRequests(contextlib.ExitStack):
         """That of before, and not of a run that had begun earlier and has ended."""
         handler = self._before[signum]
         owner = getattr(handler, "__self__", None)
-        if isinstance(owner, StopRequests) and owner._ended:
+        if isinstance(owner, StopRequests) and owner._is_over:
             return owner._handler_before(signum)
         return handler
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a signal is none of its business (any more)."""
+        return self._ended or os.getpid() != self._pid
 
     def take(self) -> Iterator[str]:
         """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
@@ -227,9 +232,9 @@ class StopRequests(contextlib.ExitStack):
         _deliver(*dict.fromkeys(self.signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        # In a child that another thread of the program has forked, or when the run has ended in
-        # another thread than it began in, where handlers cannot be put back:
-        if os.getpid() != self._pid or self._ended:
+        # When the run has ended in another thread than it began in, where handlers cannot be put
+        # back:
+        if self._is_over:
             signal.signal(signum, self._handler_before(signum))
             _take_effect(signum, frame)
             return
@@ -240,6 +245,19 @@ class StopRequests(contextlib.ExitStack):
         """Windows only. It takes the effect of SIGBREAK, as in C."""
         self.signals.append(getattr(signal, "SIGBREAK", signal.SIGTERM))
         self.ask(CONSOLE_CLOSED)
+
+
+def _after_fork_in_child() -> None:
+    """No run is its own. Right away: in what another thread than the main one has forked, Python
+    from 3.13 on runs handlers only where something waits."""
+    for signum in _SIGNALS:
+        owner = getattr(signal.getsignal(signum), "__self__", None)
+        if isinstance(owner, StopRequests):
+            signal.signal(signum, owner._handler_before(signum))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @contextlib.contextmanager

@@ -168,6 +168,29 @@ def test_a_reader_that_stays_does_not_disturb_the_writer(path: Path) -> None:
     assert dict(open_checkpoint(path)) == {"a": 1, "b": 2, "c": 3}
 
 
+def test_the_log_is_removed_when_a_reader_has_gone(path: Path) -> None:
+    """One whose read ends moments after the run does: a hook's, say, or that of `show`."""
+    checkpoint = SqliteFile(path)
+    checkpoint.open()
+    checkpoint.save([result("a", 1)])
+    reader = sqlite3.connect(path)
+    assert reader.execute("SELECT path FROM results").fetchall() == [("a",)]
+    tries = []
+
+    def watch(statement: str) -> None:
+        if "journal_mode=memory" in statement:
+            tries.append(statement)
+            if len(tries) == 2:
+                reader.close()
+
+    assert checkpoint._db is not None
+    checkpoint._db.set_trace_callback(watch)
+    checkpoint.close()
+    assert len(tries) == 2
+    assert os.listdir(path.parent) == [path.name]
+    assert select(path, "PRAGMA journal_mode") == [("delete",)]
+
+
 def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
     """While the log cannot be taken into the file, there is no replacing it: nothing is changed."""
     write(path, result("a", 1), result("a", 2))
