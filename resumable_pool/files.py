@@ -112,9 +112,8 @@ def nothing_found(pattern: str | list[str]) -> str:
         listed = f"none of the {len(pattern):,} paths listed is a file"
         return listed if pattern else "no files were listed"
     if os.path.isdir(pattern):
-        inside = as_key(os.path.join(pattern, "**", "*"))
-        what = f"{quoted(pattern)} is a folder, and only files are processed"
-        return f"{what}: {quoted(inside)} matches all in it"
+        inside = quoted(as_key(os.path.join(pattern, "**", "*")))
+        return f"{quoted(pattern)} is a folder, no file: {inside} matches all files in it"
     start = "" if is_rooted(pattern) else f" in the folder {quoted(here())}"
     hint = _hint(pattern)
     return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
@@ -132,10 +131,11 @@ def _hint(pattern: str) -> str:
     for name in below.split("/"):
         path = f"{above}{name}"
         if glob.has_magic(name):
-            remedy = f"for the name, use glob.escape({quoted(path)})"
             if os.path.exists(path):  # it may be called like a glob
-                return f"brackets match one character; {remedy}"
-            return "{a,b} is not expanded: use a glob for each" if "{" in name else ""
+                return f"brackets match one character; to match them, glob.escape({quoted(path)})"
+            if any("**" in part and part != "**" for part in below.split("/")):
+                return "** takes in folders only if it is alone between slashes"
+            return "{a,b} is not expanded: use a glob for each" if "{" in below else ""
         if not os.path.exists(path or os.sep):
             return f"there is no {quoted(path)}"
         above = f"{path}/"

@@ -315,7 +315,7 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
         ("/no/where/*.txt", "no files match '/no/where/*.txt'; there is no '/no'"),
         ("no*.txt", "no files match 'no*.txt' in the folder {here}"),
         ("take [1]/*.txt", "no files match 'take [1]/*.txt' in the folder {here}; brackets match "
-                           "one character; for the name, use glob.escape('take [1]')"),
+                           "one character; to match them, glob.escape('take [1]')"),
         pytest.param(
             "sub\\*.txt", "no files match 'sub\\*.txt' in the folder {here}; folders are "
                           "separated by / here: 'sub/*.txt'", marks=posix),
@@ -323,10 +323,14 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
                        "has become another character: write / in its place, or r'...'"),
         (
             "sub",
-            "'sub' is a folder, and only files are processed: 'sub/**/*'",
+            "'sub' is a folder, no file: 'sub/**/*' matches all files in it",
         ),
         ("*.{txt,md}", "no files match '*.{{txt,md}}' in the folder {here}; {{a,b}} is not "
                        "expanded: use a glob for each"),
+        ("sub/**/*.{txt,md}", "no files match 'sub/**/*.{{txt,md}}' in the folder {here}; {{a,b}} "
+                              "is not expanded: use a glob for each"),
+        ("sub/**.md", "no files match 'sub/**.md' in the folder {here}; ** takes in folders only "
+                      "if it is alone between slashes"),
         ("~/no.*", "no files match '~/no.*' in the folder {here}; ~ is not expanded: "
                    "use os.path.expanduser"),
         (["a", "b"], "none of the 2 paths listed is a file"),

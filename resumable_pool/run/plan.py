@@ -138,7 +138,7 @@ def _advice(
     starting = [path for path in new if path.startswith(now)]
     pairs = [(key, path) for path in starting if (key := before + path[len(now) :]) in gone]
     same = [_seem_the_same(key, path, checkpoint) for key, path in pairs[:_COMPARED]]
-    if 2 * len(pairs) < len(new) or 2 * sum(same) < len(same):
+    if 2 * len(pairs) < min(len(new), len(gone)) or 2 * sum(same) < len(same):
         return
     key, path = pairs[0]
     yield (

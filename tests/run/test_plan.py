@@ -190,6 +190,9 @@ MOVED = {
         ["1.txt", "2.txt", "3.txt"], ["x/1.txt", "x/2.txt", "y/3.txt"],
         "'' 'x/'. Otherwise",
     ),
+    "long before all was done": (
+        ["a/1.txt"], ["b/1.txt", "b/2.txt", "b/3.txt"], "'a/' 'b/'. Otherwise"
+    ),
 }  # fmt: skip
 
 
@@ -225,13 +228,14 @@ def test_files_of_another_size_are_others(
 @pytest.mark.parametrize(
     ("others", "noticed"), [((), True), ((1, 2), True), ((1, 2, 3), False)], ids=str
 )
-def test_most_of_what_is_new_must_have_been_there(
+def test_most_of_what_is_new_or_of_what_was_there_must_be_called_alike(
     tmp_path: Path, others: tuple[int, ...], noticed: bool
 ) -> None:
     """Two of up to four, say."""
     checkpoint = PickleFile(tmp_path / "result.pkl")
     checkpoint.open()
-    checkpoint.save([done("a/a.txt"), done("a/b.txt")])
+    gone = [f"a/gone {number}.txt" for number in others]
+    checkpoint.save([done(path) for path in ("a/a.txt", "a/b.txt", *gone)])
     checkpoint.close()
     files = ["b/a.txt", "b/b.txt", *(f"b/other {number}.txt" for number in others)]
     assert bool(make_plan(files, checkpoint, options()).advice) is noticed
