@@ -5,7 +5,8 @@ the commands are, and what they do, is in commands/verbs.py.
 
 exit status:
   0    all done
-  1    some files failed or are still to do, `check` found something, or an error ended the command
+  1    some files of the run failed or are still to do, `check` found something, or an error ended
+       the command
   2    the command cannot be done as given, no file matches, or the checkpoint is in use, damaged
        or missing
   130  stopped by Ctrl-C

@@ -158,7 +158,7 @@ class LineScan(Scan):
             if whole:  # what is left of a line of ours is not: somebody else has written it
                 self._committed = end
             torn = not whole and not line.endswith(b"\n")
-            ours = torn and _START.startswith(line[: len(_START)])
+            ours |= bool(_LINE.fullmatch(line)) or (torn and line.startswith(_START[: len(line)]))
             if line != b"\n":
                 number = number or 1 + sum(each.count(b"\n") for each in self._raw(0, start))
                 path = re.match(rb'\{"path": (%b)' % _TEXT, line)

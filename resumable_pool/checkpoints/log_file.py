@@ -224,7 +224,7 @@ class LogFile(Checkpoint):
         index.enter(scan.records(findings=findings))
         starts = [start for kind in index.starts for start in kind.values()]
         outcomes = filter(None, map(scan.outcome_at, starts))
-        if scan.committed == scan.end and self._ends_well(fd, scan.end):
+        if scan.committed >= scan.end and self._ends_well(fd, scan.committed):
             return outcomes, []
         length = max(0, scan.size - scan.committed - len(self._terminator))
         what = f"there is an unfinished end of {length:,} bytes"

@@ -241,6 +241,19 @@ def test_a_file_of_something_else_is_refused(path: Path, content: bytes) -> None
         assert path.read_bytes() == content
 
 
+def test_where_every_line_was_edited_the_file_is_damaged_and_no_strange_one(path: Path) -> None:
+    """A word was replaced everywhere: it is told which line is wrong, and compacting helps."""
+    write(path, result("a", "wrod"), result("b", "wrod"))
+    edited = path.read_bytes().replace(b"wrod", b"word")
+    path.write_bytes(edited)
+    with pytest.raises(CheckpointError, match="is damaged: line 1 is not what was written"):
+        JsonLines(path).open()
+    assert [finding[:6] for finding in JsonLines(path).check()] == ["line 1", "line 2"]
+    JsonLines(path).compact()
+    assert dict(JsonLines(path)) == {}
+    assert Path(f"{path}.bak").read_bytes() == edited
+
+
 def test_a_file_that_is_cut_while_it_is_read_ends_there(path: Path) -> None:
     """Who reads has seen a longer one."""
     write(path, *OUTCOMES)
