@@ -385,8 +385,8 @@ REFUSED = [
     (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
     (["export", "good.pkl", "no/out.csv"], "'no/out.csv': there is no folder 'no'"),
     (["merge", "no/all.pkl", "good.pkl"], "'no/all.pkl': there is no folder 'no'"),
-    (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, and only files are "
-                                                    "processed: 'in/**/*' matches all in it"),
+    (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, no file: "
+                                                    "'in/**/*' matches all files in it"),
 ]  # fmt: skip
 
 
