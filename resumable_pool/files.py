@@ -317,7 +317,8 @@ def fingerprint(path: str) -> Fingerprint:
         status = os.stat(path)
     except OSError:
         return Fingerprint()
-    return Fingerprint(status.st_size, status.st_mtime_ns)
+    # Checkpoints have 64 bits for nanoseconds, which end in the year 2262; some disks have more.
+    return Fingerprint(status.st_size, max(-1 << 63, min(status.st_mtime_ns, (1 << 63) - 1)))
 
 
 def not_asked() -> Fingerprint:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import os
 import socket
 import sys
 import warnings
+from binascii import crc32
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from resumable_pool.checkpoints import PickleFile
+from resumable_pool.checkpoints import PickleFile, checkpoint_at
 from resumable_pool.files import (
     as_key,
     check_pattern,
@@ -24,7 +27,7 @@ from resumable_pool.files import (
     not_asked,
     nothing_found,
 )
-from resumable_pool.records import Fingerprint, quoted
+from resumable_pool.records import Fingerprint, Outcome, quoted
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX systems")
 windows = pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
@@ -426,6 +429,20 @@ def test_a_fingerprint_is_size_and_time(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"12345")
     os.utime("f", ns=(0, 1_234_567_890_123_456_700))
     assert fingerprint("f") == Fingerprint(5, 1_234_567_890_123_456_700)
+
+
+@pytest.mark.parametrize("year", [1600, 2300])
+@pytest.mark.parametrize("checkpoint", ["result.pkl", "result.jsonl", "result.sqlite"])
+def test_a_file_of_another_century_is_saved(tmp_path: Path, checkpoint: str, year: int) -> None:
+    """Nanoseconds since 1970 are a number of 64 bits in a checkpoint, and more on some disks."""
+    (tmp_path / "f").write_bytes(b"12345")
+    with contextlib.suppress(OSError):  # of Windows
+        os.utime("f", (0, (year - 1970) * 365 * 86_400))
+    outcome = Outcome("f", b"1", crc32(b"1"), None, 0.0, 1, fingerprint("f"))
+    with closing(checkpoint_at(checkpoint)) as saver:
+        saver.open()
+        saver.save([outcome])
+        assert saver.fingerprint("f") == fingerprint("f")
 
 
 def test_a_file_that_is_gone_has_no_fingerprint() -> None:
