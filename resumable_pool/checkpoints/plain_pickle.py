@@ -6,12 +6,12 @@ who reads finds that it is no checkpoint yet. Knows nothing of our own layout, a
 
 from __future__ import annotations
 
-import mmap
+import os
 import pickle
 import pickletools
 from binascii import crc32
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
 from ..files import normalised
@@ -39,7 +39,7 @@ def read_plain(fd: int, path: str) -> tuple[str, Iterator[Outcome[Any]]]:
     Raises:
         CheckpointError: it is something else, or it cannot be unpickled.
     """
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+    with open(fd, "rb", closefd=False) as data:  # mapped, it would kill us if it were cut short
         _refuse_others(data, path)
         try:
             data.seek(0)
@@ -68,16 +68,17 @@ def _outcomes_of(values: dict[str, Any], path: str) -> Iterator[Outcome[Any]]:
         yield Outcome(key, pickled, crc32(pickled), None, 0.0)
 
 
-def _refuse_others(data: mmap.mmap, path: str) -> None:
+def _refuse_others(data: BinaryIO, path: str) -> None:
     """Raise `CheckpointError` for what cannot be such a dict, without running any of it."""
-    first = None
+    first, size = None, data.seek(0, os.SEEK_END)
+    data.seek(0)
     try:
-        for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type]
+        for opcode, argument, _ in pickletools.genops(data):
             if first is None and opcode.name not in ("PROTO", "FRAME"):
                 first = (opcode.name, argument)
                 if first not in _MAKE_A_DICT:
                     raise foreign(path, _NO_DICT)
-            if opcode.name in _PUTS and int(argument or 0) > len(data):
+            if opcode.name in _PUTS and int(argument or 0) > size:
                 raise foreign(path)  # and that much memory would be taken
     except (ValueError, OverflowError, MemoryError, UnicodeError):  # whatever other bytes are
         raise foreign(path) from None

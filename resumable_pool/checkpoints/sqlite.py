@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import shutil
@@ -151,21 +152,31 @@ class SqliteFile(Checkpoint):
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[str], Any]]:
-        with self._reading() as db:
-            yield lambda path: _find(db, path, failed=False).value
+        with self._errors(), contextlib.closing(_readable(self.path)) as db:
+
+            def read(path: str) -> Any:
+                with forks.undivided(), db:  # no lock in between: a run that begins takes them all
+                    db.execute("BEGIN")
+                    outcome = _find(db, path, failed=False)
+                return outcome.value
+
+            yield read
 
     def fingerprint(self, path: str) -> Fingerprint:
         with self._looking_up() as db:  # without reading the value
             return _facts_of(_row_of(db, "results", path, f"path, {_FACT_NAMES}"))[2]
 
     def entries(self) -> Iterator[Entry]:
-        with self._reading() as db:
-            query = f"SELECT path, length(value), {_FACT_NAMES} FROM results WHERE path NOT IN"
-            for row in db.execute(f"{query} (SELECT path FROM failures)"):
-                yield Entry(_text_of(row[0]), None, *_facts_of(row)[:2], row[1] or 0)
+        query = f"SELECT path, length(value), {_FACT_NAMES} FROM results WHERE path NOT IN"
+        with self._looking_up() as db:  # whoever reads them may take his time
+            rows = db.execute(f"{query} (SELECT path FROM failures)")
+            entries = [
+                Entry(_text_of(row[0]), None, *_facts_of(row)[:2], row[1] or 0) for row in rows
+            ]
             for row in db.execute(f"SELECT {_COLUMNS['failures']} FROM failures"):
                 outcome, size = _outcome_of("failures", row), sum(map(len, row[1:4]))
-                yield Entry(outcome.path, outcome.failure, outcome.seconds, outcome.attempts, size)
+                entries.append(Entry(outcome.path, outcome.failure, *_facts_of(row)[:2], size))
+        yield from entries
 
     def _sound(self, findings: list[str]) -> Iterator[Outcome[Any]]:
         with self._reading() as db:
@@ -197,7 +208,10 @@ class SqliteFile(Checkpoint):
             if self._status.st_nlink > 1:  # SQLite's log and our lock are beside one of the names
                 what = "has several names (hard links): make sure only one run at a time uses it"
                 notes.append(f"{quoted(self.path)} {what}")
-            self._wal = _set_mode(db, "wal")  # or this run does without
+            self._wal = False
+            with contextlib.suppress(OSError):  # SQLite notices too late if memory is not shared
+                mmap.mmap(self._file.fileno(), 1).close()
+                self._wal = _set_mode(db, "wal")  # or this run does without
             db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return True

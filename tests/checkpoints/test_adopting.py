@@ -184,6 +184,31 @@ def test_what_cannot_be_unpickled_is_refused(path: Path, monkeypatch: pytest.Mon
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_one_that_is_written_anew_meanwhile_is_refused(path: Path) -> None:
+    """By the older script, say, which empties it first: that killed the reader, by SIGBUS."""
+    dump(path, dict.fromkeys(map(str, range(100_000)), 1))
+    code = """
+import os, pickletools, sys
+from resumable_pool import CheckpointError
+from resumable_pool.checkpoints import PickleFile
+
+def cut(data, genops=pickletools.genops):
+    for number, opcode in enumerate(genops(data)):
+        if number == 9:
+            os.truncate(sys.argv[1], 0)
+        yield opcode
+
+pickletools.genops = cut
+try:
+    PickleFile(sys.argv[1]).open()
+except CheckpointError as error:
+    print(error.reason)
+"""
+    said, _ = start_python(code, path).communicate(timeout=PATIENCE_SECONDS)
+    assert said == "is not a checkpoint of this library\n"
+    assert path.read_bytes() == b""
+
+
 def test_what_cannot_be_pickled_again_is_refused(path: Path) -> None:
     """The error names whose value it is."""
     before = dump(path, {"a": 1, "b": PickledOnce()})

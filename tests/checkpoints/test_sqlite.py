@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -769,6 +770,43 @@ def test_very_many_values_are_read_through_one_connection(
         with pytest.raises(KeyError, match="unknown"):
             read("unknown")
     assert len(opened) == 1
+
+
+def test_who_takes_his_time_between_two_values_is_in_no_runs_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that began then waited for him, and ended with an error after a minute. If he was a
+    thread of the script's own, so it did though he had finished: the saver, a forked process, had
+    SQLite's note of his lock, which nobody could take back there."""
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.2)
+    write(path, result("a", 1), result("b", 2), failed("bad"))
+    entries = SqliteFile(path).entries()
+    assert next(entries).path == "a"
+    with SqliteFile(path).reading() as read:
+        assert read("a") == 1
+        with writing(path) as checkpoint:
+            checkpoint.save([result("b", 3)])
+            assert select(path, "PRAGMA journal_mode") == [("wal",)]
+            assert read("b") == 3
+    assert [entry.path for entry in entries] == ["b", "bad"]
+    assert dict(SqliteFile(path)) == {"a": 1, "b": 3}
+
+
+def test_where_no_memory_is_shared_it_is_saved_without_a_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on 9p, and on many file systems of FUSE. SQLite enters WAL mode there, and then can
+    neither go on nor go back."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(sqlite_module.mmap, "mmap", refuse)
+    with writing(path) as checkpoint:
+        checkpoint.save([result("a", 1)])
+        checkpoint.sync()
+        assert select(path, "PRAGMA journal_mode") == [("delete",)]
+    assert dict(SqliteFile(path)) == {"a": 1}
 
 
 def test_check_finds_nothing_in_what_is_being_written(
