@@ -72,8 +72,7 @@ _CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", _POP + b"X"
 _ANY_RECORD = re.compile(rb"4.{52}0X", re.DOTALL)  # behind its first byte, whatever the tag
 
-_RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81  # 0x80: invisible to pickle.load
-_INVISIBLE = 0x80
+_RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81
 
 _PROTO = b"\x80"  # what every pickle of today begins with
 _PROTO_3 = b"\x80\x03"
@@ -95,24 +94,19 @@ _VERIFIED_IN_PASSING = 1 << 12
 _COPIED = 1 << 12
 
 
-class Header:
-    """What is the same in all of a file's records.
+class Header(NamedTuple):
+    """What is the same in all of a file's records. It follows from the file's salt, so that neither
+    another file's records nor stale disk blocks ever pass for ours.
 
     Attributes:
-        salt: seeds their checksums, and its first bytes tag them, so that neither another file's
-            records nor stale disk blocks ever pass for ours.
-        pid: the process that has written to the file last.
-        tag: what every record carries.
-        record_start: what every record begins with, once it is committed.
+        record_start: what every record begins with, once it is committed: two opcodes, and the tag.
         seed: where the checksum of a record's header begins.
+        pid: the process that has written to the file last, or 0.
     """
 
-    def __init__(self, salt: bytes, pid: int, seed: int | None = None) -> None:
-        self.salt = salt
-        self.pid = pid
-        self.tag = salt[:4]
-        self.record_start = _RECORD_OPCODES + self.tag
-        self.seed = crc32(salt) if seed is None else seed
+    record_start: bytes
+    seed: int
+    pid: int = 0
 
 
 class Metadata(NamedTuple):
@@ -150,11 +144,6 @@ class Metadata(NamedTuple):
     def end(self) -> int:
         """Where the record's last byte stands, from its start."""
         return self.region + self.length
-
-    @property
-    def last(self) -> bytes:
-        """What that is."""
-        return _POP if self.kind & _INVISIBLE else _SETITEM
 
 
 def new_header(pid: int | None = None) -> bytes:
@@ -203,7 +192,7 @@ def read_header(fd: int, path: str) -> Header:
         if version != _VERSION:
             raise of_another_version(path, version, _VERSION)
         if [*opcodes, pop] == [_POP, b"C\x04", _POP]:
-            return Header(salt, pid)
+            return Header(_RECORD_OPCODES + salt[:4], crc32(salt), pid)
     if not _begins_as_ours(start):
         raise foreign(path, _PERHAPS_PLAIN if start.startswith(_PICKLES) else "")
     if len(start) < FIRST_RECORD and _MAGIC.startswith(start[: len(_MAGIC)]):
@@ -224,19 +213,20 @@ def _places(fd: int, pattern: re.Pattern[bytes], start: int) -> Iterator[int]:
 def header_of_records(fd: int) -> Header | None:
     """The header of the file, by its records, of which two agree if there are two; their values are
     what was saved. A checksum that is computed backwards ends at the seed."""
-    found: Counter[tuple[bytes, int]] = Counter()
+    found: Counter[Header] = Counter()
     end, size = -1, os.fstat(fd).st_size
     for start in _places(fd, _ANY_RECORD, 0):
         metadata = Metadata._make(METADATA.unpack(read_at(fd, METADATA.size, start).ljust(60)))
         inside = end < start and start + metadata.end < size
         if inside and read_payload(fd, start, metadata) is not None:
             checked = read_at(fd, metadata.region - _CHECKED_FROM, start + _CHECKED_FROM)
-            found[metadata.start[2:], _seed_of(checked, metadata.header_checksum)] += 1
+            tagged = _RECORD_OPCODES + metadata.start[len(_RECORD_OPCODES) :]
+            found[Header(tagged, _seed_of(checked, metadata.header_checksum))] += 1
             end = start + metadata.end
     # One that stands alone may be damaged. Where others agree as well, the records of a whole other
     # file are in a value.
     agreed = [header for header in found if found[header] > 1] or [*found]
-    return Header(agreed[0][0], 0, agreed[0][1]) if len(agreed) == 1 else None
+    return agreed[0] if len(agreed) == 1 else None
 
 
 def _seed_of(checked: bytes, checksum: int) -> int:
@@ -431,7 +421,7 @@ class PickleScan(Scan):
             return None
         if metadata.length > _VERIFIED_IN_PASSING:
             self._step = _SMALL_READ
-        if self._bytes_at(end, 1) != metadata.last:
+        if self._bytes_at(end, 1) != (_POP if metadata.failed else _SETITEM):
             return None
         key = checked[METADATA.size - _CHECKED_FROM :]
         try:
@@ -461,24 +451,16 @@ class PickleScan(Scan):
             )
         if behind >= self.size:
             return [], False
-        later = self.find_later_record()
-        if later is None:
-            return [], False
-        self.end = later
-        lost = f"the {later - begin:,} bytes from byte {begin:,} on are not what was written"
-        return [f"there is no record at byte {begin:,}: {lost}"], True
-
-    def find_later_record(self) -> int | None:
-        """Where the next whole record behind `end` starts, if there is one.
-
-        Then what stands between is damage, and not the torn end of a file that was cut or of a
-        write that was cut short.
-        """
+        # If a whole record comes later, what stands between is damage, and not the torn end of a
+        # file that was cut or of a write that was cut short.
         pattern = re.compile(re.escape(self._header.record_start[1:]))
-        for start in _places(self._fd, pattern, self.end + 1):
-            if start > self.end and self.outcome_at(start) is not None:
-                return start
-        return None
+        for start in _places(self._fd, pattern, behind):
+            if start > begin and self.outcome_at(start) is not None:
+                self.end = start
+                lost = f"the {start - begin:,} bytes from byte {begin:,} on"
+                what = f"there is no record at byte {begin:,}: {lost} are not what was written"
+                return [what], True
+        return [], False
 
     def _bytes_at(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, through one buffer; fewer at the end of the file."""

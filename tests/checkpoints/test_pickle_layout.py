@@ -37,8 +37,9 @@ from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
 from .conftest import FINGERPRINT, FINISHED_AT, failed, pickled_result, result
 
-HEADER = Header(b"01234567", 0)
-OTHER_HEADER = Header(b"76543210", 0)
+HEADER = Header(b"C40123", crc32(b"01234567"))
+OTHER_HEADER = Header(b"C47654", crc32(b"76543210"))
+TAG = HEADER.record_start[2:]
 MEGABYTE = 1 << 20
 
 
@@ -114,8 +115,9 @@ def test_a_header_is_read_back(file: File) -> None:
         read_header(file.holding(new_header(pid)), "x.pkl") for pid in (12345, 2**32 - 1)
     )
     assert (first.pid, second.pid) == (12345, 2**32 - 1)
-    assert first.salt != second.salt
-    assert len(first.salt) == 8
+    assert first.record_start != second.record_start
+    assert first.seed != second.seed
+    assert [first.record_start[:2], len(first.record_start)] == [b"C4", 6]
 
 
 def test_the_pid_can_be_changed_in_place(file: File) -> None:
@@ -221,7 +223,7 @@ def test_kinds_are_the_documented_ones(file: File, outcome: Outcome, kind: int) 
     assert record_at(file.holding(record, STOP), 0) is not None
     record[offset] = kind + 2
     path_end = METADATA.size + 1
-    record[6:10] = crc32(record[10:path_end], crc32(HEADER.salt)).to_bytes(4, "little")
+    record[6:10] = crc32(record[10:path_end], HEADER.seed).to_bytes(4, "little")
     found = record_at(fd := file.holding(record, STOP), 0)
     assert found is None or read_payload(fd, 0, found[1]) is None
     assert outcome_in(record[:-1]) is None
@@ -334,10 +336,10 @@ def test_records_of_another_file_are_none(file: File) -> None:
     """A record counts only in the file whose salt it carries, wherever stale blocks come from."""
     data = encode(OTHER_HEADER, result("a", 1))
     assert not _scan(file.holding(data))[0]
-    retagged = data[:2] + HEADER.tag + data[6:]
+    retagged = data[:2] + TAG + data[6:]
     records, scan = _scan(file.holding(b"x", retagged))
     assert not records
-    assert scan.find_later_record() is None
+    assert scan.skip() == ([], False)
 
 
 def test_a_record_that_is_not_there_is_none(file: File) -> None:
@@ -357,17 +359,18 @@ def test_a_later_record_is_found(file: File, distance: int, first_byte: bytes) -
         gap = bytes(max(distance + shift, 1))
         scan = PickleScan(file.holding(gap, first_byte + record[1:]), "", 0, 0, HEADER)
         assert not records_of(scan)
-        assert scan.find_later_record() == len(gap)
+        assert scan.skip()[1]
+        assert scan.end == len(gap)
 
 
 def test_what_only_looks_like_a_later_record_is_none(file: File) -> None:
     """Tags alone, and records that are cut or whose values do not match, prove no damage."""
     record = encode(HEADER, result("later", "value"))
-    pieces = [HEADER.tag * 50, record[:-1], record.replace(b"value", b"valve")]
+    pieces = [TAG * 50, record[:-1], record.replace(b"value", b"valve")]
     for piece in pieces:
         scan = PickleScan(file.holding(b"x", piece), "", 0, 0, HEADER)
         assert not records_of(scan)
-        assert scan.find_later_record() is None
+        assert scan.skip() == ([], False)
 
 
 def test_large_values_are_not_copied() -> None:
