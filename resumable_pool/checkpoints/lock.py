@@ -132,11 +132,10 @@ def open_locked(
     """
     named = path.removesuffix(LOCK_FILE)
     for _ in range(_ATTEMPTS):
-        try:
-            fd = open_file(path, os.O_RDWR)
-        except FileNotFoundError:  # it may be a lock file that its owner has just removed
+        if not os.path.exists(path):
             _make(path, empty)
-            continue
+        # It may be a lock file that its owner has just removed, and there may be no links.
+        fd = open_file(path, os.O_RDWR | os.O_CREAT)
         file = forks.enter(LockableFile(fd, "r+"))
         with contextlib.ExitStack() as stack:
             stack.callback(forks.close, file)
@@ -245,19 +244,16 @@ def unsign(path: str) -> None:
 
 
 def _make(path: str, empty: bytes) -> None:
-    """Make an empty file in one step: whoever finds it finds it whole. On a file system without
-    links, who has the lock fills it."""
+    """Make an empty file in one step: whoever finds it finds it whole. Not so on a file system
+    without links, where who has the lock makes and fills it."""
     new = new_name(path)
     try:
         with open(new, "xb") as file:
             file.write(empty)
             file.flush()
             force(file.fileno())
-        try:
+        with contextlib.suppress(OSError):
             os.link(new, path)
-        except OSError:
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
     finally:
         remove(new)
     force_folder(path)
