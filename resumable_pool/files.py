@@ -16,7 +16,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from .records import Fingerprint, quoted
 
@@ -32,7 +31,7 @@ def check_pattern(pattern: object) -> str | list[str]:
         TypeError: it is neither, or a path in it is none.
     """
     if isinstance(pattern, (str, os.PathLike)):
-        return _as_text(pattern, "a path")
+        return as_text(pattern, "a path")
     return check_paths(pattern, "pattern must be a glob or an iterable of paths", "a path")
 
 
@@ -44,14 +43,12 @@ def check_paths(paths: object, rule: str, each: str) -> list[str]:
     """
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
         raise TypeError(f"{rule}, not {paths!r}")
-    return [_as_text(path, each) for path in paths]
+    return [as_text(path, each) for path in paths]
 
 
-def _as_text(path: Any, what: str) -> str:
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
+def as_text(path: object, what: str) -> str:
+    """A path as text; raises `TypeError`, with `what` it is for, if it is none."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a str or an os.PathLike of str, not {path!r}")
     return text

@@ -39,9 +39,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1131,  # the modules beside runner.py, and the front doors
+    "": 1127,  # the modules beside runner.py, and the front doors
     "between": 1186,
-    "checkpoints": 1958,
+    "checkpoints": 1956,
     "commands": 390,
     "run": 1780,
     "saver": 283,

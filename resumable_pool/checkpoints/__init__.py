@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
+from ..files import as_text, check_paths
 from ..records import count_files, quoted
 from .base import Checkpoint
 from .lock import OLD_FILE
@@ -51,9 +52,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
         TypeError: `path` is no path.
         ValueError: no format has this suffix.
     """
-    name = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(name, str):
-        raise TypeError(f"the checkpoint must be a str or a path of str, not {path!r}")
+    name = as_text(path, "the checkpoint")
     suffix = os.path.splitext(_OLD.sub("", os.path.normpath(name)))[1].lower()
     if suffix not in _FORMATS:
         raise ValueError(
@@ -102,9 +101,8 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
             are now.
         CheckpointError: one of them is something else, or damaged; nothing was changed.
     """
-    if isinstance(inputs, (str, bytes, os.PathLike)):
-        raise TypeError(f"inputs must be a list of checkpoints, not {inputs!r}")
-    target, *others = (checkpoint_at(path) for path in (out, *inputs))
+    paths = check_paths(inputs, "inputs must be a list of checkpoints", "an input")
+    target, *others = map(checkpoint_at, [out, *paths])
     sources = {target.file: target}
     for other in others:
         if type(other) is not type(target):
