@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from .between.clock import NEVER
-from .between.forks import undivided
 from .between.messages import Setup
 from .between.system import FORK_IS_SOUND, MOST_WORKERS
 from .checkpoints import Checkpoint, checkpoint_at
@@ -170,7 +169,7 @@ def check_options(given: SimpleNamespace) -> Options:
         if given.executor is not None and (value := getattr(given, name)) is not None:
             raise ValueError(f"{name}={value!r} cannot be combined with an executor: {reason}")
     checked["max_workers"] = checked["max_workers"] or _usual_workers(given.executor)
-    setup = _setup(given, checked["timeout"], checked["rerun_changed"])
+    setup = _setup(given, checked["rerun_changed"])
     # With an executor only the saver is a process of ours, and it is not given the function.
     sent = setup if given.executor is None else Setup(len, None, ())
     return Options(setup, context_for(given.mp_context, sent), **checked)
@@ -194,7 +193,7 @@ def usable_processors() -> int:
 # The user's function: whether it can be called in a worker, and how it gets there.
 
 
-def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup:
+def _setup(given: SimpleNamespace, rerun_changed: bool) -> Setup:
     function, initializer, initargs = given.function, given.initializer, given.initargs
     check_callable("function", function)
     if not _takes_a_path(function):
@@ -206,13 +205,7 @@ def _setup(given: SimpleNamespace, timeout: float, rerun_changed: bool) -> Setup
         check_callable("initializer", initializer)
     if isinstance(initargs, (str, bytes)) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
-    limit = None
-    if timeout < NEVER:
-        with undivided():
-            from .between.time_limit import TimeLimit  # which knows all about processes
-
-        limit = TimeLimit(timeout)
-    return Setup(function, initializer, tuple(initargs), limit, rerun_changed)
+    return Setup(function, initializer, tuple(initargs), rerun_changed)
 
 
 def check_callable(name: str, given: Any) -> None:

@@ -39,11 +39,11 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1127,  # the modules beside runner.py, and the front doors
+    "": 1121,  # the modules beside runner.py, and the front doors
     "between": 1186,
     "checkpoints": 1956,
     "commands": 390,
-    "run": 1780,
+    "run": 1781,
     "saver": 283,
     "worker": 235,
 }
@@ -65,7 +65,7 @@ FEATURES = {
     "max_tasks_per_child": {"runner", "options", "run.processes"},
     "stop_after": {"runner", "options"},
     # And between.time_limit, which calls it by another name; that of SQLite is one for locks.
-    "timeout": {"runner", "options", "checkpoints.sqlite"},
+    "timeout": {"runner", "options", "run.processes", "checkpoints.sqlite"},
     "bar": {"run.screen"},
     "plain_pickle": {"checkpoints.pickle_file", "checkpoints.plain_pickle"},
     "platform": {

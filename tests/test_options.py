@@ -209,7 +209,7 @@ def test_good_arguments_are_taken() -> None:
     assert options.max_workers == 3
     assert (options.setup.initializer, options.setup.initargs) == (print, (1, 2))
     assert options.progress is False
-    assert options.timeout == options.setup.around.seconds == 5.0
+    assert options.timeout == 5.0
     assert options.grace_period == 0.0
     assert (options.retry_failed, options.rerun_changed) == (False, True)
     assert options.largest_first is True

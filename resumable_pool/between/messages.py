@@ -39,8 +39,8 @@ class Setup(NamedTuple):
     function: Callable[[str], Any]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
-    around: Any = None  # what the worker has to `begin` and `end` with each call (time_limit.py)
     compared: bool = False  # whether inputs are compared later with what they are now
+    around: Any = None  # what the worker has to `begin` and `end` with each call (time_limit.py)
     encoder: Encoder | None = None  # known once the checkpoint is open
 
 

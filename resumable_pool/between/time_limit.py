@@ -41,16 +41,7 @@ class TimeLimit(NamedTuple):
     """
 
     seconds: float
-    watched: bool = False
-
-    def tried(self, context: BaseContext) -> TimeLimit:
-        """The same, where `context` starts the workers. What is forked while a watchdog is running
-        here, as under pytest, would hang in another one; and only trying tells."""
-        works = system.WRITES_TRACEBACKS
-        if context.get_start_method() == "fork":
-            probe = children.Child(context, "probe", _try_watchdog, (), Waiter())
-            works = probe.reap(in_peace=False)[0] == 0
-        return self._replace(watched=works)
+    watched: bool
 
     def begin(self, last_words: int) -> None:
         """Right before the call; `last_words` is that pipe."""
@@ -118,6 +109,16 @@ class Deadline:
         if not self.passed:
             return "crashed", f"its worker {how}"
         return "timeout", f"took longer than {in_words(self.seconds)}, and was killed"
+
+
+def limit_of(seconds: float, context: BaseContext) -> TimeLimit:
+    """That of so many seconds, where `context` starts the workers. What is forked while a watchdog
+    is running here, as under pytest, would hang in another one; and only trying tells."""
+    works = system.WRITES_TRACEBACKS
+    if context.get_start_method() == "fork":
+        probe = children.Child(context, "probe", _try_watchdog, (), Waiter())
+        works = probe.reap(in_peace=False)[0] == 0
+    return TimeLimit(seconds, works)
 
 
 def _try_watchdog(*ends: Connection) -> NoReturn:

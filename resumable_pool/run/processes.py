@@ -25,7 +25,7 @@ from ..between import children, forks, pipes, system
 from ..between.clock import NEVER
 from ..between.frames import PIPE_SIZE, FrameReader
 from ..between.messages import Batch, Died, Report, StartFailed, ToSaver, Watch
-from ..between.time_limit import Deadline
+from ..between.time_limit import Deadline, limit_of
 from ..between.waiting import Waiter
 from ..errors import ResumablePoolError, SaverError, WorkerStartError
 from ..files import here
@@ -277,9 +277,10 @@ class Crew(dict[int, Worker]):
         self._wake = wake
         self._context = options.context
         self._setup = options.setup
-        if (limit := self._setup.around) is not None:
+        if options.timeout < NEVER:
             with handlers_held_back():
-                self._setup = self._setup._replace(around=limit.tried(self._context))
+                limit = limit_of(options.timeout, self._context)
+            self._setup = self._setup._replace(around=limit)
             books.batch_seconds = 0.0  # it must be known when each call begins
         self.forked = self._context.get_start_method() == "fork"
         # What is forked inherits it, so that it need not be picklable.

@@ -33,7 +33,7 @@ from resumable_pool.between.clock import NEVER
 from resumable_pool.between.time_limit import TimeLimit
 from resumable_pool.errors import ExecutorError, SaverError
 from resumable_pool.options import Options
-from resumable_pool.run import loop
+from resumable_pool.run import loop, processes
 from resumable_pool.run.books import Books
 from resumable_pool.run.executors import FarCrew, Slot
 from resumable_pool.run.plan import Plan
@@ -66,8 +66,7 @@ class Universe:
             max_workers=chance.choice([1, 2, 5]),
             retries=chance.choice([0, 0, 1, 3]),
             retry_delay=chance.choice([0.0, 0.0, 2.0]),
-            timeout=(timeout := chance.choice([NEVER, NEVER, 5.0])),
-            setup=options.setup._replace(around=TimeLimit(timeout) if timeout < NEVER else None),
+            timeout=chance.choice([NEVER, NEVER, 5.0]),
             max_failures=chance.choice([None, None, None, 0, 3]),
             grace_period=chance.choice([0.0, 1.0, 10.0]),
             max_tasks_per_child=chance.choice([None, None, None, 7]),
@@ -78,9 +77,8 @@ class Universe:
                 self, far.choice([0.0, 0.1, 0.4]), far.choice([0, 0.05])
             )
             self.options = self.options._replace(
-                executor=cast(Any, self.engine), timeout=NEVER, max_tasks_per_child=None,
-                setup=options.setup._replace(around=None),
-            )  # fmt: skip
+                executor=cast(Any, self.engine), timeout=NEVER, max_tasks_per_child=None
+            )
         self.dies = chance.choice([0.0, 0.0, 0.01, 0.1])
         self.dies_at_start = chance.choice([0.0, 0.0, 0.05])
         self.stops = chance.choice([0.0, 0.0, 0.0, 0.01])
@@ -609,7 +607,7 @@ def simulate(seed: int, base: Options | None = None) -> Universe:
     told: list[tuple[str, bool]] = []
     error: ResumablePoolError | None = None
     with (
-        mock.patch.object(TimeLimit, "tried", lambda limit, context: limit),
+        mock.patch.object(processes, "limit_of", lambda seconds, _: TimeLimit(seconds, False)),
         mock.patch.multiple(
             loop,
             Clock=SimulatedClock,
