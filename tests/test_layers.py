@@ -40,10 +40,10 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1121,  # the modules beside runner.py, and the front doors
-    "between": 1186,
+    "between": 1187,
     "checkpoints": 1956,
     "commands": 390,
-    "run": 1781,
+    "run": 1782,
     "saver": 283,
     "worker": 235,
 }

@@ -144,12 +144,11 @@ if sys.platform == "win32":
             """Not any more."""
             del self._things[number]
 
-        def poll(self, milliseconds: int | None) -> list[tuple[int, int]]:
+        def poll(self, milliseconds: int) -> list[tuple[int, int]]:
             """The numbers of those that are ready, and what for. What could not all be waited for
             are writers, which take their turns."""
             things = sorted(self._things.values(), key=lambda entry: entry[0])[:_MOST_HANDLES]
-            seconds = None if milliseconds is None else milliseconds / 1000
-            ready = wait([thing for _, thing in things], seconds)
+            ready = wait([thing for _, thing in things], milliseconds / 1000)
             return [(number_of(thing), mask) for mask, thing in things if thing in ready]
 
     def to_hand_over(end: Connection, pid: int) -> object:

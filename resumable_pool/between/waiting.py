@@ -19,12 +19,16 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from .clock import NEVER
 from .forks import close
 from .pipes import POLLIN, POLLOUT, Outlet, Poll, number_of
 
 # macOS may lose an end that is closed here before it has been received there: so who hands one over
 # closes it when it is known to be there.
 _KEPT = sys.platform == "darwin"
+
+# Systems can wait for 2**31 milliseconds; whoever waits for longer has a look in between.
+_MOST_SECONDS = 2e6
 
 
 class Waiter:
@@ -49,15 +53,15 @@ class Waiter:
         self._things[number] = writer
         self._poll.register(number, POLLOUT)
 
-    def wait(self, seconds: float | None, also: Iterable[Any] = ()) -> list[Any]:
+    def wait(self, seconds: float, also: Iterable[Any] = ()) -> list[Any]:
         """Those of what was added, and `also` of these ends, sentinels and handles, that something
-        has come from, or that have been closed at the other end; nothing after so many seconds
-        (`None`: however long it takes)."""
+        has come from, or that have been closed at the other end; nothing after so many seconds,
+        or some days."""
         others = [end for end in also if number_of(end) not in self._things]
         for end in others:
             self.add(end)
         try:
-            polled = self._poll.poll(None if seconds is None else math.ceil(seconds * 1000))
+            polled = self._poll.poll(math.ceil(min(seconds, _MOST_SECONDS) * 1000))
             ready = [self._things[number] for number, _ in polled]
         finally:
             for end in others:
@@ -116,7 +120,7 @@ class PipeWriter:
         self._waiter = Waiter()  # for nothing else
         self.go_on()
         while self._unwritten:
-            self._waiter.wait(None)
+            self._waiter.wait(NEVER)
 
     def go_on(self) -> None:
         """Write what there is room for."""

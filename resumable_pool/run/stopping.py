@@ -20,6 +20,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import enum
+import functools
 import os
 import signal
 import sys
@@ -361,23 +362,27 @@ class Loop(Iterator[Any]):
         del self  # or the error's traceback would hold it, as it holds this frame
 
 
-class _Interrupt:
-    """Makes Python call SIGINT's handler, soon after it is dropped."""
+# Not SIGINT, where there is another that nobody uses: it is also told to whoever waits for signals
+# at the wake-up descriptor (asyncio), and that would be a Ctrl-C that nobody has pressed.
+_QUIET: signal.Signals = getattr(signal, "SIGURG", signal.SIGINT)
 
-    __del__ = staticmethod(_thread.interrupt_main)
+
+class _Interrupt:
+    """Makes Python call the handler of that signal, soon after it is dropped."""
+
+    __del__ = staticmethod(functools.partial(_thread.interrupt_main, _QUIET))
 
 
 def _raise_at_interrupt(error: BaseException) -> _Interrupt:
     """In the main thread."""
-    before = signal.getsignal(signal.SIGINT)
 
     def raise_it(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(_QUIET, before)
         if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
             _end_program(error)
         raise error
 
-    signal.signal(signal.SIGINT, raise_it)
+    before = signal.signal(_QUIET, raise_it)
     one: BaseException | None = error
     while one is not None:  # that it came of closing a generator is of no interest
         if isinstance(one.__context__, GeneratorExit):

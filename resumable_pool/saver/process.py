@@ -102,7 +102,7 @@ class _InSaver:
         due = min(self._saving.due, self._tell_at)
         if self._orders.at_end:
             due = min(due, monotonic() + ORPHAN_SECONDS)
-        ready = self._waiter.wait(None if due == NEVER else max(0.0, due - monotonic()))
+        ready = self._waiter.wait(max(0.0, due - monotonic()))
         self._streams.read(ready)
         if self._orders.end in ready:
             self._follow_orders()

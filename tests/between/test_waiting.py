@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from resumable_pool.between import forks, pipes, waiting
+from resumable_pool.between.clock import NEVER
 from resumable_pool.between.frames import FrameReader, frame
 from resumable_pool.between.waiting import PipeWriter, Waiter
 
@@ -91,14 +92,14 @@ def test_an_idle_loop_waits(ends: Ends, waiter: Waiter) -> None:
     waiter.add(reader.end)
     assert waiter.wait(0) == []
     writer.write(frame(b"here"))
-    assert waiter.wait(None) == [reader.end]
+    assert waiter.wait(NEVER) == [reader.end]
     assert reader.messages() == [b"here"]
     assert waiter.wait(0) == []
     assert waiter.wait(0, [reader.end]) == []
     waiter.remove(reader.end)
     assert waiter.wait(0, [reader.end]) == []
     writer.close()
-    assert waiter.wait(None, [reader.end]) == [reader.end]
+    assert waiter.wait(NEVER, [reader.end]) == [reader.end]
 
 
 def test_it_is_closed_when_all_is_written(ends: Ends, waiter: Waiter) -> None:

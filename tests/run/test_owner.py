@@ -286,3 +286,26 @@ asyncio.run(main())
 """
     )
     assert python("script.py").stdout == "handled\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="asyncio handles no signals there")
+def test_an_error_where_a_loop_was_left_is_no_ctrl_c_for_asyncio(folder: Path) -> None:
+    """Python is made to raise it by a signal, which goes to the descriptor that wakes asyncio."""
+    how = "\n        ".join(
+        [
+            "async def main():",
+            "    loop = asyncio.get_running_loop()",
+            "    loop.add_signal_handler(signal.SIGINT, print, 'a Ctrl-C')",
+            "    try:",
+            "        for outcome in runner.as_completed():",
+            "            break",
+            "    finally:",
+            "        await asyncio.sleep(0.2)",
+            "import asyncio",
+            "asyncio.run(main())",
+        ]
+    )
+    parts = {"on_saved": "pass", "work": "pass", "how": how, "method": CHEAPEST}
+    Path("script.py").write_text(FAILING.format(after=1, **parts))
+    done = python("script.py")
+    assert done.stdout == "caught SaverError\n", done.stderr

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from resumable_pool import Outcome, ResumableRunner, SaverError, open_checkpoint
+from resumable_pool.options import _MOST_SECONDS
 from resumable_pool.saver import process as saver_process
 
 from .. import functions
@@ -162,6 +163,15 @@ def test_so_many_are_saved_together(folder: Path, every: int, sizes: list[int]) 
     assert [int(line) for line in Path("sizes").read_text().splitlines()] == sizes
     assert sorted(seen) == [*range(10)]
     Path("result.pkl").unlink()
+    assert both.run().completed == 10
+
+
+def test_the_longest_interval_can_be_waited_for(folder: Path) -> None:
+    """No system waits for much more than three weeks at a time."""
+    both = ToBoth(
+        functions.number_in, "in/*.txt", "result.pkl", save_every=4, save_interval=_MOST_SECONDS,
+        **options(CHEAPEST, timeout=_MOST_SECONDS, stop_after=_MOST_SECONDS),
+    )  # fmt: skip
     assert both.run().completed == 10
 
 
