@@ -143,15 +143,14 @@ class LogFile(Checkpoint):
     def _opened(self) -> Iterator[int]:
         """The file's descriptor; -1 if there is nothing to read."""
         refuse_odd(self.path)
-        try:
+        fd = -1
+        with contextlib.suppress(FileNotFoundError):  # nothing raised later is to come of it
             fd = open_file(self.file, os.O_RDONLY)
-        except FileNotFoundError:
-            yield -1
-            return
         try:  # of an empty file, the saver will make a checkpoint
-            yield fd if os.fstat(fd).st_size else -1
+            yield fd if fd >= 0 and os.fstat(fd).st_size else -1
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[int]:

@@ -510,8 +510,9 @@ def test_a_missing_file_reads_as_empty(path: Path) -> None:
     assert dict(checkpoint) == {}
     assert checkpoint.check() == []
     checkpoint.settle()
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError) as caught:
         checkpoint["a"]
+    assert caught.value.__context__ is None
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         checkpoint.compact()
     assert list(path.parent.iterdir()) == []
