@@ -415,6 +415,7 @@ def _connect(path: str, how: str) -> sqlite3.Connection:
     uri = f"file://{name if name.startswith('/') else '/' + name}?{how}"
     db = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
     db.text_factory = bytes
+    db.execute("PRAGMA temp_store=memory")  # what it sorts; another disk may be full, or read-only
     return db
 
 

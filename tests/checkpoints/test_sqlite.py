@@ -809,6 +809,21 @@ def test_where_no_memory_is_shared_it_is_saved_without_a_log(
     assert dict(SqliteFile(path)) == {"a": 1}
 
 
+@not_on_windows("limits of a process")
+def test_a_reader_writes_nothing_anywhere(path: Path) -> None:
+    """SQLite sorts many paths in a file of its own in /var/tmp, whose disk may be full."""
+    with writing(path) as checkpoint:
+        checkpoint.save([result(f"in/{number:0100}", 1) for number in range(50_000)])
+    code = """
+import resource, sys
+from resumable_pool import open_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+print(len(open_checkpoint(sys.argv[1]).completed()))
+"""
+    said, _ = start_python(code, path).communicate(timeout=PATIENCE_SECONDS)
+    assert said == "50000\n"
+
+
 def test_check_finds_nothing_in_what_is_being_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
