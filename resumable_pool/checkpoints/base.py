@@ -267,6 +267,9 @@ class Checkpoint(Mapping[str, Any]):
                 raise OSError(error.errno, what, self.path) from error
             raise
 
+    def _layout(self) -> object:
+        """What differs if somebody has added something that is neither value nor failure."""
+
     def _discard(self) -> None:
         """Remove it, and what it has beside it."""
         for suffix in ("", *self.side_files):
@@ -520,10 +523,14 @@ def _is_in(checkpoint: Checkpoint, old: str, new: Checkpoint) -> bool:
         if cmp(old, checkpoint.file, shallow=False):
             return True
         written = {(outcome.path, outcome.ok): outcome.checksum for outcome in new.outcomes()}
-        return not older.check() and all(
-            written.get((outcome.path, outcome.ok)) == outcome.checksum
-            or (not outcome.ok and (outcome.path, True) in written)
-            for outcome in older.outcomes()
+        return (
+            older._layout() == new._layout()
+            and not older.check()
+            and all(
+                written.get((outcome.path, outcome.ok)) == outcome.checksum
+                or (not outcome.ok and (outcome.path, True) in written)
+                for outcome in older.outcomes()
+            )
         )
     except (CheckpointError, OSError):
         return False

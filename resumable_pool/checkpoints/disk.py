@@ -109,12 +109,12 @@ def force_folder(path: str) -> None:
     """Make a new name in `path`'s folder survive a power cut, where the system lets one ask."""
     if sys.platform == "win32":
         return
-    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
+    with contextlib.suppress(OSError):  # of network file systems, or of a folder not to be read
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
             os.fsync(fd)
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 if sys.platform == "win32":

@@ -277,7 +277,8 @@ class LogFile(Checkpoint):
 
     def append(self, records: Sequence[Bytes]) -> None:
         """They may be in parts, too."""
-        self._refuse_if_cut()
+        if self._refuse_if_cut().st_size > self._end + len(self._terminator):
+            raise FileExistsError(errno.EEXIST, "another program has written to it during the run")
         length = sum(map(len, records))
         parts = [*records, self._terminator]
         # Of what was committed the terminator stays, in place of the first record's first byte.

@@ -191,6 +191,10 @@ class SqliteFile(Checkpoint):
         with self._looking_up() as db:
             return sum(number for (number,) in db.execute("SELECT count(*) FROM results"))
 
+    def _layout(self) -> object:
+        with self._reading() as db:
+            return db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
     def _check(self, findings: list[str]) -> None:
         super()._check(findings)
         with self._reading() as db:
@@ -204,7 +208,7 @@ class SqliteFile(Checkpoint):
         with self._errors():
             db = self._connect(notes)
             self._unsynced = False
-            self._status = os.stat(self.path)
+            self._status = os.stat(self.file)
             if self._status.st_nlink > 1:  # SQLite's log and our lock are beside one of the names
                 what = "has several names (hard links): make sure only one run at a time uses it"
                 notes.append(f"{quoted(self.path)} {what}")
@@ -220,7 +224,7 @@ class SqliteFile(Checkpoint):
         """The database, for writing, made if there is none."""
         self._notes = notes
         self._sign()
-        if _is_new(self.path):
+        if _is_new(self.file):
             self._set_journals_aside()
             new = lock.new_name(self.file)
             try:
@@ -231,8 +235,8 @@ class SqliteFile(Checkpoint):
             finally:
                 lock.remove(new)
             force_folder(self.file)
-        _readable(self.path).close()  # refuses what is not ours, without changing it
-        self._db = _recognised(self.path, "mode=rw")
+        _readable(self.file).close()  # refuses what is not ours, without changing it
+        self._db = _recognised(self.file, "mode=rw")
         return self._db
 
     def _release(self) -> None:
@@ -268,7 +272,7 @@ class SqliteFile(Checkpoint):
         self._unsynced = True
 
     def sync(self) -> None:
-        lock.refuse_if_gone(self._status, self.path)
+        lock.refuse_if_gone(self._status, self.file)
         if self._unsynced and self._wal:
             assert self._db is not None
             write = f"PRAGMA user_version={_VERSION}"  # any will do

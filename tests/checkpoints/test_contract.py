@@ -565,6 +565,22 @@ def test_the_writer_notices_that_the_file_is_cut_short(path: Path, result: Resul
     assert dict(open_checkpoint(path)) == {"b": 2}
 
 
+def test_the_writer_overwrites_nothing_that_others_have_added(path: Path, result: Result) -> None:
+    """Be it a shell's `>>`, or another run, where the file system has no locks."""
+    if path.suffix == ".sqlite":
+        pytest.skip("SQLite writes where there is room")
+    checkpoint = checkpoint_at(path)
+    checkpoint.open()
+    checkpoint.save([result("a", 1)])
+    with open(path, "ab") as file:
+        file.write(b"mine")
+    with pytest.raises(OSError, match="another program has written to it"):
+        checkpoint.save([result("b", 2)])
+    assert path.read_bytes().endswith(b"mine")
+    checkpoint.close()
+    assert checkpoint.outcome("a").value == 1
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("extra", [0, 1, 5], ids=["same size", "longer", "much longer"])
 def test_a_reader_notices_another_content(
@@ -604,6 +620,22 @@ def test_a_reader_notices_an_older_copy_whatever_comes_last(
     path.write_bytes(older)
     write(path, result(new, 2), result("last", [None] * 1_000))
     assert dict(reader) == {"first": 1, new[0]: 2, "last": [None] * 1_000}
+
+
+@not_on_windows("Wine makes no links")
+def test_a_checkpoint_stays_where_a_link_has_led_to(path: Path, result: Result) -> None:
+    """Its lock is there, and nowhere else."""
+    for name in ("old", "new"):
+        write(path.with_stem(name), result(name, 0))
+    path.symlink_to(path.with_stem("old"))
+    checkpoint = checkpoint_at(path)
+    path.unlink()
+    path.symlink_to(path.with_stem("new"))
+    checkpoint.open()
+    checkpoint.save([result("a", 1)])
+    checkpoint.close()
+    assert dict(checkpoint_at(path.with_stem("old"))) == {"old": 0, "a": 1}
+    assert dict(checkpoint_at(path.with_stem("new"))) == {"new": 0}
 
 
 @not_on_windows("Wine makes no links")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.checkpoints.disk import read_at, read_into, write_parts
+from resumable_pool.checkpoints.disk import force_folder, read_at, read_into, write_parts
 
 from .conftest import SUFFIXES
 
@@ -130,3 +130,8 @@ def test_names_are_forced_to_the_disk_and_so_is_what_is_given_one(
             assert str(path.parent) not in unforced, f"{call} of {name}"
             unforced.add(name)
     assert names >= 6
+
+
+def test_a_folder_that_cannot_be_opened_is_not_forced(tmp_path: Path) -> None:
+    """Who may only write to it (a drop box) can have a checkpoint there."""
+    force_folder(str(tmp_path / "no folder" / "file"))

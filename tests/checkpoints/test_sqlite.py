@@ -205,6 +205,15 @@ def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
     assert dict(open_checkpoint(path)) == {"a": 2}
 
 
+def test_compacting_again_keeps_tables_of_somebodys_own(path: Path) -> None:
+    """They are in the first old file, and the second one does not replace that."""
+    write(path, result("a", 1))
+    select(path, "CREATE TABLE notes (text)")
+    for name in (".bak", ".bak-2"):
+        assert f"{path}{name}" in SqliteFile(path).compact()[-1]
+    assert select(Path(f"{path}.bak"), "SELECT * FROM notes") == []
+
+
 def test_without_wal_mode_it_works_as_well(path: Path) -> None:
     """Where somebody is reading as the run begins, or the file system has no shared memory."""
     write(path, result("a", 1))
