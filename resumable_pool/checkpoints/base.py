@@ -245,35 +245,30 @@ class Checkpoint(Mapping[str, Any]):
             OSError: the disk is full, say. Nothing was changed.
         """
         done, outcomes = self._content(notes)
-        # Where the file itself is: what is put in a link's place would not be in the file's.
-        new = type(self)(lock.new_name(self.file))
         try:
-            make_like(self.file, new.file)  # or others might read meanwhile what is private
-            _fill(new, through(outcomes))
-            self.make_way()
-            # On Windows nobody may have it open. One asks before there is a link to it, which could
-            # not be removed then.
-            replace(self.file, self.file)
-            results, failures = count_files(len(new)), count_files(len(new.failures()))
-            notes.append(done.format(results=results, failures=failures))
-            old = lock.keep_old(self.file, lambda old: _is_in(self, old, new))
-            notes.append(f"what was there before is kept as {quoted(old)}")
-            replace(new.file, self.file)
-            force_folder(self.file)
-        except BaseException as error:
-            new._discard()
-            if isinstance(error, OSError) and error.errno is not None and error.strerror:
+            # Where the file itself is: what is put in a link's place would not be in the file's.
+            with lock.new_beside(self.file, self.side_files) as name:
+                make_like(self.file, name)  # or others might read meanwhile what is private
+                new = type(self)(name)
+                _fill(new, through(outcomes))
+                self.make_way()
+                # On Windows nobody may have it open. One asks before there is a link to it, which
+                # could not be removed then.
+                replace(self.file, self.file)
+                results, failures = count_files(len(new)), count_files(len(new.failures()))
+                notes.append(done.format(results=results, failures=failures))
+                old = lock.keep_old(self.file, lambda old: _is_in(self, old, new))
+                notes.append(f"what was there before is kept as {quoted(old)}")
+                replace(new.file, self.file)
+                force_folder(self.file)
+        except OSError as error:
+            if error.errno is not None and error.strerror:
                 what = f"could not be rewritten, and is as it was: {error.strerror}"
                 raise OSError(error.errno, what, self.path) from error
             raise
 
     def _layout(self) -> object:
         """What differs if somebody has added something that is neither value nor failure."""
-
-    def _discard(self) -> None:
-        """Remove it, and what it has beside it."""
-        for suffix in ("", *self.side_files):
-            lock.remove(self.file + suffix)
 
     def _content(self, notes: list[str]) -> tuple[str, Iterable[Outcome[Any]]]:
         """What is said when it is in a new file, with `{results}` and `{failures}` in it; and what

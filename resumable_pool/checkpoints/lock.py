@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 
 from ..between import forks
@@ -172,6 +172,18 @@ def new_name(path: str) -> str:
     return f"{path}{NEW_FILE}{os.getpid()}-{os.urandom(4).hex()}"
 
 
+@contextlib.contextmanager
+def new_beside(path: str, ends: Sequence[str] = ()) -> Iterator[str]:
+    """Such a name. What has it in the end, since it has taken no other, is removed, and what is
+    beside that: these ends of names."""
+    new = new_name(path)
+    try:
+        yield new
+    finally:
+        for end in ("", *ends):
+            remove(new + end)
+
+
 def remove_leftovers(path: str) -> None:
     """Remove what was to take the place of `path`, and whoever wrote it was killed: it has nothing
     that is not in the file itself. Only who has the lock may."""
@@ -193,8 +205,7 @@ def keep_old(path: str, may_go: Callable[[str], bool]) -> str:
     if os.path.lexists(old) and not may_go(old):
         numbered = (f"{old}-{number}" for number in itertools.count(2))
         old = next(name for name in numbered if not os.path.lexists(name))
-    copy = new_name(path)
-    try:
+    with new_beside(path) as copy:  # which stays if both are one file, since somebody was killed
         try:
             os.link(path, copy)
         except OSError:  # a file system without links
@@ -204,8 +215,6 @@ def keep_old(path: str, may_go: Callable[[str], bool]) -> str:
             with open(copy, "rb+") as file:
                 force(file.fileno())
         replace(copy, old)
-    finally:
-        remove(copy)  # it is still there if both were one file, since somebody was killed
     force_folder(path)
     return old
 
@@ -246,14 +255,11 @@ def unsign(path: str) -> None:
 def _make(path: str, empty: bytes) -> None:
     """Make an empty file in one step: whoever finds it finds it whole. Not so on a file system
     without links, where who has the lock makes and fills it."""
-    new = new_name(path)
-    try:
+    with new_beside(path) as new:
         with open(new, "xb") as file:
             file.write(empty)
             file.flush()
             force(file.fileno())
         with contextlib.suppress(OSError):
             os.link(new, path)
-    finally:
-        remove(new)
     force_folder(path)

@@ -226,14 +226,11 @@ class SqliteFile(Checkpoint):
         self._sign()
         if _is_new(self.file):
             self._set_journals_aside()
-            new = lock.new_name(self.file)
-            try:
+            with lock.new_beside(self.file) as new:
                 _make(new).close()  # in one step: whoever finds it finds it whole, and ours
                 if os.path.exists(self.file):
                     make_like(self.file, new)
                 replace(new, self.file)
-            finally:
-                lock.remove(new)
             force_folder(self.file)
         _readable(self.file).close()  # refuses what is not ours, without changing it
         self._db = _recognised(self.file, "mode=rw")
@@ -550,8 +547,7 @@ def _outcomes_under_a_new_head(path: str, findings: list[str]) -> Iterator[Outco
     """The same of a database that SQLite does not take for one: of a copy with the first page of an
     empty one, in which its length and its tables stand. In all of ours they begin at the same
     pages; what else there may be is told by checksums."""
-    copy = lock.new_name(path)
-    try:
+    with lock.new_beside(path, SqliteFile.side_files) as copy:
         _make(copy).close()
         with open(path, "rb") as old, open(copy, "r+b") as new:
             new.seek(old.seek(_PAGE_SIZE))
@@ -565,5 +561,3 @@ def _outcomes_under_a_new_head(path: str, findings: list[str]) -> Iterator[Outco
                 shutil.copyfile(path + end, copy + end)
         with contextlib.closing(_connect(copy, "mode=rw")) as db:
             yield from sound_outcomes(db, findings)
-    finally:
-        SqliteFile(copy)._discard()

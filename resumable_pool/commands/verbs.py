@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from .. import checkpoints
 from ..checkpoints.base import refuse_odd
 from ..checkpoints.disk import replace
+from ..checkpoints.lock import new_beside
 from ..errors import CheckpointError, ResumablePoolError
 from ..files import list_files, nothing_found
 from ..records import AlikeFailures, Failure, count_files, explained, in_words, printable, quoted
@@ -249,8 +250,7 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     _refuse_without_folder(out)
     paths = sorted(source)
     damaged: set[str] = set()
-    new = f"{out}.new-{os.getpid()}"
-    try:
+    with new_beside(out) as new:
         # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
         with (
             source.reading() as read,
@@ -260,9 +260,6 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
             file.flush()
             os.fsync(file.fileno())  # before it takes the place of another one
         replace(new, out)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
     _write([f"{count_files(len(paths) - len(damaged))}: values written to {out}"])
     if damaged:
         what = f"{len(damaged):,} values are damaged, and were left out; run again"
