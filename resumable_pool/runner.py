@@ -296,8 +296,8 @@ class ResumableRunner(Hooks[Result]):
                 heard = watched or overrides(self, "on_saved")
                 for finished in steps:
                     if finished and heard:
-                        with screen.aside():
-                            yield from self._tell(finished, books, life, watched)
+                        screen.clear()
+                        yield from self._tell(finished, books, life, watched)
             elif plan.total:
                 screen.has_nothing_to_do(plan, quoted(from_here(self._checkpoint.path)))
             self._report = books.report(self.failures, monotonic() - begun, note)

@@ -97,6 +97,7 @@ class Run:
             raise self._error
 
     def _turn(self) -> None:
+        self._show_progress()
         ready = self._wait_for_something()
         self._look()
         for serial, report in self._saver.read_reports():
@@ -108,7 +109,6 @@ class Run:
         self._deal_paths()
         if self._no_more_files():
             self._crew.dismiss()
-        self._show_progress()
 
     def _hand_out(self) -> Iterator[list[str]]:
         """What has been saved, or only the first of it, while who gets it is slow."""

@@ -187,20 +187,11 @@ class Screen:
             self._show(counts, seconds)
 
     def clear(self) -> None:
-        """Leave an empty line behind."""
+        """Make room for what is written next, perhaps by the program, and to the same terminal. The
+        line comes back with the next drawing."""
         if self._line:
             self._write("\r" + " " * columns_of(self._line) + "\r")
-            self._line = ""
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Make room for what the program writes meanwhile, perhaps to the same terminal."""
-        line = self._line
-        self.clear()
-        yield
-        if line and not self._line:
-            self._write(line)
-            self._line = line
+            self._line, self._draw_at = "", 0.0
 
     def end(self, counts: Counts) -> None:
         """The run is over, and this is where it stands: the report says so."""
