@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1187,
     "checkpoints": 1958,
     "commands": 387,
-    "run": 1774,
+    "run": 1766,
     "saver": 283,
     "worker": 235,
 }

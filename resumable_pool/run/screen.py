@@ -124,17 +124,13 @@ def _fit(parts: list[str], width: int) -> str:
 
 def _name_longest(path: str, seconds: float, width: int) -> str:
     """The end of the line; of a long path the end, because that is where paths differ."""
-    start = f", {in_words(seconds)} on "
-    width -= len(start)
-    path = printable(path)
-    if columns_of(path) > width:
-        if width < _SHORTEST_PATH:
-            return ""
-        path = path[len("...") - width :]
-        while len("...") + columns_of(path) > width:
-            path = path[1:]
-        path = f"...{path}"
-    return start + path
+    start, path = f", {in_words(seconds)} on ", printable(path)
+    room = width - len(start)
+    if columns_of(path) <= room:
+        return start + path
+    while path and columns_of(f"...{path}") > room:
+        path = path[1:]
+    return f"{start}...{path}" if room >= _SHORTEST_PATH else ""
 
 
 def columns_of(text: str) -> int:
@@ -241,13 +237,8 @@ class Screen:
     def looks_for_files(self) -> Iterator[Told]:
         """Meanwhile; what it yields is to be told how many there are. If that takes long it is
         shown."""
-        begun = monotonic()
-
-        def told(number: int) -> None:
-            if (seconds := monotonic() - begun) >= SLOW_LISTING:
-                self.draw(f"looking for files: {number:,}", seconds)
-
-        yield told
+        begun, self._draw_at = monotonic(), SLOW_LISTING
+        yield lambda number: self.draw(f"looking for files: {number:,}", monotonic() - begun)
         self.clear()
         self._draw_at = 0.0  # the clock starts anew
 
@@ -306,7 +297,7 @@ class ScreenWithBar(Screen):
     """
 
     _bar: Any = None
-    _shown = _failed = 0
+    _shown = 0
 
     def __init__(self, stream: TextIO | None, make: Callable[..., Any], name: str) -> None:
         super().__init__(stream, redrawn=True)
@@ -333,10 +324,9 @@ class ScreenWithBar(Screen):
             self._bring_to(counts)
 
     def _bring_to(self, counts: Counts) -> None:
-        if counts.failed > self._failed and hasattr(self._bar, "set_postfix"):
-            self._failed = counts.failed
-            self._bar.set_postfix(failed=counts.failed, refresh=False)
         if (news := counts.finished - self._shown) > 0:
+            if counts.failed and hasattr(self._bar, "set_postfix"):
+                self._bar.set_postfix(failed=counts.failed, refresh=False)
             self._shown += news
             self._bar.update(news)
 

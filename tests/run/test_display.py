@@ -172,8 +172,8 @@ def test_listing_is_shown_and_the_clock_starts_anew() -> None:
     """What comes after it is drawn at once, in its place."""
     stream = io.StringIO()
     line = screen_for(True, stream)
-    line.draw("looking for files: 12,000", 1.0)
     with line.looks_for_files():
+        line.draw("looking for files: 12,000", 1.0)
         line.draw("looking for files: 13,000", 2.0)
     line.draw(Counts(1, 0), 0.0)
     assert stream.getvalue() == "looking for files: 12,000\n0/1 file\n"
