@@ -295,23 +295,17 @@ class ResumableRunner(Hooks[Result]):
                 life.callback(atexit.unregister, life.close)
                 heard = watched or overrides(self, "on_saved")
                 for finished in steps:
-                    if finished and heard:
+                    for path in finished if heard else ():
                         screen.clear()
-                        yield from self._tell(finished, books, life, watched)
+                        outcome = self._read_outcome(path, ok=not books.has_failed(path))
+                        self.on_saved(outcome)
+                        if watched:
+                            yield outcome
+                        life.check_process()
             elif plan.total:
                 screen.has_nothing_to_do(plan, quoted(from_here(self._checkpoint.path)))
             self._report = books.report(self.failures, monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
-
-    def _tell(
-        self, finished: list[str], books: Books, life: Owned, watched: bool
-    ) -> Generator[Outcome[Result], None, None]:
-        for path in finished:
-            outcome = self._read_outcome(path, ok=not books.has_failed(path))
-            self.on_saved(outcome)
-            if watched:
-                yield outcome
-            life.check_process()
 
     def _ring_for(
         self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, screen: Screen
