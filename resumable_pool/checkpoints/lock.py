@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import re
+import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
@@ -107,6 +108,18 @@ def is_locked(path: str) -> bool:
     with contextlib.suppress(OSError), FileIO(open_file(locked, os.O_RDONLY)) as file:
         return not _take(file.fileno(), alone=False)
     return False
+
+
+def keep_shared(path: str, first: int, length: int) -> FileIO:
+    """Let nobody have these bytes of a file alone, by a POSIX record lock, until what is returned
+    is closed by `forks.close`. SQLite's own locks are dropped when *any* descriptor of the file is
+    closed in this process, by a hook that copies it, say; this one (on Linux) is a descriptor's."""
+    file = forks.enter(FileIO(open_file(path, os.O_RDONLY)))
+    if sys.platform == "linux":
+        flock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, first, length, 0)
+        with contextlib.suppress(OSError):  # this file system has none
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
+    return file
 
 
 def lock_file(path: str) -> str:

@@ -63,6 +63,10 @@ LARGEST_VALUE = 999_000_000
 # longer is not worth waiting for.
 _BUSY_SECONDS, _MODE_SECONDS, _MODE_PAUSE = 60.0, 0.5, 0.002
 
+# What of the file SQLite locks while somebody uses it: from which byte on, and how many. Who leaves
+# as the last one, and so can lock it for himself alone, removes the log.
+_SHARED = 0x40000002, 510
+
 _APPLICATION = b"RPL1"
 _VERSION = 1
 _PAGE_SIZE = 4096
@@ -104,6 +108,7 @@ class SqliteFile(Checkpoint):
     side_files = (*Checkpoint.side_files, *_JOURNALS, "-shm")
 
     _db: sqlite3.Connection | None = None  # the writer's
+    _in_use: tuple[Any, ...] = ()  # what says so
 
     @staticmethod
     def encode(value: Any) -> bytes:
@@ -216,6 +221,8 @@ class SqliteFile(Checkpoint):
             with contextlib.suppress(OSError):  # SQLite notices too late if memory is not shared
                 mmap.mmap(self._file.fileno(), 1).close()
                 self._wal = _set_mode(db, "wal")  # or this run does without
+            if self._wal:
+                self._in_use = (lock.keep_shared(self.file, *_SHARED),)
             db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return True
@@ -247,6 +254,7 @@ class SqliteFile(Checkpoint):
         if db is None:
             return True
         with contextlib.closing(db):
+            forks.close(*self._in_use)
             return _set_mode(db, "delete")
 
     def _set_journals_aside(self) -> None:

@@ -128,9 +128,12 @@ def _name_longest(path: str, seconds: float, width: int) -> str:
     room = width - len(start)
     if columns_of(path) <= room:
         return start + path
-    while path and columns_of(f"...{path}") > room:
+    if room < _SHORTEST_PATH:
+        return ""
+    path = path[-room:]
+    while columns_of(f"...{path}") > room:
         path = path[1:]
-    return f"{start}...{path}" if room >= _SHORTEST_PATH else ""
+    return f"{start}...{path}"
 
 
 def columns_of(text: str) -> int:

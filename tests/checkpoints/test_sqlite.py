@@ -192,6 +192,23 @@ def test_the_log_is_removed_when_a_reader_has_gone(path: Path) -> None:
     assert select(path, "PRAGMA journal_mode") == [("delete",)]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has locks of a descriptor")
+def test_a_copy_that_the_writers_process_makes_costs_no_result(path: Path) -> None:
+    """By that, a hook's backup, say, the process drops all of SQLite's locks, and the next reader
+    who leaves takes himself for the last one, and would remove the log."""
+    read = "import sqlite3, sys; print(len([*sqlite3.connect(sys.argv[1]).execute(sys.argv[2])]))"
+    query = "SELECT path FROM results"
+    with writing(path) as checkpoint:
+        for number in range(1, 4):
+            checkpoint.save([result(f"{number}", number)])
+            shutil.copyfile(path, path.with_suffix(".backup"))
+            assert start_python(read, path, query).communicate()[0] == f"{number}\n"
+        assert Path(f"{path}-wal").exists()
+    assert list(open_checkpoint(path)) == ["1", "2", "3"]
+    path.with_suffix(".backup").unlink()
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_compacting_waits_for_no_reader_who_needs_the_log(path: Path) -> None:
     """While the log cannot be taken into the file, there is no replacing it: nothing is changed."""
     write(path, result("a", 1), result("a", 2))
