@@ -395,7 +395,9 @@ else:
             self._writer.write(b"!")  # nothing if it is full, which is as good
 
         def hush(self) -> None:
-            """It has been heard."""
+            """It has been heard. Handlers of signals that have come before run now: in what another
+            thread has forked, Python from 3.13 on lets them wait for a call like this."""
+            signal.pthread_sigmask(signal.SIG_BLOCK, ())
             while len(self.handle.read(_READ_RINGS) or b"") == _READ_RINGS:
                 pass
 

@@ -113,12 +113,12 @@ class Deadline:
 
 def limit_of(seconds: float, context: BaseContext) -> TimeLimit:
     """That of so many seconds, where `context` starts the workers. What is forked while a watchdog
-    is running here, as under pytest, would hang in another one; and only trying tells."""
-    works = system.WRITES_TRACEBACKS
-    if context.get_start_method() == "fork":
-        probe = children.Child(context, "probe", _try_watchdog, (), Waiter())
-        works = probe.reap(in_peace=False)[0] == 0
-    return TimeLimit(seconds, works)
+    is running here, as under pytest, or in a fork server that has loaded the script, would hang in
+    another one; and only trying tells."""
+    if context.get_start_method() == "spawn":
+        return TimeLimit(seconds, system.WRITES_TRACEBACKS)
+    probe = children.Child(context, "probe", _try_watchdog, (), Waiter())
+    return TimeLimit(seconds, probe.reap(in_peace=False)[0] == 0)
 
 
 def _try_watchdog(*ends: Connection) -> NoReturn:

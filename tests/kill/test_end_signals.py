@@ -204,6 +204,40 @@ def test_what_another_thread_of_the_script_forks_ends_as_ever(folder: Path, stag
     assert "10 files: 10 done" in script.wait()[1]
 
 
+FORKED = """
+import threading
+from pathlib import Path
+class Computing(ResumableRunner):
+    def on_saved(self, outcome):
+        if not Path("child").exists():
+            Path("child").write_text(str(os.getpid()))
+            print("saved", file=sys.stderr, flush=True)
+        for _ in range(10**7):  # Python 3.13 runs no handler here
+            pass
+def begin():
+    if (pid := os.fork()) == 0:
+        print("running", file=sys.stderr, flush=True)
+        Computing(len, "in/*.txt", "result.pkl", max_workers=1, mp_context="fork").run()
+    print("status", os.waitpid(pid, 0)[1])
+if __name__ == "__main__":
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    sys.exit()
+"""
+
+
+def test_a_run_in_what_another_thread_has_forked_hears_it_too(folder: Path) -> None:
+    """Though it comes while that computes, and Python runs no handler."""
+    script = Script(folder, None, definitions=FORKED)
+    script.start()
+    script.wait_for_words("saved\n")
+    os.kill(int(Path("child").read_text()), signal.SIGTERM)
+    status, out, _ = script.wait()
+    assert (status, out) == (0, f"status {signal.SIGTERM.value}\n")
+    assert len(saved(folder)) < 10
+
+
 def test_both_of_two_signals_count(folder: Path, stage: Stage) -> None:
     """A Ctrl-C before SIGTERM does not keep the script alive."""
     script = Script(folder, None)
@@ -281,6 +315,19 @@ def test_a_time_out_says_where_it_hung(folder: Path, method: str) -> None:
     assert "script.py" in failure.traceback
     assert "in hang" in failure.traceback
     assert calling.__file__ not in failure.traceback
+
+
+WATCHING = """
+import multiprocessing
+multiprocessing.set_forkserver_preload(["watching"])
+"""
+
+
+def test_a_time_limit_holds_where_the_fork_server_has_a_watchdog(folder: Path) -> None:
+    """As it has from Python 3.14 on, which loads the script there, if that sets one at its top."""
+    Path("watching.py").write_text("import faulthandler\nfaulthandler.dump_traceback_later(600)\n")
+    script = Script(folder, "forkserver", "hang", HANGING + WATCHING, options="timeout=1.5")
+    assert "10 files: 9 done, 1 failed" in script.run()
 
 
 def test_of_the_script_alone_the_time_out_still_holds(folder: Path, method: str) -> None:
