@@ -43,7 +43,12 @@ class Hooks(Generic[Result]):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy in another process needs: what the subclass has added, and the above."""
-        return {name: value for name, value in vars(self).items() if name not in _STAY_HERE}
+        return _without_what_stays(vars(self))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Also if a subclass does as `pickle`'s manual says, and begins with all of its `__dict__`.
+        made = super().__reduce_ex__(protocol)
+        return tuple(_without_what_stays(one) if isinstance(one, dict) else one for one in made)
 
     # In the runner's process.
 
@@ -124,12 +129,18 @@ class Hooks(Generic[Result]):
 # What a copy does not have.
 _STAY_HERE = ("_options", "_running", "_life", "_stop_requests", "_ring")
 
+
+def _without_what_stays(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in _STAY_HERE}
+
+
 SAVER_HOOKS = ("open_saver", "save", "save_failures", "close_saver")
 
 
 def overrides(runner: Hooks[Any], *names: str) -> bool:
-    """Whether the runner's class overrides one of these hooks."""
-    return any(getattr(type(runner), name) is not getattr(Hooks, name) for name in names)
+    """Whether the runner, or its class, overrides one of these hooks."""
+    kind, own = type(runner), vars(runner)
+    return any(getattr(kind, name) is not getattr(Hooks, name) or name in own for name in names)
 
 
 def completed_elsewhere(hooks: Hooks[Any]) -> list[str]:

@@ -268,8 +268,8 @@ def check_sent(runner: Any, context: BaseContext) -> None:
     method = context.get_start_method()
     if method == "fork" or (obstacle := _obstacle(runner)) is None:
         return
-    state = runner.__getstate__().items()
-    culprits = [name for name, value in state if isinstance(_pickled(value), Exception)]
+    state = runner.__reduce_ex__(pickle.DEFAULT_PROTOCOL)[2] or {}
+    culprits = [name for name in state if isinstance(_pickled(state[name]), Exception)]
     what = f"its attribute {culprits[0]!r}: " if culprits else ""
     raise TypeError(
         f"{type(runner).__name__} overrides hooks that run in other processes, and cannot be sent "

@@ -153,6 +153,28 @@ def test_a_subclass_that_cannot_be_sent_is_refused_by_name(
     assert not Path("result.pkl").exists()
 
 
+class LeavesItsLock(HoldsALock):
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["lock"]
+        return state
+
+
+def test_a_subclass_may_leave_out_what_cannot_be_sent(folder: Path, method: str) -> None:
+    """As the manual of `pickle` says, which begins with all attributes: ours are none of them."""
+    runner = LeavesItsLock(number_in, "in/*.txt", "result.pkl", mp_context=method, **OPTIONS)
+    assert runner.run().completed == 10
+
+
+def test_a_hook_may_be_the_runners_own(folder: Path) -> None:
+    """Set on it, and not in a class."""
+    runner = ResumableRunner(number_in, "in/*.txt", "result.pkl", **OPTIONS)
+    told: list[str] = []
+    runner.on_saved = lambda outcome: told.append(outcome.path)  # type: ignore[method-assign]
+    runner.run()
+    assert sorted(told) == sorted(runner.results)
+
+
 class Exits(ResumableRunner[int]):
     def save(self, outcomes: Sequence[Outcome[int]]) -> None:
         sys.exit("the licence has run out")
