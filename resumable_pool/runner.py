@@ -241,8 +241,8 @@ class ResumableRunner(Hooks[Result]):
             raise RuntimeError(
                 "this is a copy of a runner (it was pickled or copied, or is in a worker or the "
                 "saver), or its class has not called super().__init__: it cannot run or be "
-                "stopped, and does not know what is to do or what workers are doing. Use the runner "
-                "itself, in its process, or make another one"
+                "stopped, and does not know what is to do or what workers are doing. Use the "
+                "runner itself, in its process, or make another one"
             )
         if self._life is not None:
             self._life.check_process()
