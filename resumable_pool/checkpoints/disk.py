@@ -64,7 +64,7 @@ def write_parts(fd: int, parts: Sequence[Bytes], offset: int) -> None:
         some = [*group]
         joined += some if large else [b"".join(some)]
     while joined:
-        if hasattr(os, "pwritev"):
+        if hasattr(os, "pwritev") and sys.platform != "darwin":  # which refuses 2 GiB at once
             written = os.pwritev(fd, joined[:_VECTOR], offset)
         else:
             os.lseek(fd, offset, os.SEEK_SET)
@@ -102,7 +102,8 @@ def make_like(path: str, new: str) -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             os.chown(new, status.st_uid, status.st_gid)
-    os.chmod(new, stat.S_IMODE(status.st_mode))
+    with contextlib.suppress(OSError):  # of a file system that has none
+        os.chmod(new, stat.S_IMODE(status.st_mode))
 
 
 def force_folder(path: str) -> None:
