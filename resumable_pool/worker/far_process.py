@@ -65,9 +65,6 @@ def process_far(run: str, setup: Setup, folder: str, batch: Batch) -> Answer:
 
 
 def _go_to(folder: str) -> None:
-    with contextlib.suppress(OSError):  # the process is elsewhere, or its folder is gone
-        if os.getcwd() == folder:
-            return
     with contextlib.suppress(OSError):  # another machine may not have it
         os.chdir(folder)
 

@@ -95,7 +95,6 @@ class _InWorker:
             if isinstance(setup, messages.StartFailed):
                 self._send(setup)
                 return NOT_STARTED
-            self._check()
             self._send(messages.Ready())
             while (message := self._receive()) is not None:
                 self._process_batch(setup, pickle.loads(message))
