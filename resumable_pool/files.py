@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .records import Fingerprint, quoted
 
+# By so much a file's time of change may be earlier than the change (at 100 ticks a second).
+_CLOCK_TICK_NS = 10_000_000
+
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -321,8 +324,9 @@ def fingerprint(path: str) -> Fingerprint:
 def not_asked() -> Fingerprint:
     """In place of one for files of microseconds, of which asking takes longer than all else: no
     size, and when they were processed at the earliest. If such a file has changed since is told by
-    its time of change, as `make` does."""
-    return Fingerprint(-1, time.time_ns())
+    its time of change, as `make` does; Linux takes that from a clock that is some milliseconds
+    behind."""
+    return Fingerprint(-1, time.time_ns() - _CLOCK_TICK_NS)
 
 
 def is_rooted(path: str) -> bool:

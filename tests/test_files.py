@@ -449,3 +449,14 @@ def test_a_file_that_is_gone_has_no_fingerprint() -> None:
     """Where there is nothing, both are -1."""
     assert fingerprint("gone") == Fingerprint(-1, -1)
     assert not_asked().size == -1
+
+
+def test_what_changes_right_behind_a_quick_call_has_changed(tmp_path: Path) -> None:
+    """A kernel's time of change is some milliseconds behind its clock."""
+    path = tmp_path / "f"
+    for _ in range(50):
+        found = not_asked()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, b"x")
+        os.close(fd)
+        assert fingerprint(str(path)).mtime_ns > found.mtime_ns
