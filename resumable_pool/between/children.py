@@ -254,6 +254,8 @@ def cannot_start(name: str, error: Exception) -> WorkerStartError:
     remedy = f"Fewer workers (max_workers) may fit, or {system.MORE_PROCESSES}."
     if "AF_UNIX path too long" in str(error):
         remedy = "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
+    elif isinstance(error, FileNotFoundError):
+        remedy = "Has something removed the fork server's socket from TMPDIR? Run the program again."
     elif isinstance(error, (EOFError, ConnectionError)):
         remedy = f"{MAIN_GUARD_REMEDY} Or the system may have no room for more processes."
     return WorkerStartError(what, remedy)

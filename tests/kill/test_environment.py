@@ -212,6 +212,34 @@ def test_a_long_path_to_temporary_files(folder: Path, method: str) -> None:
         assert "10 files: 10 done" in out
 
 
+CLEANING = """
+import glob
+import shutil
+import tempfile
+class Cleaned(ResumableRunner):
+    def on_saved(self, outcome):
+        for folder in glob.glob(tempfile.gettempdir() + "/pymp-*"):
+            shutil.rmtree(folder)
+ResumableRunner = Cleaned
+"""
+
+
+def test_a_cleaner_of_temporary_files(folder: Path, method: str) -> None:
+    """It takes the fork server's socket away: with it a run ends that needs one more worker, says
+    why, and the next one goes on. No other start method has anything there."""
+    options = "max_tasks_per_child=1"
+    script = Script(folder, method, "number_in", CLEANING, options=options)
+    (folder / "t").mkdir()
+    script.environment["TMPDIR"] = str(folder / "t")
+    script.start()
+    status, out, errors = script.wait()
+    if method == "forkserver" and status != 0:
+        assert "Has something removed the fork server's socket from TMPDIR?" in errors
+        assert ", 0 failed" not in rerun(functions.number_in)
+    else:
+        assert "10 files: 10 done" in out
+
+
 EIGHT_WORKERS = """
 class ResumableRunner(ResumableRunner):
     def __init__(self, *arguments, **options):
