@@ -93,6 +93,17 @@ def test_messages_that_name_their_files_are_alike() -> None:
     ]
 
 
+def test_what_tells_alike_ones_is_not_made_anew_for_each() -> None:
+    """Of a hundred thousand failures each names its file."""
+    failures = [_failure(f"in/{n}.wav", f"OSError: no such file: 'in/{n}.wav'") for n in range(50)]
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, given: calls.append(event))
+    alike = AlikeFailures(failures)
+    sys.setprofile(None)
+    assert len(alike) == 1
+    assert len(calls) < 50 * 50
+
+
 def test_two_that_are_alike_are_one_and_one_more() -> None:
     """And ten kinds are shown."""
     alike = AlikeFailures([_failure("a"), _failure("b")])
