@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,28 @@ def test_where_every_line_was_edited_the_file_is_damaged_and_no_strange_one(path
     JsonLines(path).compact()
     assert dict(JsonLines(path)) == {}
     assert Path(f"{path}.bak").read_bytes() == edited
+
+
+def test_where_every_second_line_was_edited_each_is_read_a_few_times(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And told by its number, however many there are."""
+    number, read = 500, 0
+    write(path, *(result(f"{n}", "wrod" if n % 2 else n) for n in range(number)))
+    path.write_bytes(path.read_bytes().replace(b"wrod", b"word"))
+    raw = LineScan._raw
+
+    def counted(scan: LineScan, start: int, end: int) -> Iterator[bytes]:
+        nonlocal read
+        for line in raw(scan, start, end):
+            read += 1
+            yield line
+
+    monkeypatch.setattr(LineScan, "_raw", counted)
+    findings = JsonLines(path).check()
+    what = "is not what was written, perhaps of"
+    assert findings == [f'line {n + 1} {what} "{n}"' for n in range(1, number, 2)]
+    assert read < 5 * number
 
 
 def test_a_file_that_is_cut_while_it_is_read_ends_there(path: Path) -> None:
