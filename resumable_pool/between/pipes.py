@@ -184,6 +184,9 @@ else:
     # The system has no room just now, for this or because it has too much in hand.
     _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 
+    # macOS refuses a vector of 2 GiB.
+    _MOST_BYTES = 1 << 30
+
     # So much is read at a time where ends may come with it, and so many of them.
     _READ_BYTES, _READ_ENDS = 1 << 16, 16
 
@@ -206,7 +209,7 @@ else:
             EOFError: nor will there be.
         """
         if handed_over is None:
-            count = os.readv(end.fileno(), [view])
+            count = os.readv(end.fileno(), [view[:_MOST_BYTES]])
         else:
             with _as_socket(end) as it:
                 data, numbers, _, _ = socket.recv_fds(it, min(len(view), _READ_BYTES), _READ_ENDS)
@@ -222,12 +225,9 @@ else:
     def write(number: int, parts: Sequence[Bytes]) -> None:
         """Return once the pipe of this number has all of these; raises `OSError` when nobody reads
         it any more."""
-        if len(parts) == 1:  # as a vector it would take half as long again
-            written = os.write(number, parts[0])
-            if written == len(parts[0]):
-                return
-        else:
-            written = os.writev(number, parts)
+        # A single part would take half as long again as a vector.
+        together = len(parts) > 1 and sum(map(len, parts)) <= _MOST_BYTES
+        written = os.writev(number, parts) if together else os.write(number, parts[0])
         for part in parts:  # large ones are not taken at once
             while written < len(part):
                 written += os.write(number, memoryview(part)[written:])

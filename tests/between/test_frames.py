@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
 from typing import Any
 
@@ -212,6 +213,30 @@ def test_large_values_arrive(ends: Ends, size: int) -> None:
         received += ends.reader.messages()
     sender.join()
     assert received == messages
+
+
+def test_what_a_system_refuses_at_once_goes_in_pieces(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS refuses a vector of 2 GiB: here one of more than 16 bytes."""
+
+    def refusing(call: Any) -> Callable[[int, Sequence[Bytes]], int]:
+        def call_it(number: int, parts: Sequence[Bytes]) -> int:
+            if sum(map(len, parts)) > 16:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            count: int = call(number, parts)
+            return count
+
+        return call_it
+
+    for name in ("readv", "writev"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    monkeypatch.setattr(pipes, "_MOST_BYTES", 16, raising=False)
+    pipes.write(ends.writer.fileno(), [b"a" * 10, b"b" * 10])
+    room = memoryview(bytearray(100))
+    lengths = [pipes.read_into(ends.reader.end, room[begin:]) for begin in (0, 16)]
+    assert lengths == [16, 4]
+    assert bytes(room[:20]) == b"a" * 10 + b"b" * 10
 
 
 def test_a_large_value_is_not_kept(ends: Ends) -> None:
