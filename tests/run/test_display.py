@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import Outcome, ResumableRunner, WorkerStartError, open_checkpoint
+from resumable_pool import Failure, Outcome, ResumableRunner, WorkerStartError, open_checkpoint
 from resumable_pool.run import screen as display
 from resumable_pool.run.screen import (
     LOG_SECONDS,
@@ -50,6 +50,15 @@ def test_the_line_is_redrawn_in_its_place() -> None:
     first, second = _drawn(0.0, 1.0)[1:].split("\r")
     assert first == "0/2 files"
     assert second == "1/2 files, 1.0 files/s, 1.0 s left"
+
+
+def test_tracebacks_are_not_kept() -> None:
+    """Of a hundred thousand failures, each of its own kind, they are gigabytes."""
+    traceback = "".join(["a traceback"] * 2)
+    before = sys.getrefcount(traceback)
+    screen = Screen(None, redrawn=False)
+    screen.fails(Failure("a", "error", "ValueError: no", traceback, 1, 0.1), Counts(1, 0))
+    assert sys.getrefcount(traceback) == before
 
 
 def test_drawing_too_often_is_left_out() -> None:
