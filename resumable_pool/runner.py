@@ -233,7 +233,11 @@ class ResumableRunner(Hooks[Result]):
     @property
     def failures(self) -> Mapping[str, Failure]:
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
-        return self._checkpoint.failures()
+        failures = self._checkpoint.failures()
+        if not overrides(self, "load_completed"):
+            return failures
+        done = {*completed_elsewhere(self)}  # since, and the checkpoint was not told
+        return {path: failures[path] for path in failures if path not in done}
 
     def _check_process(self) -> None:
         """Raise `RuntimeError` in a copy, in which there is no run."""
@@ -305,7 +309,7 @@ class ResumableRunner(Hooks[Result]):
                         life.check_process()
             elif plan.total:
                 screen.has_nothing_to_do(plan, quoted(from_here(self._checkpoint.path)))
-            self._report = books.report(self.failures, monotonic() - begun, note)
+            self._report = books.report(self._checkpoint.failures(), monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
 
     def _ring_for(

@@ -105,9 +105,11 @@ def test_overriding_save_is_enough_to_save_elsewhere(folder: Path, method: str) 
     assert len(open_checkpoint("result.pkl")) == 0
     Path("in/07.txt").write_text("7")
     again = ToCsv(functions.number_in, "in/*.txt", "result.pkl", **options(method))
-    assert again.pending() == ["in/07.txt"]
+    assert again.pending() == [*again.failures] == ["in/07.txt"]
     report = again.run()
     assert (report.completed, report.skipped, report.failed, report.remaining) == (1, 9, 0, 0)
+    assert "in/07.txt" in open_checkpoint("result.pkl").failures()  # which knows no better
+    assert dict(again.failures) == {}
     assert again.run().skipped == 10
     with open("out.csv", newline="") as file:
         assert {path: int(value) for path, value in csv.reader(file)} == NUMBERS
