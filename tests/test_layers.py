@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1128,  # the modules beside runner.py, and the front doors
-    "between": 1186,
+    "between": 1188,
     "checkpoints": 1972,
     "commands": 387,
     "run": 1769,

@@ -16,9 +16,12 @@ NEVER = float("inf")
 # Tests that freeze the time put something else in the place of `time.monotonic`, wherever they find
 # it, and a run would wait for ever. (Not by `time.monotonic` on Windows, which is coarse there.)
 if sys.platform == "win32":
-    monotonic = functools.partial(time.perf_counter)
+    monotonic = boottime = functools.partial(time.perf_counter)
 else:
     monotonic = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    # That of Linux stands still while the machine is suspended; those of others, and this, do not.
+    _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    boottime = functools.partial(time.clock_gettime, _BOOTTIME)
 
 # Who waits for so much longer than he meant to was stopped (Ctrl-Z, SIGSTOP), and perhaps the whole
 # machine with him. No file is charged for that. (What passes between two waits is a program's own

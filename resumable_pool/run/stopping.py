@@ -31,7 +31,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ..between import system
-from ..between.clock import NEVER, monotonic
+from ..between.clock import NEVER, boottime
 from ..errors import ResumablePoolError
 from ..records import in_words
 
@@ -138,7 +138,7 @@ class StopRequests(contextlib.ExitStack):
         """`seconds`: after so many, a stop is requested by itself."""
         super().__init__()
         # Not by a clock that stands still with the machine: whoever has set this time does not.
-        self._over_at = monotonic() + seconds
+        self._over_at = boottime() + seconds
         # A wait resumes after a handler, and finds what that has put there. (A signal that comes in
         # the moment before the wait begins is seen at the loop's next tick.)
         self._new: deque[str] = deque()
@@ -189,14 +189,14 @@ class StopRequests(contextlib.ExitStack):
             self._bell.hush()
         while self._new:
             yield self._new.popleft()
-        if monotonic() >= self._over_at:
+        if boottime() >= self._over_at:
             self._over_at = NEVER
             yield TIME_OVER
 
     @property
     def seconds_left(self) -> float:
         """In how many seconds the time will be over."""
-        return self._over_at - monotonic()
+        return self._over_at - boottime()
 
     def ask(self, request: str = BY_CALL) -> None:
         """Ask for a stop, from any thread and any signal handler."""

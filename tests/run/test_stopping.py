@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from resumable_pool.run.stopping import (
@@ -90,3 +95,30 @@ def test_that_nothing_is_saved_is_said_once() -> None:
     assert not stopping.abandon(LATE)
     assert stopping.due > 1e9
     assert stopping.phase is ABANDONING
+
+
+SUSPENDED = """
+import ctypes, os, sys
+from resumable_pool.run.stopping import StopRequests
+requests = StopRequests(600)
+print([*requests.take()])
+if ctypes.CDLL(None).setns(os.open(sys.argv[1], os.O_RDONLY), 0x80):
+    sys.exit("may not")
+print([*requests.take()])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a Linux has this")
+def test_a_set_time_goes_on_while_the_machine_is_suspended() -> None:
+    """Of which a namespace knows the one clock that shows it."""
+    sleeper = ["unshare", "--time", "--boottime", "3600", "sleep", "60"]
+    with subprocess.Popen(sleeper, stderr=subprocess.DEVNULL) as process:
+        names = Path(f"/proc/{process.pid}")
+        while process.poll() is None and (names / "comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        command = [sys.executable, "-c", SUSPENDED, str(names / "ns/time_for_children")]
+        told = subprocess.run(command, capture_output=True, text=True)
+        process.kill()
+    if process.returncode != -9 or "may not" in told.stderr:
+        pytest.skip("needs a time namespace")
+    assert told.stdout == f"[]\n[{TIME_OVER!r}]\n", told.stderr
