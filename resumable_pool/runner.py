@@ -237,7 +237,8 @@ class ResumableRunner(Hooks[Result]):
         if not overrides(self, "load_completed"):
             return failures
         done = {*completed_elsewhere(self)}  # since, and the checkpoint was not told
-        return {path: failures[path] for path in failures if path not in done}
+        standing = {path: failures[path] for path in failures if path not in done}
+        return ByPath(standing.keys, standing.__getitem__, "failures")
 
     def _check_process(self) -> None:
         """Raise `RuntimeError` in a copy, in which there is no run."""

@@ -58,7 +58,7 @@ _COMMITTED = b"\t"
 _MARK_FROM_END = len(b' "crc32": "01234567"}\n')
 
 # Where every second line was edited, so much is read for each.
-_READ_SIZE = 1 << 14
+_READ_SIZE = 1 << 16
 
 
 class JsonLines(LogFile):
