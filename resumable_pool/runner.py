@@ -234,7 +234,7 @@ class ResumableRunner(Hooks[Result]):
     def failures(self) -> Mapping[str, Failure]:
         """Path to `Failure`, for every file that stands as failed: read like `results`."""
         failures = self._checkpoint.failures()
-        if not overrides(self, "load_completed"):
+        if not (overrides(self, "save") and overrides(self, "load_completed")):
             return failures
         done = {*completed_elsewhere(self)}  # since, and the checkpoint was not told
         standing = {path: failures[path] for path in failures if path not in done}

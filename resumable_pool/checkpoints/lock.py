@@ -155,6 +155,8 @@ def open_locked(
             if not file.lock(path, notes):
                 if is_locked(path):  # and nobody was only looking whether it is
                     pid = holder(fd)
+                    if pid is not None and not lives(pid):  # the next one has not signed yet
+                        pid = None
                     raise CheckpointLocked(named, pid, script_of(pid))
             elif is_at(os.fstat(fd), path):  # nobody has put another in its place meanwhile
                 if os.fstat(fd).st_size == 0:

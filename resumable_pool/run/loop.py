@@ -320,6 +320,7 @@ class Run:
         _, since = self._books.in_work(serial) or ("", now)
         path = self._books.lose(serial, certain=worker.to_blame)
         if path is not None:
+            worker.finished += 1
             self._books.blame(path, *worker.deadline.failure(how), last_words, now - since, now)
         elif worker.state in (State.STARTING, State.READY) and not worker.finished:
             more = self._opened and (self._books.to_do or self._books.waiting)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resumable_pool import CheckpointLocked
 from resumable_pool.between import forks
 from resumable_pool.checkpoints.lock import (
     LockableFile,
@@ -82,6 +85,21 @@ def test_a_lock_counts_only_on_the_file_that_is_there(
     action = (lambda: other.rename(path) and None) if replaced else path.unlink
     _once(monkeypatch, LockableFile, "lock", action)
     assert _open(path) == (b"other" if replaced else b"new")
+
+
+def test_a_holder_that_is_dead_is_none(path: Path) -> None:
+    """Who has the lock may not have signed yet, and his predecessor's number may be anybody's."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    file = open_locked(str(path), b"new", lambda fd: None, [])
+    try:
+        holders = [lambda fd: dead.pid, lambda fd: os.getpid()]
+        for holder, told in zip(holders, (None, os.getpid()), strict=True):
+            with pytest.raises(CheckpointLocked) as caught:
+                open_locked(str(path), b"new", holder, [])
+            assert caught.value.pid == told
+    finally:
+        forks.close(file)
 
 
 @not_on_windows("Wine makes no links")

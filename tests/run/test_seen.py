@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from resumable_pool import Outcome, ResumableRunner, open_checkpoint, worker_slot
+from tests.conftest import CHEAPEST
 
 from .. import functions
+from ..functions import KILL
 from ..stage import FAIL, PATIENCE, Stage, act
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -198,6 +201,20 @@ def test_workers_are_seen_at_work(folder: Path, stage: Stage, method: str) -> No
     stage.cue(8)
     thread.join()
     assert watched.workers() == []
+
+
+def test_a_file_that_takes_its_worker_along_is_counted_there(folder: Path, stage: Stage) -> None:
+    """As every one that fails."""
+    watched = runner(act, max_workers=1, mp_context=CHEAPEST)
+    thread = threading.Thread(target=watched.run)
+    thread.start()
+    (pid,) = stage.wait_begun(1).values()
+    os.kill(pid, KILL)
+    stage.wait_begun(1)
+    seen = [(one.files_done, one.restarts) for one in watched.workers()]
+    stage.cue(9)
+    thread.join()
+    assert seen == [(1, 1)]
 
 
 def test_a_worker_that_replaces_another_takes_its_slot(folder: Path, method: str) -> None:
