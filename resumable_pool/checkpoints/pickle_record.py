@@ -430,10 +430,9 @@ class PickleScan(Scan):
             return None
 
     def outcome_at(self, start: int) -> Outcome[Any] | None:
-        if (record := self.record_at(start)) is None:
-            return None
-        path, metadata = record
-        return outcome_of(path, metadata, read_payload(self._fd, start, metadata))
+        self._step = _SMALL_READ  # the next one that is asked for may be anywhere
+        record = self.record_at(start)
+        return record and outcome_of(*record, read_payload(self._fd, start, record[1]))
 
     @property
     def committed(self) -> int:
