@@ -184,10 +184,11 @@ def _usual_workers(executor: Any) -> int:
 
 
 def usable_processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    """How many processors this process may use, or its user says that it may (`-X cpu_count`),
+    which Python from 3.13 on asks for itself."""
+    if hasattr(os, "sched_getaffinity") and not hasattr(os, "process_cpu_count"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
 
 
 # The user's function: whether it can be called in a worker, and how it gets there.

@@ -7,6 +7,8 @@ import inspect
 import multiprocessing
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,14 @@ def test_checking_makes_no_file(tmp_path: Path) -> None:
     """Good arguments or bad, the checkpoint is not touched."""
     _options()
     assert [path.name for path in tmp_path.iterdir()] == ["folder.pkl"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python has no such option")
+def test_how_many_processors_there_are_can_be_told_to_python() -> None:
+    """As `concurrent.futures` heeds it: in a container, say, whose limits Python does not see."""
+    code = "from resumable_pool.options import usable_processors; print(usable_processors())"
+    command = sys.executable, "-X", "cpu_count=3", "-c", code
+    assert subprocess.check_output(command, cwd=Path(__file__).parents[1]) == b"3\n"
 
 
 def test_what_is_left_out_is_completed() -> None:
