@@ -269,8 +269,9 @@ def check_sent(runner: Any, context: BaseContext) -> None:
     method = context.get_start_method()
     if method == "fork" or (obstacle := _obstacle(runner)) is None:
         return
-    state = runner.__reduce_ex__(pickle.DEFAULT_PROTOCOL)[2] or {}
-    culprits = [name for name in state if isinstance(_pickled(state[name]), Exception)]
+    made = runner.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    attributes = [entry for one in made if isinstance(one, dict) for entry in one.items()]
+    culprits = [name for name, value in attributes if isinstance(_pickled(value), Exception)]
     what = f"its attribute {culprits[0]!r}: " if culprits else ""
     raise TypeError(
         f"{type(runner).__name__} overrides hooks that run in other processes, and cannot be sent "

@@ -39,9 +39,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1129,  # the modules beside runner.py, and the front doors
+    "": 1130,  # the modules beside runner.py, and the front doors
     "between": 1188,
-    "checkpoints": 1973,
+    "checkpoints": 1974,
     "commands": 387,
     "run": 1770,
     "saver": 283,

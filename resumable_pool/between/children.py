@@ -255,7 +255,7 @@ def cannot_start(name: str, error: Exception) -> WorkerStartError:
     if "AF_UNIX path too long" in str(error):
         remedy = "The fork server's socket is in TMPDIR, whose path is too long: set a shorter one."
     elif isinstance(error, FileNotFoundError):
-        remedy = "Has something removed the fork server's socket from TMPDIR? Run it again."
+        remedy = "Is TMPDIR writable, and does nothing clean it? The fork server's socket is there."
     elif isinstance(error, (EOFError, ConnectionError)):
         remedy = f"{MAIN_GUARD_REMEDY} Or the system may have no room for more processes."
     return WorkerStartError(what, remedy)

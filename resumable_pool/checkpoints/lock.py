@@ -110,16 +110,17 @@ def is_locked(path: str) -> bool:
     return False
 
 
-def keep_shared(path: str, first: int, length: int) -> FileIO:
+def keep_shared(path: str, first: int, length: int) -> tuple[FileIO, ...]:
     """Let nobody have these bytes of a file alone, by a POSIX record lock, until what is returned
     is closed by `forks.close`. SQLite's own locks are dropped when *any* descriptor of the file is
-    closed in this process, by a hook that copies it, say; this one (on Linux) is a descriptor's."""
-    file = forks.enter(FileIO(open_file(path, os.O_RDONLY)))
+    closed in this process, by a hook that copies it, say; this one is a descriptor's (on Linux)."""
     if sys.platform == "linux":
+        file = forks.enter(FileIO(open_file(path, os.O_RDONLY)))
         flock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, first, length, 0)
         with contextlib.suppress(OSError):  # this file system has none
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
-    return file
+        return (file,)
+    return ()
 
 
 def lock_file(path: str) -> str:

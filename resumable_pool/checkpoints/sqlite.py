@@ -222,7 +222,7 @@ class SqliteFile(Checkpoint):
                 mmap.mmap(self._file.fileno(), 1).close()
                 self._wal = _set_mode(db, "wal")  # or this run does without
             if self._wal:
-                self._in_use = (lock.keep_shared(self.file, *_SHARED),)
+                self._in_use = lock.keep_shared(self.file, *_SHARED)
             db.execute("PRAGMA fullfsync=ON")  # of macOS; elsewhere it is ignored
             db.execute(f"PRAGMA synchronous={'NORMAL' if self._wal else 'FULL'}")
         return True

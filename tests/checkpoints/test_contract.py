@@ -548,13 +548,19 @@ def test_the_writer_notices_that_the_file_is_gone(path: Path, result: Result) ->
     assert dict(open_checkpoint(path)) == {"b": 2}
 
 
-def test_the_writer_notices_that_the_file_is_cut_short(path: Path, result: Result) -> None:
-    """What was saved is not there any more; and what comes behind a gap would not be found."""
+def _open_log(path: Path, outcome: Outcome[Any]) -> Checkpoint:
+    """For writing, with this in it; of the formats that are appended to."""
     if path.suffix == ".sqlite":
-        pytest.skip("SQLite notices that by itself")
+        pytest.skip("SQLite writes where there is room, and notices by itself what is gone")
     checkpoint = checkpoint_at(path)
     checkpoint.open()
-    checkpoint.save([result("a", 1)])
+    checkpoint.save([outcome])
+    return checkpoint
+
+
+def test_the_writer_notices_that_the_file_is_cut_short(path: Path, result: Result) -> None:
+    """What was saved is not there any more; and what comes behind a gap would not be found."""
+    checkpoint = _open_log(path, result("a", 1))
     checkpoint.sync()
     os.truncate(path, 0)
     again = functools.partial(checkpoint.save, [result("b", 2)])
@@ -567,11 +573,7 @@ def test_the_writer_notices_that_the_file_is_cut_short(path: Path, result: Resul
 
 def test_the_writer_overwrites_nothing_that_others_have_added(path: Path, result: Result) -> None:
     """Be it a shell's `>>`, or another run, where the file system has no locks."""
-    if path.suffix == ".sqlite":
-        pytest.skip("SQLite writes where there is room")
-    checkpoint = checkpoint_at(path)
-    checkpoint.open()
-    checkpoint.save([result("a", 1)])
+    checkpoint = _open_log(path, result("a", 1))
     with open(path, "ab") as file:
         file.write(b"mine")
     with pytest.raises(OSError, match="another program has written to it"):

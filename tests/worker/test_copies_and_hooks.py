@@ -153,6 +153,18 @@ def test_a_subclass_that_cannot_be_sent_is_refused_by_name(
     assert not Path("result.pkl").exists()
 
 
+class StateInATuple(HoldsALock):
+    def __getstate__(self) -> Any:
+        return "no attributes", self.lock
+
+
+def test_a_subclass_with_a_state_of_its_own_is_refused_as_well(folder: Path) -> None:
+    """Though nothing names the attribute."""
+    runner = StateInATuple(number_in, "in/*.txt", "result.pkl", mp_context="spawn", **OPTIONS)
+    with pytest.raises(TypeError, match=r"StateInATuple overrides hooks .*cannot pickle"):
+        runner.run()
+
+
 class LeavesItsLock(HoldsALock):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
