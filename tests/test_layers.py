@@ -43,8 +43,8 @@ BUDGET = {
     "between": 1188,
     "checkpoints": 1974,
     "commands": 387,
-    "run": 1770,
-    "saver": 283,
+    "run": 1774,
+    "saver": 285,
     "worker": 231,
 }
 

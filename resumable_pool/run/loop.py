@@ -88,13 +88,18 @@ class Run:
                     life.callback(handlers_held_back()(broken_pipes_raise()(self._end)))
             except WorkerStartError as error:
                 self._fail(error)
-            while not self._over():
-                with broken_pipes_raise():
-                    self._turn()
-                yield from self._hand_out()
+            # Not a loop in this block, which Python 3.12 and 3.13 would not leave by `__exit__` if
+            # the handler of a signal raised where a loop jumps back.
+            yield from self._turns()
         yield self._books.take_finished()
         if self._error is not None and not self._excused:
             raise self._error
+
+    def _turns(self) -> Iterator[list[str]]:
+        while not self._over():
+            with broken_pipes_raise():
+                self._turn()
+            yield from self._hand_out()
 
     def _turn(self) -> None:
         self._show_progress()

@@ -286,10 +286,14 @@ def handlers_held_back() -> Iterator[None]:
     finally:
         held = False
         try:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+            _put_back(before)
         finally:
             _deliver(*dict.fromkeys(came))
+
+
+def _put_back(handlers: dict[int, Any]) -> None:  # no loop in a `try` block, see `Run.go`
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def _deliver(*signums: int) -> None:

@@ -87,8 +87,7 @@ class _InSaver:
             self._saving.begin()
             self._untold.append((OF_NONE, messages.Opened(notes, checkpoint.encoder())))
             self._tell()
-            while not self._orders.at_end or self._streams:
-                self._turn()
+            self._turns()
             self._save(NEVER)
         except BaseException as error:
             failure = error
@@ -97,6 +96,10 @@ class _InSaver:
         except BaseException as error:
             failure = failure or error
         return None if failure is None else _cannot_save(self._saving, failure)
+
+    def _turns(self) -> None:  # no loop in a `try` block, see `Run.go`
+        while not self._orders.at_end or self._streams:
+            self._turn()
 
     def _turn(self) -> None:
         due = min(self._saving.due, self._tell_at)
