@@ -88,7 +88,8 @@ class ResumableRunner(Hooks[Result]):
             worker, it gets a fresh one.
         retry_delay: seconds to wait before a further attempt at a file, doubled each time, up to
             ten minutes. Other files continue meanwhile, and a stop does not wait.
-        retry_failed: whether to try files again that failed in an earlier run.
+        retry_failed: whether to try files again that failed in an earlier run. If not, they are
+            left alone even if they have changed since.
         max_failures: stop the run, as after a Ctrl-C, when more files than this have failed in it.
         largest_first: hand out big files first instead of in path order, so that the run does not
             end with one big file.

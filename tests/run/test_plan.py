@@ -57,9 +57,11 @@ def test_what_failed_and_what_is_new_is_to_do(checkpoint: PickleFile) -> None:
 
 
 def test_what_failed_may_be_left_alone(checkpoint: PickleFile) -> None:
-    """Then it still stands as failed."""
+    """Then it still stands as failed, even if it has changed since."""
     made = plan(checkpoint, retry_failed=False)
     assert (made.to_do, made.failed, made.left) == (["d"], ["c"], 1)
+    Path("c").write_text("repaired")
+    assert plan(checkpoint, retry_failed=False, rerun_changed=True).to_do == ["d"]
     assert str(made) == "4 files: 2 done before, 1 failed before (left alone), 1 new"
 
 
