@@ -66,13 +66,15 @@ def here() -> str:
 
 def as_key(path: str) -> str:
     r"""The path as results are kept and looked up under it: itself, where a backslash is a letter.
-    On Windows with forward slashes, as on every other system, which every call there takes. Not so
-    \\?\ and \\.\ names, which are taken letter by letter."""
+    On Windows with forward slashes, as on every other system, which every call there takes, and a
+    drive as a capital letter: editors start scripts, and terminals, in `c:` as well as in `C:`. Not
+    so \\?\ and \\.\ names, which are taken letter by letter."""
     if not isinstance(path, str):  # nothing is kept under it
         raise KeyError(path)
     if sys.platform != "win32" or path.startswith(("\\\\?\\", "\\\\.\\")):
         return path
-    return path.replace("\\", "/")
+    path = path.replace("\\", "/")
+    return path[0].upper() + path[1:] if path[1:2] == ":" else path
 
 
 # Is told how many have been found so far: listing may take long.

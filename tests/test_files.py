@@ -123,6 +123,16 @@ def test_a_shared_folder_keeps_its_two_slashes() -> None:
     assert as_key("\\\\machine\\folder\\a.txt") == "//machine/folder/a.txt"
 
 
+@windows
+def test_a_drive_is_a_capital_letter(tmp_path: Path) -> None:
+    """Whoever starts the script in `c:`, as editors do, has the same files as who does in `C:`."""
+    drive, rest = os.path.splitdrive(tmp_path)
+    for letter in (drive.lower(), drive.upper()):
+        (found,) = {*_files(f"{letter}{rest}\\a.txt"), *_files([f"{letter}{rest}\\a.txt"])}
+        assert found == as_key(f"{drive.upper()}{rest}/a.txt")
+        assert _files(f"{letter}{rest}\\*.txt")[0] == found
+
+
 def test_an_empty_list_is_no_files() -> None:
     """No paths are no files, without a warning."""
     assert _files([]) == []

@@ -572,7 +572,7 @@ class Moving:
         self._old, self._new = _as_start(old_start), _as_start(new_start)
         known = {*results, *failures}
         staying = {path for path in known if self._moved(path) is None}
-        if self._old == self._new or staying == known:
+        if staying == known:
             example = f" (one of them is {quoted(min(known))})" if known else ""
             raise ValueError(f"no path starts with {quoted(old_start)}{example}: nothing was moved")
         # What a result, and what a failure, must not be called then.
@@ -580,10 +580,10 @@ class Moving:
 
     def _moved(self, path: str) -> str | None:
         """Its new name, if it gets one."""
-        if self._new and f"{path}/" == self._old:
-            return self._new[:-1]
-        there = path.startswith(self._old) and (self._old or not is_rooted(path))
-        return normalised(self._new + path[len(self._old) :]) if there else None
+        key = as_key(path)
+        there = f"{key}/".startswith(self._old) and (self._old or not is_rooted(key))
+        new = normalised(self._new + key[len(self._old) :]) if there else path
+        return new if new not in (path, os.curdir) else None
 
     def __call__(self, outcomes: Iterable[Outcome[Any]]) -> Iterator[Outcome[Any]]:
         """The outcomes, as they are to be saved: all results, then all failures."""

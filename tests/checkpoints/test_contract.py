@@ -1111,6 +1111,14 @@ def test_moved_paths_are_as_a_run_calls_them(path: Path, result: Result) -> None
     assert dict(open_checkpoint(path)) == {"in/1": 1, "sub/2": 2}
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="Windows")
+def test_a_drive_that_was_not_a_capital_letter_can_be_moved(path: Path, result: Result) -> None:
+    """So it was kept before, when a script had been started in `c:`."""
+    write(path, result("c:/a/1", 1), result("C:/a/2", 2))
+    checkpoint_at(path).move("c:/", "C:/")
+    assert dict(open_checkpoint(path)) == {"C:/a/1": 1, "C:/a/2": 2}
+
+
 def test_a_result_that_is_there_already_stays(path: Path, result: Result) -> None:
     """A file that was processed under its new path is not given the old result."""
     write(path, result("a/1", "old"), result("a/2", "moved"), failed("a/3"))
