@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1188,
     "checkpoints": 1974,
     "commands": 387,
-    "run": 1774,
+    "run": 1775,
     "saver": 285,
     "worker": 231,
 }

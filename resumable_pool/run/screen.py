@@ -366,8 +366,9 @@ def screen_for(
 
 def _is_watched(stream: TextIO) -> bool:
     """Whether `stream` is shown by something that knows what a carriage return is."""
-    if type(stream).__module__.startswith("ipykernel."):  # a notebook's cell; no terminal, it says
-        return True
+    kind = type(stream).__module__.partition(".")[0]
+    if kind in ("ipykernel", "idlelib"):  # a notebook's cell, no terminal, it says; IDLE says it is
+        return kind == "ipykernel"
     try:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # closed

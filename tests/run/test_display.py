@@ -207,6 +207,26 @@ def test_a_notebook_is_drawn_on() -> None:
     assert stream.getvalue() == "\r0/1 file"
 
 
+class Idle(io.StringIO):
+    """What stderr is in IDLE."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+Idle.__module__ = "idlelib.run"
+
+
+def test_idle_is_not_drawn_on() -> None:
+    """It says that it is a terminal, and ignores a carriage return: hours of progress would be one
+    line. What a person must see is said there, too."""
+    stream = Idle()
+    line = screen_for(None, stream)
+    line.draw(Counts(1, 0), 0.0)
+    line.announce("attention")
+    assert stream.getvalue() == "attention\n"
+
+
 @pytest.mark.parametrize("progress", [False, None, True])
 def test_nothing_is_written_where_nobody_wants_it(progress: bool | None) -> None:
     """progress=False writes nothing at all, and neither does a process without stderr."""
