@@ -40,7 +40,7 @@ def load(name: str, beside: str = "") -> Callable[..., Any]:
     if not (where and attribute) or {*attribute} & {*"/\\"}:  # C:\work.py has a colon, too
         how = "write module:function or file.py:function"
         raise CannotLoad(f"{quoted(name)} names no function: {how}")
-    if where.endswith(".py"):
+    if where.lower().endswith(".py"):
         module = _import_file(where)
     else:
         module = _imported(where, where, "name a module as `import` does, or a file with its .py")
@@ -66,6 +66,8 @@ def _import_file(file: str) -> ModuleType:
     if not os.path.isfile(file):
         raise CannotLoad(f"there is no file {quoted(file)}")
     folder, name = os.path.split(os.path.abspath(file))
+    if name not in (names := os.listdir(folder)):  # `import` takes no other case, Windows does
+        name = next((each for each in names if each.lower() == name.lower()), name)
     stem = name.removesuffix(".py")
     if "." in stem:
         why = "because of the dot in its name: rename it"

@@ -663,6 +663,13 @@ def test_single_quotes_that_no_shell_has_taken_away_do_no_harm(folder: Path) -> 
     assert succeed("run", "work.py:number", "'in/*.txt'", "result.pkl").startswith("10 files: 10")
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_a_script_may_be_named_in_any_case(folder: Path) -> None:
+    """As everything on Windows, but for what `import` is told."""
+    (folder / "work.py").write_text(WORK)
+    assert succeed("run", "Work.PY:number", "in/*.txt", "result.pkl").startswith("10 files: 10")
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
