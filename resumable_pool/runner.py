@@ -311,6 +311,13 @@ class ResumableRunner(Hooks[Result]):
                         life.check_process()
             elif plan.total:
                 screen.has_nothing_to_do(plan, quoted(from_here(self._checkpoint.path)))
+            done = books.skipped + books.completed
+            knows = overrides(self, "load_completed", "collect_files")  # what need not be done
+            if overrides(self, "save") and not knows and done > len(self._checkpoint):
+                screen.announce(
+                    f"{type(self).__name__} saves elsewhere, and must override load_completed, "
+                    "too: without it the next run does these files again"
+                )
             self._report = books.report(self._checkpoint.failures(), monotonic() - begun, note)
             log(INFO, f"the run has ended: {self._report}")
 

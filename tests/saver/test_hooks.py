@@ -128,6 +128,34 @@ def test_a_value_that_is_elsewhere_needs_a_hook_to_be_read(folder: Path) -> None
     assert csv_only.results.get("no file") is None
 
 
+class Forgetful(ResumableRunner[int]):
+    """What it has saved, no run will know."""
+
+    def save(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
+
+class Inbox(Forgetful):
+    """Knows itself what is to do."""
+
+    def collect_files(self) -> Iterable[str]:
+        return ALL[8:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(Forgetful, True), (Inbox, False), (ToCsv, False), (ToBoth, False)]
+)
+def test_who_forgets_load_completed_is_told(
+    folder: Path, kind: type[ResumableRunner], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every run would do all files again, and none would say so."""
+    ToBoth(functions.number_in, ALL[:8], "result.pkl", **options(CHEAPEST)).run()
+    runner = kind(functions.number_in, ALL, "result.pkl", **options(CHEAPEST, progress=None))
+    runner.run()
+    text = f"{kind.__name__} saves elsewhere, and must override load_completed, too: "
+    assert (text in capsys.readouterr().err) == told
+
+
 def test_a_connection_may_be_born_in_the_saver(folder: Path, method: str) -> None:
     """It is opened and closed there, once; values are read back through the hook."""
     arguments = (functions.number_in, "in/*.txt", "result.pkl")
