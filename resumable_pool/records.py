@@ -240,6 +240,10 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         return "\n".join(self.lines("report.failures has them all"))
 
+    def __repr__(self) -> str:
+        """What a prompt or a notebook shows: one line, not the traceback of every failure."""
+        return f"<Report: {self._summary()}>"
+
     def lines(self, where: str) -> Iterator[str]:
         """The text, line by line; `where` is what it says about where to see all failures."""
         yield self._summary()

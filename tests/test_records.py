@@ -57,6 +57,12 @@ def test_report(facts: dict[str, Any], text: str) -> None:
     assert str(_report(**facts)) == text
 
 
+def test_a_prompt_shows_a_report_in_one_line() -> None:
+    """Not thousands of tracebacks, which a notebook would keep in its file."""
+    report = _report(completed=1, failed=2, failures=[_failure("a.wav"), _failure("b.wav")])
+    assert repr(report) == "<Report: 3 files: 1 done, 2 failed, in 2.0 s>"
+
+
 def _letters(number: int) -> str:
     """Another word for each number."""
     return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
