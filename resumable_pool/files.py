@@ -115,10 +115,13 @@ def nothing_found(pattern: str | list[str]) -> str:
         return listed if pattern else "no files were listed"
     if os.path.isdir(pattern):
         inside = quoted(as_key(os.path.join(pattern, "**", "*")))
-        return f"{quoted(pattern)} is a folder, no file: {inside} matches all files in it"
-    start = "" if is_rooted(pattern) else f" in the folder {quoted(here())}"
+        return f"{quoted(pattern)} is a folder, not a file: {inside} matches all files in it"
     hint = _hint(pattern)
-    return f"no files match {quoted(pattern)}{start}{hint and '; '}{hint}"
+    return f"no files match {quoted(pattern)}{_where(pattern)}{hint and '; '}{hint}"
+
+
+def _where(path: str) -> str:
+    return "" if is_rooted(path) else f" in the folder {quoted(here())}"
 
 
 def _hint(pattern: str) -> str:
@@ -151,7 +154,7 @@ def _of_list(paths: list[str], told: Told) -> Iterable[str]:
         (files if _is_file(path) else missing).append(path)
         told(len(files))
     if missing:
-        what = "a folder" if os.path.isdir(missing[0]) else "no such file"
+        what = "a folder" if os.path.isdir(missing[0]) else f"no such file{_where(missing[0])}"
         advice = "; a glob in a list is not expanded" if glob.has_magic(missing[0]) else ""
         warnings.warn(
             f"{what}, and so left out: {quoted(missing[0])} ({len(missing)} of the {len(paths)} "

@@ -307,9 +307,10 @@ def test_names_that_are_no_text_are_files(tmp_path: Path) -> None:
     [
         (
             ["a.txt", "gone.txt"],
-            r"no such file, and so left out: 'gone.txt' \(1 of the 2 paths lis",
+            r"no such file in the folder '.*', and so left out: 'gone.txt' \(1 of the 2 paths lis",
         ),
         (["sub", "gone.txt", "a.txt"], r"a folder, .* left out: 'sub' \(2 of the 3 paths listed\)"),
+        (["/gone.txt", "a.txt"], r"no such file, and so left out: '/gone.txt' \(1 of"),
         (["a.txt", "*.txt"], r"'\*.txt' .* listed; a glob in a list is not expanded\)"),
     ],
 )
@@ -336,7 +337,7 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
                        "has become another character: write / in its place, or r'...'"),
         (
             "sub",
-            "'sub' is a folder, no file: 'sub/**/*' matches all files in it",
+            "'sub' is a folder, not a file: 'sub/**/*' matches all files in it",
         ),
         ("*.{txt,md}", "no files match '*.{{txt,md}}' in the folder {here}; {{a,b}} is not "
                        "expanded: use a glob for each"),

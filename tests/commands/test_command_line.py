@@ -385,7 +385,7 @@ REFUSED = [
     (["export", "good.pkl", "there.csv"], "'there.csv' exists already: --force replaces it"),
     (["export", "good.pkl", "no/out.csv"], "'no/out.csv': there is no folder 'no'"),
     (["merge", "no/all.pkl", "good.pkl"], "'no/all.pkl': there is no folder 'no'"),
-    (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, no file: "
+    (["run", "code/work.py:number", "in", "r.pkl"], "'in' is a folder, not a file: "
                                                     "'in/**/*' matches all files in it"),
 ]  # fmt: skip
 
