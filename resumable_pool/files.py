@@ -27,15 +27,15 @@ _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-def check_pattern(pattern: object) -> str | list[str]:
-    """A glob as text, or a list of paths as text.
+def check_pattern(pattern: object, what: str = "pattern") -> str | list[str]:
+    """A glob as text, or a list of paths as text; `what` it is, in the message.
 
     Raises:
         TypeError: it is neither, or a path in it is none.
     """
     if isinstance(pattern, (str, os.PathLike)):
         return as_text(pattern, "a path")
-    return check_paths(pattern, "pattern must be a glob or an iterable of paths", "a path")
+    return check_paths(pattern, f"{what} must be a glob or an iterable of paths", "a path")
 
 
 def check_paths(paths: object, rule: str, each: str) -> list[str]:

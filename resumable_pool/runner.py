@@ -257,7 +257,7 @@ class ResumableRunner(Hooks[Result]):
         """The files of the run; and if the pattern finds none, what to say of that."""
         pattern = self._pattern
         if overrides(self, "collect_files"):
-            pattern = check_pattern(self.collect_files())
+            pattern = check_pattern(self.collect_files(), f"{type(self).__name__}.collect_files()")
         files = self._checkpoint.others(list_files(pattern, told))
         note = "" if files else nothing_found(pattern)
         shard = self._options.shard

@@ -142,6 +142,20 @@ class Inbox(Forgetful):
         return ALL[8:]
 
 
+class Returnless(ResumableRunner[int]):
+    """Has forgotten the `return`."""
+
+    def collect_files(self) -> Any:
+        pass
+
+
+def test_a_hook_that_gives_no_paths_is_named(folder: Path) -> None:
+    """The `pattern` that was passed is as it should be."""
+    runner = Returnless(functions.number_in, "in/*.txt", "result.pkl", **options(CHEAPEST))
+    with pytest.raises(TypeError, match=r"^Returnless.collect_files\(\) must be .*, not None"):
+        runner.pending()
+
+
 @pytest.mark.parametrize(
     ("kind", "told"), [(Forgetful, True), (Inbox, False), (ToCsv, False), (ToBoth, False)]
 )
