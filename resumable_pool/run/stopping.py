@@ -41,11 +41,12 @@ _SIGNALS = [signum for signum in signal.Signals if signum.name in _NAMES]
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
+LEFT = "your code has left the loop, or raised an exception"
 CONSOLE_CLOSED = "the console was closed"
 
 
 # Of these, what never abandons anything, however often it is asked.
-_ASKED = BY_CALL, TIME_OVER
+_ASKED = BY_CALL, TIME_OVER, LEFT
 
 # What has come is saved within moments. If it is not, because the saver waits for a dead disk or
 # hangs in a hook, somebody may insist; not earlier, since many press Ctrl-C more than twice.
@@ -184,7 +185,7 @@ class StopRequests(contextlib.ExitStack):
         return self._ended or os.getpid() != self._pid
 
     def take(self) -> Iterator[str]:
-        """What has been asked since the last time: names of signals, `BY_CALL` or `TIME_OVER`."""
+        """What has been asked since the last time: names of signals, or one of `_ASKED`."""
         if self._bell is not None:
             self._bell.hush()
         while self._new:
@@ -212,7 +213,7 @@ class StopRequests(contextlib.ExitStack):
     def finish(self, steps: Iterator[object]) -> None:
         """Ask for a stop, and take all further `steps`, so that everything is saved. Where a loop
         over them has ended of itself, there are none."""
-        self.ask()
+        self.ask(LEFT)
         with contextlib.suppress(ValueError):  # it goes on in another thread
             for _ in steps:
                 pass

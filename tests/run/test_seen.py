@@ -16,7 +16,7 @@ from tests.conftest import CHEAPEST
 
 from .. import functions
 from ..functions import KILL
-from ..stage import FAIL, PATIENCE, Stage, act
+from ..stage import FAIL, PATIENCE, Stage, act, announcement
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -104,8 +104,10 @@ def test_leaving_the_loop_early_stops_the_run_cleanly(folder: Path, stage: Stage
         break
     done = len(functions.calls())
     assert len(open_checkpoint("result.pkl")) == done < 10
-    with pytest.raises(ZeroDivisionError):
-        fail_in_loop(stopped)
+    with announcement("your code has left the loop, or raised") as heard:
+        with pytest.raises(ZeroDivisionError):
+            fail_in_loop(stopped)
+        assert heard.is_set()  # nobody asked for it
     assert len(open_checkpoint("result.pkl")) == len(functions.calls()) > done
     stopped.run()
     assert functions.calls() == ALL
