@@ -380,13 +380,20 @@ class _Interrupt:
 
 def _raise_at_interrupt(error: BaseException) -> _Interrupt:
     """In the main thread."""
+    program = _outermost(sys._getframe())
 
-    def raise_it(signum: int, frame: FrameType | None) -> None:
+    def raise_it(signum: int, frame: FrameType | None) -> _Interrupt | None:
+        # If the loop has raised, too, Python is showing that (in C, or from 3.13 on in Python), and
+        # what is raised meanwhile would hide it. What is typed next at a prompt is a module.
+        now = _outermost(frame)
+        if now is not program and not (now and now.f_code.co_name in ("<module>", "_shutdown")):
+            return _Interrupt()
         signal.signal(_QUIET, before)
         if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
             _end_program(error)
         raise error
 
+    shorten(error)
     before = signal.signal(_QUIET, raise_it)
     one: BaseException | None = error
     while one is not None:  # that it came of closing a generator is of no interest
@@ -394,6 +401,12 @@ def _raise_at_interrupt(error: BaseException) -> _Interrupt:
             one.__context__ = None
         one = one.__context__
     return _Interrupt()
+
+
+def _outermost(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 # The first that runs when the main thread has nothing more to run: nobody could catch anything.

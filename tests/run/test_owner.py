@@ -183,6 +183,19 @@ def test_nor_by_a_loop_in_the_last_line(folder: Path) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot interrupt itself there")
+def test_the_traceback_of_a_loop_that_has_raised_is_shown_first(folder: Path) -> None:
+    """All of it: what Ctrl-C raises does not strike while it is written."""
+    main = "leave_early(signal.SIGINT)"
+    Path("script.py").write_text(INTERRUPTED.format(leave=LEAVE["exception"], main=main))
+    done = python("script.py", "fork")
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert done.stdout == "written\nexit handler\n"
+    assert "raise ValueError('mine')\nValueError: mine\n" in done.stderr.replace("    ^", "")
+    assert done.stderr.endswith("\nKeyboardInterrupt\n")
+    assert "stopping.py" not in done.stderr  # where in our code is of no interest
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process at once there")
 def test_a_handler_that_raises_is_heard_after_a_loop_that_was_left(folder: Path) -> None:
     """As it would be after one that was not."""
