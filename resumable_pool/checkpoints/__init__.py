@@ -106,8 +106,8 @@ def merge(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]])
     sources = {target.file: target}
     for other in others:
         if type(other) is not type(target):
-            formats = f"{quoted(other.path)} and {quoted(target.path)}"
-            raise ValueError(f"{formats} have different formats")
+            both = f"{quoted(other.path)} and {quoted(target.path)}"
+            raise ValueError(f"{both} have different formats: merge takes those of one format")
         if not os.path.exists(other.file):
             raise FileNotFoundError(f"there is no checkpoint at {quoted(other.path)}")
         sources.setdefault(other.file, other)  # merge("all.pkl", "*.pkl")
