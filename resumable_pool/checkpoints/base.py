@@ -355,8 +355,8 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     def completed(self) -> Collection[str]:
-        """The paths that have a value now."""
-        return self._paths(failed=False)
+        """The paths that have a value now; more may be saved while somebody goes through them."""
+        return dict.fromkeys(self._paths(failed=False)).keys()
 
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now: those that have not succeeded since. One that was
@@ -430,14 +430,13 @@ class Checkpoint(Mapping[str, Any]):
         return self.read(as_key(path))
 
     def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and as_key(path) in self.completed()
+        return isinstance(path, str) and as_key(path) in self._paths(False)
 
     def __iter__(self) -> Iterator[str]:
-        # A copy: more may be saved, and another thread may look at it, while somebody iterates.
-        return iter(list(self.completed()))
+        return iter(self.completed())
 
     def __len__(self) -> int:
-        return len(self.completed())
+        return len(self._paths(False))
 
     # What a person asks.
 
