@@ -213,11 +213,9 @@ class Screen:
     def _write(self, text: str) -> None:
         if self._stream is None:
             return
-        try:
+        with contextlib.suppress(Exception):  # it is gone, or its disk is full for a while
             self._stream.write(spelt(text, self._stream))
             self._stream.flush()
-        except Exception:  # the terminal is gone, or no real one; the run goes on
-            self._stream = None
 
     # What is said.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -322,6 +323,25 @@ def test_a_terminal_that_is_gone_is_no_matter(terminal: Terminal) -> None:
     line.announce("attention")
     line.draw(Counts(1, 0), 2.0)
     line.end(Counts(1, 0))
+
+
+class OnFullDisk(io.StringIO):
+    full = True
+
+    def flush(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_is_told_once_the_disk_has_room_again_is_not_lost() -> None:
+    """Where stderr is a file, and its disk was full for a while."""
+    stream = OnFullDisk()
+    screen = screen_for(True, stream)
+    screen.announce("lost, perhaps")
+    stream.full = False
+    screen.announce("attention")
+    screen.draw(Counts(2, 0, 1), 1.0)
+    assert stream.getvalue().endswith("attention\n1/2 files, 1.0 files/s, 1.0 s left\n")
 
 
 class Tells(ResumableRunner[int]):
