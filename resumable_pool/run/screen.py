@@ -263,7 +263,9 @@ class Screen:
     def fails(self, failure: Failure, counts: Counts) -> None:
         """A file has failed for good. Of each kind of failure the first one is shown at once."""
         log(WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
-        alike = self._kinds.add(failure._replace(traceback=""))  # of which there may be gigabytes
+        if len(self._kinds) > SHOWN_KINDS:
+            return  # and a million kinds are not kept for it
+        alike = self._kinds.add(failure._replace(traceback=""))
         if alike == 1 and len(self._kinds) <= SHOWN_KINDS:
             self._say(f"failed: {failure}")
         if alike == FIRST_FILES and len(self._kinds) == 1 and not counts.completed:

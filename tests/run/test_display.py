@@ -62,6 +62,16 @@ def test_tracebacks_are_not_kept() -> None:
     assert sys.getrefcount(traceback) == before
 
 
+def test_a_kind_of_failure_that_will_not_be_shown_is_not_kept() -> None:
+    """A million files may fail in a million ways, with a page of text each."""
+    screen = Screen(None, redrawn=False)
+    for number in range(display.SHOWN_KINDS + 2):
+        message = f"ValueError: {'abcdefghijklmnopqrstuvwxyz'[number]}"
+        before = sys.getrefcount(message)
+        screen.fails(Failure("1", "error", message, "", 1, 0.1), Counts(1, 0))
+    assert sys.getrefcount(message) == before
+
+
 def test_drawing_too_often_is_left_out() -> None:
     """Within a fraction of a second of the last drawing nothing is drawn."""
     just_before = REDRAW_SECONDS * 0.9
