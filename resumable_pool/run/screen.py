@@ -383,4 +383,5 @@ def log(level: int, text: str) -> None:
     logger = logging.getLogger("resumable_pool")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
-    logger.log(level, "%s", text)
+    with contextlib.suppress(Exception):  # of a handler, whose server is away, say: the run goes on
+        logger.log(level, "%s", text)

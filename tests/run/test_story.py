@@ -118,6 +118,24 @@ def test_a_function_that_never_works_is_told_as_such(
     assert told is not first_succeeds
 
 
+class Away(logging.Handler):
+    """As people write them: what goes wrong in it is raised."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ConnectionRefusedError("the log's server is away")
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(folder: Path) -> None:
+    """Nor do files in progress suffer from it."""
+    logger = logging.getLogger("resumable_pool")
+    logger.addHandler(away := Away())
+    try:
+        report = ResumableRunner(odd_ones_fail, "in/*.txt", "r.pkl", progress=False).run()
+    finally:
+        logger.removeHandler(away)
+    assert (report.completed, report.failed) == (5, 5)
+
+
 def test_the_log_tells_the_story(folder: Path, log: pytest.LogCaptureFixture) -> None:
     """From its start to its end, with each failure."""
     ResumableRunner(functions.number_in, "in/0[0-3].txt", "r.pkl", progress=False).run()
