@@ -277,7 +277,7 @@ class ResumableRunner(Hooks[Result]):
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this runner is running already; make another, or wait for it")
         begun, options = monotonic(), self._options
-        with Owned() as life:
+        with Owned() as life, life:  # twice, as in `Run.go`
             self._life = life
             life.callback(self._running.release)
             name = getattr(options.setup.function, "__name__", "files")

@@ -81,11 +81,14 @@ class Run:
             The paths whose outcomes have been saved, some at a time. While nobody asks for more
             nothing new is dealt, but everything is saved.
         """
-        with Owned() as life:
+        # Twice: the handler of a signal may raise before all of that has begun.
+        with Owned() as life, life:
             try:
                 with handlers_held_back(), broken_pipes_raise():
                     self._saver.start()
-                    life.callback(handlers_held_back()(broken_pipes_raise()(self._end)))
+                    end = handlers_held_back()(broken_pipes_raise()(self._end))
+                    life.callback(end, life)
+                    life.callback(end, life)
             except WorkerStartError as error:
                 self._fail(error)
             # Not a loop in this block, which Python 3.12 and 3.13 would not leave by `__exit__` if
@@ -371,8 +374,9 @@ class Run:
 
     # The end.
 
-    def _end(self) -> None:
+    def _end(self, life: Owned) -> None:
         """No process is left: workers have gone, or go now because something is wrong."""
+        life.pop_all()  # not once more
         lost = self._saver.gone
         self._crew.kill()
         for serial, report in self._saver.last_reports(self._look):

@@ -8,10 +8,12 @@ import functools
 import gc
 import itertools
 import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,38 @@ def test_a_handler_that_raises_where_the_loop_jumps_back_leaves_no_process(
             runner.run()
         assert not multiprocessing.active_children()
         assert runner.run().ok
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@not_on_windows("SIGALRM")
+def test_a_handler_that_raises_where_handlers_begin_to_be_held_back_leaves_no_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in a run that is, and so at its end, which must not be left out."""
+    valid, pid = signal.valid_signals, os.getpid()
+
+    def late(signum: int, frame: Any) -> None:
+        raise TimeoutError("all of it takes too long")
+
+    before = signal.signal(signal.SIGALRM, late)
+    options: Any = {"max_workers": 1, "mp_context": "fork", "progress": False}
+    ended, place = False, 0
+    try:
+        while not ended:
+            times = itertools.count()
+
+            def valid_signals(times: Iterator[int] = times, place: int = place) -> Any:
+                if os.getpid() == pid and next(times) == place:
+                    signal.raise_signal(signal.SIGALRM)
+                return valid()
+
+            monkeypatch.setattr(signal, "valid_signals", valid_signals)
+            runner = ResumableRunner(number_in, "in/*.txt", f"{place}.pkl", **options)
+            with contextlib.suppress(TimeoutError):
+                ended = runner.run().ok
+            assert not multiprocessing.active_children()
+            place += 1
     finally:
         signal.signal(signal.SIGALRM, before)
 
