@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1188,
     "checkpoints": 1974,
     "commands": 389,
-    "run": 1789,
+    "run": 1790,
     "saver": 285,
     "worker": 231,
 }

@@ -317,8 +317,9 @@ class Run:
     def _note_gone(self, worker: Worker) -> None:
         """And its process has ended, so it is known how."""
         serial = worker.serial
-        del self._crew[serial]
-        how, last_words = worker.bury()
+        with handlers_held_back():
+            del self._crew[serial]
+            how, last_words = worker.bury()
         if not worker.was_clean:
             then = "if there are files left for it, another one takes its place"
             log(INFO, f"{worker.name} {how}; {then}")

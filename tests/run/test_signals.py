@@ -204,6 +204,32 @@ def test_no_handler_is_lost_if_another_one_raises_while_they_are_put_back() -> N
 
 
 @not_on_windows("SIGALRM")
+def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor either."""
+    forget, buried = Child._forget, list[str]()
+
+    def raise_first(child: Child) -> None:
+        buried.append(child.name)
+        if buried == ["worker 0"]:
+            signal.raise_signal(signal.SIGALRM)
+        forget(child)
+
+    def late(signum: int, frame: Any) -> None:
+        raise TimeoutError("all of it takes too long")
+
+    monkeypatch.setattr(Child, "_forget", raise_first)
+    before = signal.signal(signal.SIGALRM, late)
+    options: Any = {"max_workers": 1, "mp_context": "fork", "progress": False}
+    try:
+        with pytest.raises(TimeoutError):
+            ResumableRunner(number_in, "in/*.txt", "result.pkl", **options).run()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@not_on_windows("SIGALRM")
 def test_signals_in_a_storm_while_handlers_are_held_back_are_delivered_once() -> None:
     """As many as come while a process takes long to start: each is delivered as if it had been
     blocked."""
