@@ -182,7 +182,7 @@ class StopRequests(contextlib.ExitStack):
     @property
     def _is_over(self) -> bool:
         """Whether a signal is none of its business (any more)."""
-        return self._ended or os.getpid() != self._pid
+        return self._ended or self._bell is None or os.getpid() != self._pid
 
     def take(self) -> Iterator[str]:
         """What has been asked since the last time: names of signals, or one of `_ASKED`."""
@@ -285,10 +285,10 @@ def handlers_held_back() -> Iterator[None]:
                     signal.signal(signum, note)
         yield
     finally:
-        held = False
         try:
             _put_back(before)
         finally:
+            held = False
             _deliver(*dict.fromkeys(came))
 
 

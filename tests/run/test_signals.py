@@ -204,6 +204,29 @@ def test_no_handler_is_lost_if_another_one_raises_while_they_are_put_back() -> N
 
 
 @not_on_windows("SIGALRM")
+def test_a_handler_that_raises_while_it_is_put_back_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until it is, it waits."""
+    put = signal.signal
+
+    def late(signum: int, frame: Any) -> None:
+        raise TimeoutError
+
+    def put_when_it_has_come(signum: int, handler: Any) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        put(signum, handler)
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with pytest.raises(TimeoutError), handlers_held_back():
+            monkeypatch.setattr(signal, "signal", put_when_it_has_come)
+        assert signal.getsignal(signal.SIGALRM) is late
+    finally:
+        put(signal.SIGALRM, before)
+
+
+@not_on_windows("SIGALRM")
 def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +250,21 @@ def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
             ResumableRunner(number_in, "in/*.txt", "result.pkl", **options).run()
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_run_that_has_not_put_back_its_handlers_swallows_nothing_once_it_is_over() -> None:
+    """A handler that raised at the beginning of that may have kept it from it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        requests = StopRequests()
+        requests.__enter__()
+        requests.deliver()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        requests.close()
 
 
 @not_on_windows("SIGALRM")
