@@ -45,8 +45,8 @@ class Waiter:
 
     def remove(self, end: Any) -> None:
         """Not any more; to be said before it is closed."""
-        del self._things[number_of(end)]
         self._poll.unregister(number_of(end))
+        del self._things[number_of(end)]
 
     def add_full(self, number: int, writer: PipeWriter) -> None:
         """Let this one go on when that says that it can; `remove(number)` ends that."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,23 @@ def test_an_idle_loop_waits(ends: Ends, waiter: Waiter) -> None:
     assert waiter.wait(0, [reader.end]) == []
     writer.close()
     assert waiter.wait(NEVER, [reader.end]) == [reader.end]
+
+
+def test_a_wait_goes_on_although_something_was_half_removed(ends: Ends, waiter: Waiter) -> None:
+    """The handler of a signal may raise there, and the end of a run waits once more."""
+
+    class Things(dict[int, Any]):
+        def __delitem__(self, number: int) -> None:
+            super().__delitem__(number)
+            raise TimeoutError
+
+    reader, writer = ends
+    waiter._things = Things()
+    waiter.add(reader)
+    with pytest.raises(TimeoutError):
+        waiter.remove(reader)
+    pipes.write(writer.fileno(), [b"!"])
+    assert waiter.wait(0.0) == []
 
 
 def test_it_is_closed_when_all_is_written(ends: Ends, waiter: Waiter) -> None:
