@@ -244,9 +244,11 @@ class SqliteFile(Checkpoint):
         return self._db
 
     def _release(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            self._leave()
-        super()._release()
+        try:
+            with contextlib.suppress(sqlite3.Error):
+                self._leave()
+        finally:  # somebody may press Ctrl-C meanwhile, and go on
+            super()._release()
 
     def _leave(self) -> bool:
         """Close the database. Returns whether it is one file, without a log beside it."""

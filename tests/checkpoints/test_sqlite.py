@@ -512,6 +512,25 @@ def test_nothing_is_left_of_a_run_that_was_only_read(path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_who_is_interrupted_as_he_closes_it_gives_up_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a Ctrl-C in a notebook, say, where the next cell would be refused."""
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    checkpoint = SqliteFile(str(path))
+    checkpoint.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_module, "_set_mode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.close()
+    other = SqliteFile(str(path))
+    other.open()
+    other.close()
+
+
 def test_changing_the_mode_leaves_nothing_to_undo(path: Path) -> None:
     """A run's start and end change the database's mode; neither makes a journal, so that there is
     no moment in which a kill could leave one."""
