@@ -16,6 +16,7 @@ import contextlib
 import multiprocessing.util  # noqa: F401 (so that its exit handler runs after the program's own)
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ End = TypeVar("End")  # a pipe's, or an open file
 # loaded the script, or a module that it needs, beforehand.
 IMPORTED_IN = os.getpid()
 
-_ends: set[Any] = set()
+_ends = weakref.WeakSet[Any]()  # what nobody has any more closes itself, and gives up its lock
 _kept = threading.local()
 # Held from the making of a pipe until its ends are entered, and while forking: otherwise a fork in
 # another thread could slip in between and copy an end that nobody knows yet. Within one process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from multiprocessing.connection import Connection
 import pytest
 
 from resumable_pool.between import forks, pipes
+
+from ..conftest import open_descriptors
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
@@ -94,6 +97,14 @@ def _child_with(*ends: Connection) -> Iterator[None]:
         yield
     finally:
         child.release()
+
+
+def test_an_end_that_nobody_has_any_more_is_closed() -> None:
+    """Whoever had it may have been interrupted before he could see to that."""
+    before = open_descriptors()
+    pipes.pipe(duplex=False)
+    gc.collect()
+    assert open_descriptors() == before
 
 
 def test_handing_over_is_over_afterwards(pipe: tuple[Connection, Connection]) -> None:
