@@ -355,8 +355,9 @@ class Checkpoint(Mapping[str, Any]):
         """
 
     def completed(self) -> Collection[str]:
-        """The paths that have a value now; more may be saved while somebody goes through them."""
-        return dict.fromkeys(self._paths(failed=False)).keys()
+        """The paths that have a value now. A live view, where a copy would cost: to go through them
+        while more is saved, go through the checkpoint itself."""
+        return self._paths(failed=False)
 
     def failures(self) -> Mapping[str, Failure]:
         """The files that stand as failed now: those that have not succeeded since. One that was
@@ -430,13 +431,14 @@ class Checkpoint(Mapping[str, Any]):
         return self.read(as_key(path))
 
     def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and as_key(path) in self._paths(False)
+        return isinstance(path, str) and as_key(path) in self.completed()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.completed())
+        # A copy: more may be saved, and another thread may look at it, while somebody iterates.
+        return iter(list(self.completed()))
 
     def __len__(self) -> int:
-        return len(self._paths(False))
+        return len(self.completed())
 
     # What a person asks.
 

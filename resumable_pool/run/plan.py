@@ -171,7 +171,7 @@ def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
     try:
         before = checkpoint.fingerprint(path)
     except KeyError:  # it is damaged, or saved elsewhere
-        return path in checkpoint
+        return path in checkpoint.completed()
     now = fingerprint(path)
     if before.size < 0:  # nobody asked; or nobody knows anything, and that is as good as ever
         return 0 <= before.mtime_ns < now.mtime_ns

@@ -271,21 +271,6 @@ def test_a_later_result_ends_a_failure(path: Path, result: Result, synced: bool)
             reader.failures()["a"]
 
 
-def test_who_goes_through_the_completed_paths_has_those_of_that_moment(
-    path: Path, result: Result
-) -> None:
-    """They can be read while a run saves more, and compared with those of later."""
-    with writing(path) as checkpoint:
-        checkpoint.save([result("a", 1), result("b", 2)])
-        reader = open_checkpoint(path)
-        before = reader.completed()
-        for number, name in enumerate(before):
-            checkpoint.save([result(f"new {number}", 3)])
-            assert reader[name] in (1, 2)
-        assert [*before] == ["a", "b"]
-        assert {*reader.completed()}.difference(before) == {"new 0", "new 1"}
-
-
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_later_failure_does_not_hide_a_result(
     path: Path, result: Result, compacted: bool
