@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1141,  # the modules beside runner.py, and the front doors
-    "between": 1189,
+    "between": 1187,
     "checkpoints": 1976,
     "commands": 389,
     "run": 1791,

@@ -54,10 +54,9 @@ if sys.platform == "win32":
 
     POLLIN, POLLOUT = 0, 1
 
-    def never_wait(*ends: Any) -> None:
+    def never_wait(end: Any) -> None:
         """Reading takes what is there, and raises `BlockingIOError` if that is nothing."""
-        for end in ends:
-            end.never_waits = True
+        end.never_waits = True
 
     def read_into(end: Any, view: memoryview, handed_over: deque[int] | None = None) -> int:
         """Read what there is, as far as there is room. Returns how many bytes.
@@ -195,10 +194,9 @@ else:
 
     Poll, POLLIN, POLLOUT = select.poll, select.POLLIN, select.POLLOUT
 
-    def never_wait(*ends: Connection) -> None:
+    def never_wait(end: Connection) -> None:
         """Reading and writing takes what is there, and what there is room for."""
-        for end in ends:
-            os.set_blocking(end.fileno(), False)
+        os.set_blocking(end.fileno(), False)
 
     def read_into(end: Connection, view: memoryview, handed_over: deque[int] | None = None) -> int:
         """Read what there is, as far as there is room. Returns how many bytes. If ends may have
