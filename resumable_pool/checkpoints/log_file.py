@@ -20,8 +20,7 @@ import contextlib
 import errno
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..between import forks
@@ -86,9 +85,6 @@ class LogFile(Checkpoint):
         """A scan of the records, all if not from `start` on; `committed` is what is known to be,
         before it."""
 
-    # Seconds, attempts and size, of what a scan knows of a record.
-    _told: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(0, 1, 2)
-
     @staticmethod
     @abstractmethod
     def _made_of(record: Encoded) -> Outcome[Any] | None:
@@ -128,12 +124,12 @@ class LogFile(Checkpoint):
                 standing = {**results, **failures}
             scan = self._scan(fd)
             for paths, starts, facts, failed, _ in scan.records():
-                for path, start, told in zip(paths, starts, facts, strict=True):
+                for path, start, known in zip(paths, starts, facts, strict=True):
                     if standing.get(path) == start:
                         outcome = scan.outcome_at(start) if failed else None
                         failure = outcome.failure if outcome is not None else None
                         if failed == (failure is not None):  # or it is damaged
-                            yield Entry(path, failure, *self._told(told))
+                            yield Entry(path, failure, *known)
 
     def _sound(self, findings: list[str]) -> Iterator[Outcome[Any]]:
         with self._opened() as fd:

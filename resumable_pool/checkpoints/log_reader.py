@@ -31,8 +31,8 @@ class Found(NamedTuple):
     Attributes:
         paths: of each,
         starts: where it starts,
-        facts: and what else the format knows of it without reading the value; made when they are
-            looked at, once, before the next ones are found.
+        facts: the seconds, the attempts, and how many bytes it takes; made when they are looked at,
+            once, before the next ones are found.
         failed: whether they are of failures.
         sound: whether they are what was saved, as far as that was looked at; what is not stands
             alone.
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
     paths: Sequence[str]
     starts: Sequence[int]
-    facts: Iterable[tuple[Any, ...]]
+    facts: Iterable[tuple[float, int, int]]
     failed: bool = False
     sound: bool = True
 

@@ -21,7 +21,6 @@ or such a dict is converted.
 from __future__ import annotations
 
 import functools
-import operator
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -67,10 +66,6 @@ class PickleFile(LogFile):
         return read_plain(fd, self.path)
 
     # Our own bytes.
-
-    _told = operator.itemgetter(
-        *map(layout.Metadata._fields.index, ("seconds", "attempts", "length"))
-    )
 
     def _recognise(self, fd: int, findings: list[str] | None = None) -> None:
         try:

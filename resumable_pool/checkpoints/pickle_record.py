@@ -146,6 +146,10 @@ class Metadata(NamedTuple):
         return self.region + self.length
 
 
+# What a scan tells of a record, by its metadata.
+_KNOWN = operator.itemgetter(*map(Metadata._fields.index, ("seconds", "attempts", "length")))
+
+
 def new_header(pid: int | None = None) -> bytes:
     """The header of a new file, of this process if no other, and the STOP behind it: a pickle of
     `{}`."""
@@ -381,7 +385,7 @@ class PickleScan(Scan):
             starts.append(start)
             start = end
         begin, self.end = self._buffer_start, self._buffer_start + start
-        facts = map(METADATA.unpack_from, itertools.repeat(buffer), starts)
+        facts = map(_KNOWN, map(METADATA.unpack_from, itertools.repeat(buffer), starts))
         return Found(paths, [begin + start for start in starts], facts)
 
     def _next_record(self) -> Found | None:
@@ -403,7 +407,7 @@ class PickleScan(Scan):
         else:
             self.unverified.append(start)
         self.end = start + metadata.end + 1
-        return Found([path], [start], [metadata], metadata.failed, sound)
+        return Found([path], [start], [_KNOWN(metadata)], metadata.failed, sound)
 
     def record_at(self, start: int) -> tuple[str, Metadata] | None:
         """The key and the metadata at `start`, if they are sound and the record ends as it has

@@ -16,6 +16,8 @@ import pytest
 
 import resumable_pool
 from resumable_pool.checkpoints import Checkpoint, checkpoint_at
+from resumable_pool.checkpoints.disk import read_at
+from resumable_pool.checkpoints.pickle_record import METADATA, Metadata
 from resumable_pool.records import Failure, Fingerprint, Outcome
 from resumable_pool.values import pickle_value
 
@@ -43,6 +45,11 @@ def result(
 def failed(path: str, message: str = "ValueError: no", at: float = FINISHED_AT) -> Outcome[Any]:
     failure = Failure(path, "error", message, "Traceback: here", 2, 0.5)
     return Outcome(path, None, 0, failure, 0.5, 2, FINGERPRINT, at)
+
+
+def metadata_at(fd: int, start: int) -> Metadata:
+    """Those of the record of a .pkl that starts there."""
+    return Metadata._make(METADATA.unpack(read_at(fd, METADATA.size, start)))
 
 
 def plain(path: Path) -> Any:

@@ -16,13 +16,12 @@ from resumable_pool.checkpoints import PickleFile, disk, pickle_file
 from resumable_pool.checkpoints import log_file as append_file
 from resumable_pool.checkpoints.pickle_record import (
     FIRST_RECORD,
-    Metadata,
     PickleScan,
     pid_field,
     read_header,
 )
 
-from .conftest import failed, pickled_result, plain, result, write, writing
+from .conftest import failed, metadata_at, pickled_result, plain, result, write, writing
 from .test_pickle_file import NeedsProtocol4
 
 OUTCOMES = [
@@ -56,8 +55,8 @@ def _ends(path: Path) -> list[int]:
         scan = PickleScan(
             file.fileno(), "", FIRST_RECORD, FIRST_RECORD, read_header(file.fileno(), "")
         )
-        records = [pair for found in scan for pair in zip(found.starts, found.facts, strict=True)]
-        return [start + Metadata._make(facts).end + 1 for start, facts in records]
+        starts = [start for found in scan for start in found.starts]
+        return [start + metadata_at(file.fileno(), start).end + 1 for start in starts]
 
 
 def _after(count: int) -> tuple[dict[str, Any], set[str]]:

@@ -35,7 +35,7 @@ from resumable_pool.checkpoints.pickle_record import (
 )
 from resumable_pool.records import NO_FINGERPRINT, Failure, Outcome
 
-from .conftest import FINGERPRINT, FINISHED_AT, failed, pickled_result, result
+from .conftest import FINGERPRINT, FINISHED_AT, failed, metadata_at, pickled_result, result
 
 HEADER = Header(b"C40123", crc32(b"01234567"))
 OTHER_HEADER = Header(b"C47654", crc32(b"76543210"))
@@ -66,9 +66,9 @@ class Record(NamedTuple):
 
 def records_of(scan: PickleScan) -> list[Record]:
     return [
-        Record(path, start, found.failed, found.sound, Metadata._make(facts))
+        Record(path, start, found.failed, found.sound, metadata_at(scan._fd, start))
         for found in scan
-        for path, start, facts in zip(found.paths, found.starts, found.facts, strict=True)
+        for path, start in zip(found.paths, found.starts, strict=True)
     ]
 
 
