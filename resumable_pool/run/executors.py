@@ -171,13 +171,10 @@ class Slot(Worker):
         self.batch, self.future = {}, None
         self._outcomes += number
         self._results.write(frames + plain_frame(BatchOver()))
-        if self.state is State.LEAVING:
-            self.tell_no_more()
 
     def tell_no_more(self) -> None:
-        """It may leave as soon as nothing is in flight."""
-        if self.future is None:
-            self._end_stream(self._outcomes)
+        """It may leave: nobody dismisses one that has a batch in flight."""
+        self._end_stream(self._outcomes)
 
     def _end_stream(self, outcomes: int) -> None:
         self._results.write(plain_frame(Done(outcomes)))
