@@ -383,16 +383,15 @@ def _raise_at_interrupt(error: BaseException) -> _Interrupt:
     """In the main thread."""
     program = _outermost(sys._getframe())
 
-    def raise_it(signum: int, frame: FrameType | None) -> _Interrupt | None:
-        # If the loop has raised, too, Python is showing that (in C, or from 3.13 on in Python), and
-        # what is raised meanwhile would hide it. What is typed next at a prompt is a module.
-        now = _outermost(frame)
-        if now is not program and not (now and now.f_code.co_name in ("<module>", "_shutdown")):
-            return _Interrupt()
+    def raise_it(signum: int, frame: FrameType | None) -> None:
         signal.signal(_QUIET, before)
         if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
             _end_program(error)
-        raise error
+        # Or the loop has raised, and Python is writing down what (in C, or from 3.13 on in Python):
+        # that is what must be read. What is typed next at a prompt is a module of its own.
+        now = _outermost(frame)
+        if now is program or (now is not None and now.f_code.co_name == "<module>"):
+            raise error
 
     shorten(error)
     before = signal.signal(_QUIET, raise_it)
