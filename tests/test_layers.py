@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1187,
     "checkpoints": 1971,
     "commands": 389,
-    "run": 1787,
+    "run": 1788,
     "saver": 285,
     "worker": 231,
 }

@@ -227,11 +227,12 @@ class StopRequests(contextlib.ExitStack):
                 signal, because it is the first of its container; so it leaves with a shell's status
                 for that.
         """
-        self.close()  # what a handler that raised has kept it from
         with self._guard:
             bell, self._bell = self._bell, None
             if bell is not None:
                 bell.close()
+        for signum in self._before:  # what a handler that raised has kept it from
+            self._put_back(signum)
         _deliver(*dict.fromkeys(self.signals))
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

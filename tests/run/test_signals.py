@@ -252,12 +252,12 @@ def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
         signal.signal(signal.SIGALRM, before)
 
 
-def test_handlers_are_put_back_although_one_has_raised_while_they_were_taken() -> None:
+def test_handlers_are_put_back_although_another_one_has_raised() -> None:
     """A Ctrl-C has its usual effect once the run is over: nobody else would hear it any more."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         requests = StopRequests()
-        requests.__enter__()  # and the stack has not come to note that
+        requests.__enter__()
         requests.deliver()
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     finally:
