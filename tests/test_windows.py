@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import ResumableRunner
+from resumable_pool import CheckpointError, ResumableRunner, open_checkpoint
 from resumable_pool.between import children, forks, frames, pipes, system
 from resumable_pool.between.messages import Values
 from resumable_pool.between.waiting import Waiter
+from resumable_pool.checkpoints import checkpoint_at
+
+from .checkpoints.conftest import result, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="Windows")
 
@@ -44,6 +47,34 @@ def test_files_are_processed(tmp_path: Path) -> None:
     runner = ResumableRunner(count_words, f"{tmp_path}/*.txt", tmp_path / "r.pkl", max_workers=2)
     assert runner.run().completed == 2
     assert sorted(runner.results.values()) == [2, 2]
+
+
+@contextlib.contextmanager
+def held(path: Path, shared: int) -> Iterator[None]:
+    """Somebody has it open, and lets others read (1) or write it (2), or nobody (0)."""
+    import _winapi
+
+    arguments = str(path), _winapi.GENERIC_READ, shared, 0, _winapi.OPEN_EXISTING, 0, 0
+    handle = _winapi.CreateFile(*arguments)
+    try:
+        yield
+    finally:
+        _winapi.CloseHandle(handle)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".jsonl", ".sqlite"])
+def test_a_checkpoint_that_a_program_has_open_says_so(tmp_path: Path, suffix: str) -> None:
+    """As one that may not be read or written does, of which Windows says the same."""
+    path = tmp_path / f"r{suffix}"
+    write(path, result("a", 1))
+    told = "or another program has this file open: close it there, and try again"
+    for call in (open_checkpoint, lambda path: checkpoint_at(path).compact()):
+        with held(path, 0), pytest.raises(CheckpointError, match=f"for reading: .*{told}"):
+            call(path)
+    with held(path, 0):
+        assert told in " ".join(checkpoint_at(path).check())
+    with held(path, 1), pytest.raises(OSError, match=told):
+        checkpoint_at(path).compact()
 
 
 def test_a_pipe_closed_at_the_other_end_is_ready(

@@ -37,7 +37,7 @@ from ..files import as_key, is_rooted, normalised
 from ..records import Entry, Failure, Fingerprint, Outcome, count_files, quoted
 from ..values import Bytes, Encoded, Encoder, pickle_value
 from . import lock
-from .disk import force_folder, make_like, replace
+from .disk import force_folder, make_like, refuse_unreadable, replace
 from .lock import LOCK_FILE, NEW_FILE, OLD_FILE, LockableFile
 
 # What is said of a new file, if nothing else is.
@@ -56,8 +56,8 @@ def refuse_odd(path: str) -> None:
     system."""
     try:
         mode = os.stat(path).st_mode
-        if not os.access(path, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if stat.S_ISREG(mode):
+            refuse_unreadable(path)
     except FileNotFoundError:
         return
     except OSError as error:  # a circle of links, say

@@ -122,29 +122,37 @@ if sys.platform == "win32":
 
     def open_file(path: str, flags: int) -> int:
         """See below. What somebody is just removing or replacing cannot be opened for a moment."""
-        return _patiently(os.open, path, flags | os.O_BINARY)
+        return _patiently(path, os.open, path, flags | os.O_BINARY)
+
+    def refuse_unreadable(path: str) -> None:
+        """See below. `os.access` knows of no rights here, nor of who has the file open."""
+        os.close(open_file(path, os.O_RDONLY))
 
     def replace(new: str, path: str) -> None:
         """See below. Who has one of the two open keeps it where it is: the caller has closed them,
         and a viewer or a virus scanner is waited for a little."""
-        try:
-            _patiently(os.replace, new, path)
-        except PermissionError:
-            what = "another program has this file open: close it there, and try again"
-            raise PermissionError(errno.EACCES, what, path) from None
+        _patiently(path, os.replace, new, path)
 
-    def _patiently(call: Callable[..., Made], *arguments: object) -> Made:
+    def _patiently(path: str, call: Callable[..., Made], *arguments: object) -> Made:
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(PermissionError):
                 return call(*arguments)
             time.sleep(_PAUSE_SECONDS)
-        return call(*arguments)
+        # Both are one error to the C library.
+        what = "permission denied, or another program has this file open: close it there, and"
+        raise PermissionError(errno.EACCES, f"{what} try again", path)
 
 else:
 
     def open_file(path: str, flags: int) -> int:
         """A descriptor of the file, for bytes."""
         return os.open(path, flags, 0o666)
+
+    def refuse_unreadable(path: str) -> None:
+        """Raise `PermissionError` if the file may not be read. Does not open it: who closes it
+        again would lose SQLite's locks."""
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def replace(new: str, path: str) -> None:
         """Make `new` the file at `path`, in one step."""
