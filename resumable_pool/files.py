@@ -254,20 +254,21 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 
 
 def _entries(folder: str, told: Told) -> _Entries:
-    """What is in the folder, by name; nothing if nobody may look."""
+    """What is in the folder, by name; nothing, with a warning, if nobody can look."""
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
     entries: _Entries = {}
-    with _nothing_where_nobody_may_look():
-        try:
-            with os.scandir(inside) as found:
-                while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
-                    entries |= some
-                    told(len(entries))
-        except PermissionError as error:
-            what = f"folder {quoted(normalised(folder))} is left out, with all that is in it"
-            warnings.warn(f"{what}: {error.strerror}", stacklevel=_levels_to_the_caller())
+    try:
+        with os.scandir(inside) as found:
+            while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
+                entries |= some
+                told(len(entries))
+    except OSError as error:  # it was there: it may not be read, or its path is too long
+        if error.errno not in _NOT_THERE:
+            raise
+        what = f"folder {quoted(normalised(folder))} is left out, with all that is in it"
+        warnings.warn(f"{what}: {error.strerror}", stacklevel=_levels_to_the_caller())
     return entries
 
 

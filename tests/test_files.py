@@ -218,6 +218,18 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_folder_that_is_too_deep_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has such folders can work in them: on Windows they begin at 260 characters."""
+    for _ in range(25):
+        os.mkdir("d" * 200)
+        os.chdir("d" * 200)
+        Path("x.deep").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="folder 'ddd.*d' is left out, .*name too long"):
+        assert 0 < len(_files("**/*.deep")) < 25
+
+
+@posix
 def test_behind_a_link_two_dots_lead_elsewhere(tmp_path: Path) -> None:
     """A path that would name another file, or none, without them keeps them."""
     (tmp_path / "far" / "away").mkdir(parents=True)

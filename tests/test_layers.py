@@ -39,7 +39,7 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1141,  # the modules beside runner.py, and the front doors
+    "": 1142,  # the modules beside runner.py, and the front doors
     "between": 1187,
     "checkpoints": 1973,
     "commands": 389,
