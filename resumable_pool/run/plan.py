@@ -175,4 +175,5 @@ def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
     now = fingerprint(path)
     if before.size < 0:  # nobody asked; or nobody knows anything, and that is as good as ever
         return 0 <= before.mtime_ns < now.mtime_ns
-    return before != now
+    # Times have steps of 100 ns on Windows: what has only lost the rest of them has not changed.
+    return before.size != now.size or before.mtime_ns // 100 != now.mtime_ns // 100

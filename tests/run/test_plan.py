@@ -79,6 +79,17 @@ def test_of_a_result_that_was_made_without_looking_the_time_of_change_counts(
     assert (made.to_do, made.changed) == (["b", "c", "d"], 1)
 
 
+def test_a_time_in_the_longer_steps_of_another_system_is_no_change(checkpoint: PickleFile) -> None:
+    """Windows and Linux see the files of one shared folder in this way."""
+    changed_at = 1_700_000_000_123_456_789
+    os.utime("a", ns=(changed_at, changed_at))
+    checkpoint.open()
+    checkpoint.save([done("a", Fingerprint(os.path.getsize("a"), changed_at))])
+    checkpoint.close()
+    os.utime("a", ns=(changed_at, changed_at // 100 * 100))
+    assert "a" not in plan(checkpoint, rerun_changed=True).to_do
+
+
 def test_what_has_changed_and_failed_since_has_failed(checkpoint: PickleFile) -> None:
     """It is counted once."""
     checkpoint.open()
