@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1187,
     "checkpoints": 1973,
     "commands": 389,
-    "run": 1788,
+    "run": 1784,
     "saver": 285,
     "worker": 231,
 }

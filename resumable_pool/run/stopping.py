@@ -382,17 +382,15 @@ class _Interrupt:
 
 def _raise_at_interrupt(error: BaseException) -> _Interrupt:
     """In the main thread."""
-    program = _outermost(sys._getframe())
+    shown = getattr(sys, "last_value", None)
 
     def raise_it(signum: int, frame: FrameType | None) -> None:
         signal.signal(_QUIET, before)
+        if getattr(sys, "last_value", None) is not shown:
+            return  # the loop has raised, too, and Python is writing that down: let it be read
         if frame is not None and frame.f_code is _AFTER_THE_PROGRAM:
             _end_program(error)
-        # Or the loop has raised, and Python is writing down what (in C, or from 3.13 on in Python):
-        # that is what must be read. What is typed next at a prompt is a module of its own.
-        now = _outermost(frame)
-        if now is program or (now is not None and now.f_code.co_name == "<module>"):
-            raise error
+        raise error
 
     shorten(error)
     before = signal.signal(_QUIET, raise_it)
@@ -402,12 +400,6 @@ def _raise_at_interrupt(error: BaseException) -> _Interrupt:
             one.__context__ = None
         one = one.__context__
     return _Interrupt()
-
-
-def _outermost(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and frame.f_back is not None:
-        frame = frame.f_back
-    return frame
 
 
 # The first that runs when the main thread has nothing more to run: nobody could catch anything.
