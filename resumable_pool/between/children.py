@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import gc
 import io
+import multiprocessing.popen_fork  # or a start imports it, see `interrupts_held_back`
 import multiprocessing.process
 import multiprocessing.util
 import os
@@ -105,7 +106,6 @@ class Child:
             self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
                 target=target, args=(*kept, *arguments), name=_NAME + name, daemon=False
             )
-            # Alone, since up to Python 3.10 a start trips over a process that is just being closed.
             with _somewhere(), system.interrupts_held_back(context), forks.handing_over(*kept):
                 self._process.start()
         except BaseException as error:

@@ -277,9 +277,17 @@ else:
         """
         method = context.get_start_method()
         if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
-            from multiprocessing import forkserver, resource_tracker
+            # What a start imports as well: what another thread forks in the middle of that could
+            # never import it.
+            with forks.undivided():
+                from multiprocessing import (  # noqa: F401
+                    forkserver,
+                    popen_forkserver,
+                    popen_spawn_posix,
+                    resource_tracker,
+                )
 
-            resource_tracker.ensure_running()
+                resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             if method == "forkserver":

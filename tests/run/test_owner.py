@@ -90,39 +90,61 @@ def test_a_forked_copy_ends_and_prints_nothing(
 
 IN_THE_MIDDLE = """
 import os, signal, sys, threading, time
+from importlib.machinery import PathFinder
 from resumable_pool import ResumableRunner
 
 importing = threading.Event()
 
 class Slow:
     def find_spec(self, name, path, target=None):
-        if name.endswith(sys.argv[1]) and not importing.is_set():
+        if not name.endswith(sys.argv[1]):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def slowly(module):  # not while it is looked for: Python lets nobody fork then
             importing.set()
             time.sleep(0.5)
+            execute(module)
 
-def run(result, **options):
-    print(ResumableRunner(len, "in/*.txt", result, mp_context="fork", **options).run(), flush=True)
+        spec.loader.exec_module = slowly
+        return spec
 
-sys.meta_path.insert(0, Slow())
-thread = threading.Thread(target=run, args=["one.pkl"], kwargs={"timeout": 60})
-thread.start()
-importing.wait()
-pid = os.fork()
-if pid == 0:
-    signal.alarm(20)
-    run("other.pkl", timeout=60)
-    os._exit(0)
-assert os.waitpid(pid, 0)[1] == 0
-thread.join()
+def run(result):
+    options = {"mp_context": sys.argv[2], "timeout": 60}
+    print(ResumableRunner(len, "in/*.txt", result, **options).run(), flush=True)
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Slow())
+    thread = threading.Thread(target=run, args=["one.pkl"])
+    thread.start()
+    importing.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        run("other.pkl")
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
 """
 
 
 @needs_fork
-@pytest.mark.parametrize("module", ["between.pipes", "run.loop"])
-def test_what_is_forked_while_a_run_begins_can_run_too(folder: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "method"),
+    [
+        ("between.pipes", "fork"),
+        ("run.loop", "fork"),
+        ("multiprocessing.popen_fork", "fork"),
+        ("multiprocessing.popen_spawn_posix", "spawn"),
+    ],
+)
+def test_what_is_forked_while_a_run_begins_can_run_too(
+    folder: Path, module: str, method: str
+) -> None:
     """By another thread, in the middle of an import: that would never end in the copy."""
     Path("script.py").write_text(IN_THE_MIDDLE)
-    done = python("-W", "ignore", "script.py", module)
+    done = python("-W", "ignore", "script.py", module, method)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("10 done") == 2
 
