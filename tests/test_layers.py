@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1142,  # the modules beside runner.py, and the front doors
-    "between": 1194,
+    "between": 1189,
     "checkpoints": 1973,
     "commands": 389,
     "run": 1784,

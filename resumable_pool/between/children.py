@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import gc
 import io
-import multiprocessing.popen_fork  # or a start imports it, see `interrupts_held_back`
 import multiprocessing.process
 import multiprocessing.util
 import os

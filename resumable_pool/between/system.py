@@ -276,20 +276,18 @@ else:
         blocked, which is the smaller evil.
         """
         method = context.get_start_method()
-        if method != "fork":  # up to 3.13, its start unblocks SIGINT by the way
-            # What a start imports as well: what another thread forks in the middle of that could
-            # never import it.
-            with forks.undivided():
-                from multiprocessing import (  # noqa: F401
-                    forkserver,
-                    popen_forkserver,
-                    popen_spawn_posix,
-                    resource_tracker,
-                )
+        # What another thread forked in the middle of this could never start a process: it would
+        # wait for an import, or a lock, of a thread that is not there.
+        with forks.undivided():
+            from multiprocessing import popen_fork  # noqa: F401 (as each start does)
+        with contextlib.ExitStack() as held:
+            if method != "fork":
+                held.enter_context(forks.undivided())
+                from multiprocessing import forkserver, resource_tracker
 
-                resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+                resource_tracker.ensure_running()  # up to 3.13, that unblocks SIGINT by the way
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            held.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             if method == "forkserver":
                 # Without SIGCHLD, which the program may have blocked, it would tell of no child's
                 # end; and for others it had better not inherit what `broken_pipes_raise` blocks.
@@ -298,8 +296,6 @@ else:
                 forkserver.ensure_running()
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def leave_terminal(ignored: frozenset[str]) -> frozenset[str]:
         """In a child: a session of its own. Returns the names of the signals that it must ignore,
