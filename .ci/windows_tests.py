@@ -26,6 +26,13 @@ SILENT_SECONDS = 150  # so long no test takes
 LEAST_PASSED = 1_000
 PARTS = 4
 
+# What takes longest, in this order; all others are quick. They are dealt to the parts to and fro.
+SLOW = [
+    "executors", "runner", "hooks", "contract_processes", "formats", "contract", "faults",
+    "windows", "command_line", "story", "copies_and_hooks", "seen", "scripts", "sqlite", "leaving",
+    "files", "display", "json_lines", "pickle_processes", "adopted_runs",
+]  # fmt: skip
+
 PLUGIN = """
 import json, os, time
 said, ended = os.path.abspath(os.environ["TOLD"]), set()  # tests change directory
@@ -135,8 +142,12 @@ def main(python: str, minutes: str) -> None:
     # Without those that find processes in /proc, and send them signals.
     files = [path for path in Path("tests").rglob("test_*.py") if "kill" not in path.parts]
     files.sort(key=lambda path: path.stat().st_size)
+    slow = {f"test_{name}": place for place, name in enumerate(SLOW)}
+    files.sort(key=lambda path: slow.get(path.stem, len(SLOW)))
     names = [str(path) for path in files]
-    parts = [Part(python, str(n), names[n::PARTS], deadline) for n in range(PARTS)]
+    rounds = 2 * PARTS
+    dealt = [names[n::rounds] + names[rounds - 1 - n :: rounds] for n in range(PARTS)]
+    parts = [Part(python, str(n), tests, deadline) for n, tests in enumerate(dealt)]
     threads = [threading.Thread(target=part.run) for part in parts]
     for thread in threads:
         thread.start()
