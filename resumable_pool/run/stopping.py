@@ -288,13 +288,13 @@ def handlers_held_back() -> Iterator[None]:
         yield
     finally:
         try:
-            _put_back(before)
+            _restore(before)
         finally:
             held = False
             _deliver(*dict.fromkeys(came))
 
 
-def _put_back(handlers: dict[int, Any]) -> None:  # no loop in a `try` block, see `Run.go`
+def _restore(handlers: dict[int, Any]) -> None:  # no loop in a `try` block, see `Run.go`
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
 

@@ -77,10 +77,22 @@ def test_runs_that_overlap_in_a_thread_leave_no_handler_behind(first_to_end: int
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def late() -> Iterator[Any]:
+    """The handler of SIGALRM, meanwhile: it raises."""
+
+    def raise_it(signum: int, frame: Any) -> None:
+        raise TimeoutError("all of it takes too long")
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    yield raise_it
+    signal.signal(signal.SIGALRM, before)
+
+
 @not_on_windows("SIGALRM")
 @pytest.mark.parametrize("name", ["saver", "probe", "worker 0", "worker 1"])
 def test_a_handler_that_raises_while_a_process_is_started_leaves_none(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, late: Any, name: str
 ) -> None:
     """The run ends with what it raises, and the checkpoint is free."""
     watch, started = Child._watch_its_end, list[str]()
@@ -91,25 +103,18 @@ def test_a_handler_that_raises_while_a_process_is_started_leaves_none(
         if started.count(name) == 1 and child.name == name:
             signal.raise_signal(signal.SIGALRM)
 
-    def over(signum: int, frame: Any) -> None:
-        raise TimeoutError("all of it takes too long")
-
     monkeypatch.setattr(Child, "_watch_its_end", then_raise)
-    before = signal.signal(signal.SIGALRM, over)
     options: Any = {"max_workers": 2, "mp_context": "fork", "timeout": 60, "progress": False}
     runner = ResumableRunner(number_in, "in/*.txt", "result.pkl", **options)
-    try:
-        with pytest.raises(TimeoutError):
-            runner.run()
-        assert signal.getsignal(signal.SIGALRM) is over
-        assert runner.run().ok
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(TimeoutError):
+        runner.run()
+    assert signal.getsignal(signal.SIGALRM) is late
+    assert runner.run().ok
 
 
 @not_on_windows("SIGALRM")
 def test_a_handler_that_raises_where_the_loop_jumps_back_leaves_no_process(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, late: Any
 ) -> None:
     """From there Python 3.13 leaves no block by its `__exit__`: the run ends all the same."""
     over, rounds = Run._over, itertools.count()
@@ -120,20 +125,13 @@ def test_a_handler_that_raises_where_the_loop_jumps_back_leaves_no_process(
         result: bool = alarm["no"] if next(rounds) == 2 else over(run)
         return result
 
-    def late(signum: int, frame: Any) -> None:
-        raise TimeoutError("all of it takes too long")
-
     monkeypatch.setattr(Run, "_over", not_over)
-    before = signal.signal(signal.SIGALRM, late)
     options: Any = {"max_workers": 2, "mp_context": "fork", "progress": False}
     runner = ResumableRunner(number_in, "in/*.txt", "result.pkl", **options)
-    try:
-        with pytest.raises(TimeoutError):
-            runner.run()
-        assert not multiprocessing.active_children()
-        assert runner.run().ok
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(TimeoutError):
+        runner.run()
+    assert not multiprocessing.active_children()
+    assert runner.run().ok
 
 
 @not_on_windows("SIGALRM")
@@ -228,7 +226,7 @@ def test_a_handler_that_raises_while_it_is_put_back_is_back(
 
 @not_on_windows("SIGALRM")
 def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, late: Any
 ) -> None:
     """No descriptor either."""
     forget, buried = Child._forget, list[str]()
@@ -239,17 +237,10 @@ def test_a_handler_that_raises_while_a_worker_is_buried_leaves_nothing_of_it(
             signal.raise_signal(signal.SIGALRM)
         forget(child)
 
-    def late(signum: int, frame: Any) -> None:
-        raise TimeoutError("all of it takes too long")
-
     monkeypatch.setattr(Child, "_forget", raise_first)
-    before = signal.signal(signal.SIGALRM, late)
     options: Any = {"max_workers": 1, "mp_context": "fork", "progress": False}
-    try:
-        with pytest.raises(TimeoutError):
-            ResumableRunner(number_in, "in/*.txt", "result.pkl", **options).run()
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(TimeoutError):
+        ResumableRunner(number_in, "in/*.txt", "result.pkl", **options).run()
 
 
 def test_handlers_are_put_back_although_another_one_has_raised() -> None:
