@@ -30,7 +30,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[pipes.Connection, pipes.Connection]]:
+def pipe() -> Iterator[tuple[pipes.End, pipes.End]]:
     ends = pipes.pipe(duplex=False)
     yield ends
     forks.close(*ends)
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_a_program_has_open_says_so(tmp_path: Path, suffix: st
 
 
 def test_a_pipe_closed_at_the_other_end_is_ready(
-    pipe: tuple[pipes.Connection, pipes.Connection],
+    pipe: tuple[pipes.End, pipes.End],
 ) -> None:
     """As on POSIX: that no more can come is found by reading."""
     reader, writer = pipe
@@ -88,7 +88,7 @@ def test_a_pipe_closed_at_the_other_end_is_ready(
         reader.recv_bytes()
 
 
-def test_a_wait_survives_a_handler(pipe: tuple[pipes.Connection, pipes.Connection]) -> None:
+def test_a_wait_survives_a_handler(pipe: tuple[pipes.End, pipes.End]) -> None:
     """A handler of SIGINT that returns ends the wait, and raises nothing out of it."""
     heard = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: heard.set())
@@ -111,7 +111,7 @@ def write_half(told: Any, said: Any, writer: Any, address: str) -> None:
 
 
 def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
-    pipe: tuple[pipes.Connection, pipes.Connection],
+    pipe: tuple[pipes.End, pipes.End],
 ) -> None:
     """What was whole is received, and what was not is no error."""
     reader, writer = pipe
@@ -134,7 +134,7 @@ def test_a_writer_that_dies_in_the_middle_of_a_message_ends_its_stream(
     assert system.was_killed(child.reap(in_peace=False)[0])
 
 
-def test_a_large_value_arrives_whole(pipe: tuple[pipes.Connection, pipes.Connection]) -> None:
+def test_a_large_value_arrives_whole(pipe: tuple[pipes.End, pipes.End]) -> None:
     """In as many pieces as it takes."""
     reader, writer = pipe
     record = os.urandom(5_000_000)

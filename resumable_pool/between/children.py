@@ -18,7 +18,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -81,7 +80,7 @@ class Child:
         target: Callable[..., None],
         arguments: tuple[Any, ...],
         waiter: Waiter,
-        *ends: Connection,
+        *ends: pipes.End,
         duplex: bool = False,
     ) -> None:
         """Start a child that runs `target(told, said, *ends, *arguments)` and keeps these `ends` of
@@ -94,7 +93,7 @@ class Child:
         if _is_frozen_again():
             sys.exit(1)  # as below
         keep_script_known()
-        made: list[Connection] = []
+        made: list[pipes.End] = []
         try:
             made += pipes.pipe(duplex)
             made += pipes.pipe(duplex=False)
@@ -135,7 +134,7 @@ class Child:
                 self._pidfd = os.pidfd_open(self.pid)
         self.sentinel = self._process.sentinel if self._pidfd < 0 else self._pidfd
 
-    def tell(self, message: bytes, handed_over: Connection | None = None) -> None:
+    def tell(self, message: bytes, handed_over: pipes.End | None = None) -> None:
         """Never blocks. If it is dead nothing happens."""
         self._told.write(frame(message), handed_over)
 
@@ -260,7 +259,7 @@ def cannot_start(name: str, error: Exception) -> WorkerStartError:
     return WorkerStartError(what, remedy)
 
 
-def do_first_things(*ends: Connection, ignored: frozenset[str] = frozenset()) -> list[Connection]:
+def do_first_things(*ends: pipes.End, ignored: frozenset[str] = frozenset()) -> list[pipes.End]:
     """What a child does before anything else: be nobody's accomplice.
 
     Only the pipe `ends` of its own; a session of its own, so that neither it nor what it starts is

@@ -22,7 +22,6 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ..records import Failure, Fingerprint, Outcome
@@ -90,7 +89,7 @@ class FrameReader:
     _scratches = _Scratch()
 
     def __init__(
-        self, end: Connection, decode: Callable[[bytes], Any] = _decode, waits: bool = False
+        self, end: pipes.End, decode: Callable[[bytes], Any] = _decode, waits: bool = False
     ) -> None:
         """`decode` makes the messages that are no values, which are those of a worker if it is not
         given; `waits` says whether a read waits for something to come. Through a pipe for both ways

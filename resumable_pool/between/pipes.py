@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing.connection
 import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import reduction
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ..values import Bytes
@@ -22,6 +20,7 @@ from .forks import enter, keep_only, undivided
 
 if sys.platform == "win32":
     import _winapi
+    import multiprocessing.connection
 else:
     import array
     import fcntl
@@ -37,12 +36,11 @@ _HIGH, _HIGHEST = 64, 4096
 LARGE = 1 << 16
 
 
-def pipe(duplex: bool) -> tuple[Connection, Connection]:
-    """`multiprocessing.Pipe(duplex)`, both ends entered: (reader, writer) unless it is a duplex
-    one."""
+def pipe(duplex: bool) -> tuple[End, End]:
+    """A new pipe, both ends entered: (reader, writer) unless it is a duplex one."""
     with undivided():
-        made: Any = multiprocessing.connection.Pipe(duplex)  # of other classes on Windows
-        return enter(made[0]), enter(made[1])
+        one, other = _new_pipe(duplex)
+        return enter(one), enter(other)
 
 
 if sys.platform == "win32":
@@ -53,6 +51,11 @@ if sys.platform == "win32":
     _MOST_HANDLES = 63
 
     POLLIN, POLLOUT = 0, 1
+
+    End = multiprocessing.connection.PipeConnection
+
+    def _new_pipe(duplex: bool) -> tuple[End, End]:
+        return multiprocessing.connection.Pipe(duplex)
 
     def never_wait(end: Any) -> None:
         """Reading takes what is there, and raises `BlockingIOError` if that is nothing."""
@@ -90,14 +93,14 @@ if sys.platform == "win32":
                 writing, _ = _winapi.WriteFile(number, chunk, overlapped=True)
                 writing.GetOverlappedResult(True)
 
-    def enlarge(end: Connection, size: int) -> None:
+    def enlarge(end: End, size: int) -> None:
         """A pipe holds what is asked of it here."""
 
     class Outlet:
         """Writes to an end what there is room for: here the system takes one piece at a time, in
         its own time."""
 
-        def __init__(self, end: Connection) -> None:
+        def __init__(self, end: End) -> None:
             self._end = end
             self._writing: _winapi.Overlapped | None = None
 
@@ -107,7 +110,7 @@ if sys.platform == "win32":
             assert self._writing is not None
             return self._writing.event
 
-        def write(self, data: Bytes, with_end: Connection | None) -> int:
+        def write(self, data: Bytes, with_end: End | None) -> int:
             """Returns how many bytes were taken. When that raises `BlockingIOError`, the next to
             be written are the same."""
             if self._writing is None:
@@ -150,22 +153,21 @@ if sys.platform == "win32":
             ready = wait([thing for _, thing in things], milliseconds / 1000)
             return [(number_of(thing), mask) for mask, thing in things if thing in ready]
 
-    def to_hand_over(end: Connection, pid: int) -> object:
+    def to_hand_over(end: End, pid: int) -> object:
         """What goes into the message with which the process `pid` is handed over `end`, which is
         for reading: there, and not in the end itself, is what it gets."""
         # Not `reduction.send_handle`, which names DUPLICATE_SAME_ACCESS in the place where the
         # access belongs: what arrives can only be written to (python/cpython#82369).
         return reduction.DupHandle(end.fileno(), _winapi.GENERIC_READ, pid)
 
-    def take_end(sent: object, handed_over: deque[int] | None) -> Connection:
+    def take_end(sent: object, handed_over: deque[int] | None) -> End:
         """The next end that was handed over, entered: `sent` is what `to_hand_over` made of it.
 
         Raises:
             OSError: it could not be received.
         """
         assert isinstance(sent, reduction.DupHandle)
-        end: Any = multiprocessing.connection.PipeConnection(sent.detach(), writable=False)
-        return enter(end)
+        return enter(End(sent.detach(), writable=False))
 
     def identities(numbers: Sequence[int]) -> object:
         """What these ends are. Nobody guesses the number of a handle, and closes it by mistake."""
@@ -175,9 +177,17 @@ if sys.platform == "win32":
         """What `os.chdir` takes."""
         return folder
 
-    def _made_own(end: Connection) -> Connection:
+    def _made_own(end: End) -> End:
         os.set_handle_inheritable(end.fileno(), False)
         return end
+
+    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
+        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds, or
+        after a signal's handler has returned, which ends the wait of the main thread."""
+        try:
+            return multiprocessing.connection.wait(ends, seconds)
+        except InterruptedError:
+            return []
 
 else:
     # The system has no room just now, for this or because it has too much in hand.
@@ -194,11 +204,53 @@ else:
 
     Poll, POLLIN, POLLOUT = select.poll, select.POLLIN, select.POLLOUT
 
-    def never_wait(end: Connection) -> None:
+    class End:
+        """One end of a pipe: what `multiprocessing.connection.Connection` is, whose module takes as
+        long to import as two processes to start.
+
+        Attributes:
+            writable: whether it can be written to; if the other end is as well, both can be read.
+            closed: whether it is not open any more.
+        """
+
+        _close = staticmethod(os.close)  # which may be gone when the interpreter ends
+
+        def __init__(self, number: int, writable: bool) -> None:
+            self._number, self.writable, self.closed = number, writable, False
+
+        def __del__(self) -> None:
+            self.close()
+
+        def __reduce__(self) -> Any:  # on its way to a new process
+            return _arrived, (reduction.DupFd(self.fileno()), self.writable)
+
+        def fileno(self) -> int:
+            """Its descriptor; raises `OSError` when it is closed."""
+            if self.closed:
+                raise OSError(errno.EBADF, "this end of a pipe is closed")
+            return self._number
+
+        def close(self) -> None:
+            """Closing it again is no error."""
+            if not self.closed:
+                self.closed = True
+                self._close(self._number)
+
+    def _arrived(duplicate: Any, writable: bool) -> End:
+        return End(duplicate.detach(), writable)
+
+    def _new_pipe(duplex: bool) -> tuple[End, End]:
+        if duplex:
+            one, other = socket.socketpair()
+            return End(one.detach(), writable=True), End(other.detach(), writable=True)
+        reader, writer = os.pipe()
+        return End(reader, writable=False), End(writer, writable=True)
+
+    def never_wait(end: End) -> None:
         """Reading and writing takes what is there, and what there is room for."""
         os.set_blocking(end.fileno(), False)
 
-    def read_into(end: Connection, view: memoryview, handed_over: deque[int] | None = None) -> int:
+    def read_into(end: End, view: memoryview, handed_over: deque[int] | None = None) -> int:
         """Read what there is, as far as there is room. Returns how many bytes. If ends may have
         been `handed_over` with them, these go there.
 
@@ -231,7 +283,7 @@ else:
                 written += os.write(number, memoryview(part)[written:])
             written -= len(part)
 
-    def enlarge(end: Connection, size: int) -> None:
+    def enlarge(end: End, size: int) -> None:
         """Let a pipe hold so much, unless it holds more; Linux alone does that."""
         if size > _USUAL_SIZE and hasattr(fcntl, "F_SETPIPE_SZ"):
             with contextlib.suppress(OSError):  # more than this user may have
@@ -244,12 +296,12 @@ else:
             number: what to wait for, by `POLLOUT`, when not all could be written.
         """
 
-        def __init__(self, end: Connection) -> None:
+        def __init__(self, end: End) -> None:
             never_wait(end)
             self._end = end
             self.number = end.fileno()
 
-        def write(self, data: Bytes, with_end: Connection | None) -> int:
+        def write(self, data: Bytes, with_end: End | None) -> int:
             """Returns how many bytes were written; `with_end` goes with the first of them. Raises
             `BlockingIOError` if there is no room."""
             try:
@@ -269,12 +321,12 @@ else:
         def cancel(self) -> None:
             """Nothing is being written meanwhile."""
 
-    def to_hand_over(end: Connection, pid: int) -> object:
+    def to_hand_over(end: End, pid: int) -> object:
         """What goes into the message with which the process `pid` is handed over `end`: nothing,
         since that goes beside it."""
         return None
 
-    def take_end(sent: object, handed_over: deque[int] | None) -> Connection:
+    def take_end(sent: object, handed_over: deque[int] | None) -> End:
         """The next end that was handed over, entered: `sent` is what `to_hand_over` made of it.
 
         Raises:
@@ -282,10 +334,10 @@ else:
         """
         if not handed_over:
             raise OSError(errno.EMFILE, "too many open files (ulimit -n)")
-        return enter(Connection(handed_over.popleft(), writable=False))
+        return enter(End(handed_over.popleft(), writable=False))
 
     @contextlib.contextmanager
-    def _as_socket(end: Connection) -> Iterator[socket.socket]:
+    def _as_socket(end: End) -> Iterator[socket.socket]:
         """The same descriptor, as what can send and receive others."""
         result = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=end.fileno())
         try:
@@ -312,8 +364,8 @@ else:
         os.close(opened)
         return moved
 
-    def _made_own(end: Connection) -> Connection:
-        moved = Connection(_to_high_number(end.fileno()), end.readable, end.writable)
+    def _made_own(end: End) -> End:
+        moved = End(_to_high_number(end.fileno()), end.writable)
         end.close()
         return moved
 
@@ -325,14 +377,13 @@ else:
         except OSError:
             return os.dup(descriptor)
 
-
-def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
-    """Those of the `ends`, sentinels and handles that are ready; none after so many seconds, or, on
-    Windows, after a signal's handler has returned, which ends the wait of the main thread."""
-    try:
-        return multiprocessing.connection.wait(ends, seconds)
-    except InterruptedError:
-        return []
+    def wait(ends: Iterable[Any], seconds: float | None) -> list[Any]:
+        """Those of the `ends`, sentinels and handles that are ready; none after so many seconds."""
+        poll, given = Poll(), [*ends]
+        for end in given:
+            poll.register(end, POLLIN)
+        ready = dict(poll.poll(None if seconds is None else 1000 * seconds))
+        return [end for end in given if number_of(end) in ready]
 
 
 def number_of(thing: Any) -> int:
@@ -341,7 +392,7 @@ def number_of(thing: Any) -> int:
     return number
 
 
-def claim(*ends: Connection) -> list[Connection]:
+def claim(*ends: End) -> list[End]:
     """In a new child: these ends are its own now, and nothing it forks or starts gets them.
 
     Returns:

@@ -283,7 +283,7 @@ else:
         with contextlib.ExitStack() as held:
             if method != "fork":
                 held.enter_context(forks.undivided())
-                from multiprocessing import forkserver, resource_tracker
+                from multiprocessing import resource_tracker
 
                 resource_tracker.ensure_running()  # up to 3.13, that unblocks SIGINT by the way
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -291,6 +291,8 @@ else:
             if method == "forkserver":
                 # Without SIGCHLD, which the program may have blocked, it would tell of no child's
                 # end; and for others it had better not inherit what `broken_pipes_raise` blocks.
+                from multiprocessing import forkserver
+
                 needed = {signal.SIGCHLD, signal.SIGPIPE}
                 mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, needed)
                 forkserver.ensure_running()

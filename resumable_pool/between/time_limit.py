@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import NamedTuple, NoReturn
 
@@ -121,7 +120,7 @@ def limit_of(seconds: float, context: BaseContext) -> TimeLimit:
     return TimeLimit(seconds, probe.reap(in_peace=False)[0] == 0)
 
 
-def _try_watchdog(*ends: Connection) -> NoReturn:
+def _try_watchdog(*ends: pipes.End) -> NoReturn:
     children.do_first_things(*ends)
     faulthandler.cancel_dump_traceback_later()
     os._exit(0)

@@ -16,12 +16,11 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable
-from multiprocessing.connection import Connection
 from typing import Any
 
 from .clock import NEVER
 from .forks import close
-from .pipes import POLLIN, POLLOUT, Outlet, Poll, number_of
+from .pipes import POLLIN, POLLOUT, End, Outlet, Poll, number_of
 
 # macOS may lose an end that is closed here before it has been received there: so who hands one over
 # closes it when it is known to be there.
@@ -79,15 +78,15 @@ class PipeWriter:
     end.
     """
 
-    def __init__(self, end: Connection, waiter: Waiter) -> None:
+    def __init__(self, end: End, waiter: Waiter) -> None:
         self._end = end
         self._outlet = Outlet(end)
         self._waiter = waiter
-        self._unwritten: deque[tuple[memoryview, Connection | None]] = deque()
+        self._unwritten: deque[tuple[memoryview, End | None]] = deque()
         self._closing = self._unheard = False
         self._full: int | None = None  # what tells when there is room
 
-    def write(self, data: bytes, with_end: Connection | None = None) -> None:
+    def write(self, data: bytes, with_end: End | None = None) -> None:
         """Write bytes, and hand over an end with the first of them. It is closed here once it is
         sent, since a program may have few descriptors; but for one that is `_KEPT`, or cannot be
         sent any more."""

@@ -17,7 +17,6 @@ import pickle
 import sys
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
-from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -67,7 +66,7 @@ class Saver:
     def __init__(self, context: BaseContext, saving: Saving, waiter: Waiter) -> None:
         """`waiter` waits for its reports, and sends what it could not be told at once."""
         self.gone = True
-        self._handed_over: dict[int, Connection] = {}  # the ends, by worker
+        self._handed_over: dict[int, pipes.End] = {}  # the ends, by worker
         self._waiter = waiter
         self._context = context
         self._saving = saving
@@ -88,7 +87,7 @@ class Saver:
         """Give an order. If the saver is dead nothing happens: its reports end, and tell so."""
         self.process.tell(pickle.dumps(message))
 
-    def watch(self, worker: int, results: Connection) -> None:
+    def watch(self, worker: int, results: pipes.End) -> None:
         """Hand over the read end of a worker's pipe, and close it here, at the latest when
         something has come through it: only if nobody else holds it does a worker notice that the
         saver is dead."""
@@ -338,7 +337,7 @@ class Crew(dict[int, Worker]):
         finally:
             forks.close(results)
 
-    def _pipe_to_saver(self, serial: int) -> Connection:
+    def _pipe_to_saver(self, serial: int) -> pipes.End:
         """Its write end. No child ever holds the read end, and so a worker notices a dead saver."""
         results, writer = pipes.pipe(duplex=False)
         self._saver.watch(serial, results)

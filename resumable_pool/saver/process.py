@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import pickle
 import time
-from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from ..between import children, messages, pipes
@@ -43,7 +42,7 @@ MUCH = 1 << 16
 REPORT_SECONDS = 0.05
 
 
-def run_saver(orders: Connection, reports: Connection, saving: Saving) -> NoReturn:
+def run_saver(orders: pipes.End, reports: pipes.End, saving: Saving) -> NoReturn:
     """The whole life of the saver process."""
     ignored = frozenset({"SIGINT", "SIGTERM", "SIGHUP"})
     orders, reports = children.do_first_things(orders, reports, ignored=ignored)
@@ -54,7 +53,7 @@ def run_saver(orders: Connection, reports: Connection, saving: Saving) -> NoRetu
 class _InSaver:
     """What runs in the saver process."""
 
-    def __init__(self, orders: Connection, reports: Connection, saving: Saving) -> None:
+    def __init__(self, orders: pipes.End, reports: pipes.End, saving: Saving) -> None:
         self._saving = saving
         self._waiter = Waiter()
         self._waiter.add(orders)

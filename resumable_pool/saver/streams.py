@@ -13,11 +13,11 @@ Knows nothing of the checkpoint, or of what an end means for a file.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from multiprocessing.connection import Connection
 
 from ..between import forks, system
 from ..between.frames import FrameReader
 from ..between.messages import Done, Ended, FromSaver, FromWorker, Hello, Values
+from ..between.pipes import End
 from ..between.waiting import Waiter
 from ..records import Outcome
 
@@ -28,7 +28,7 @@ FromStream = FromSaver | Values
 class _Stream(FrameReader):
     """One worker's pipe, and how many outcomes came through it."""
 
-    def __init__(self, worker: int, end: Connection) -> None:
+    def __init__(self, worker: int, end: End) -> None:
         super().__init__(end)
         self.worker = worker
         self.pid: int | None = None
@@ -47,17 +47,17 @@ class Streams:
     def __init__(self, waiter: Waiter) -> None:
         self.received: list[tuple[int, FromStream]] = []
         self._waiter = waiter
-        self._streams: dict[Connection, _Stream] = {}
+        self._streams: dict[End, _Stream] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def add(self, worker: int, end: Connection) -> None:
+    def add(self, worker: int, end: End) -> None:
         """Read this pipe, too."""
         self._streams[end] = _Stream(worker, end)
         self._waiter.add(end)
 
-    def read(self, ready: Iterable[Connection]) -> None:
+    def read(self, ready: Iterable[End]) -> None:
         """Receive what is there in those of the pipes that are `ready`."""
         for end in ready:
             if (stream := self._streams.get(end)) is not None:

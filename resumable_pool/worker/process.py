@@ -17,7 +17,6 @@ import functools
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from ..between import children, messages, pipes, system
@@ -41,9 +40,9 @@ _LOOK_SECONDS = 0.001
 
 
 def run_worker(
-    tasks: Connection,
-    last_words: Connection,
-    results: Connection,
+    tasks: pipes.End,
+    last_words: pipes.End,
+    results: pipes.End,
     inherited: Setup | None,
     slot: int,
     folder: str,
@@ -70,7 +69,7 @@ class _InWorker:
     """What runs in a worker process."""
 
     def __init__(
-        self, tasks: Connection, results: Connection, last_words: Connection, folder: str
+        self, tasks: pipes.End, results: pipes.End, last_words: pipes.End, folder: str
     ) -> None:
         self._tasks = FrameReader(tasks, bytes, waits=True)
         self._received: list[bytes] = []

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 
 import pytest
 
@@ -55,22 +54,22 @@ def _child() -> Iterator[None]:
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[Connection, Connection]]:
+def pipe() -> Iterator[tuple[pipes.End, pipes.End]]:
     reader, writer = pipes.pipe(duplex=False)
     yield reader, writer
     forks.close(reader, writer)
 
 
-def _is_at_its_end(reader: Connection) -> bool:
+def _is_at_its_end(reader: pipes.End) -> bool:
     """Whether no process can write into the pipe any more."""
-    if not reader.poll(0):
+    if not pipes.wait([reader], 0):
         return False
     with pytest.raises(EOFError):
-        reader.recv_bytes()
+        pipes.read_into(reader, memoryview(bytearray(1)))
     return True
 
 
-def test_a_forked_child_holds_no_ends(pipe: tuple[Connection, Connection]) -> None:
+def test_a_forked_child_holds_no_ends(pipe: tuple[pipes.End, pipes.End]) -> None:
     """When this process closes its end, the reader sees it, although a child lives that was forked
     while the end was open."""
     reader, writer = pipe
@@ -80,7 +79,7 @@ def test_a_forked_child_holds_no_ends(pipe: tuple[Connection, Connection]) -> No
         assert _is_at_its_end(reader)
 
 
-def test_ends_that_are_handed_over_are_kept(pipe: tuple[Connection, Connection]) -> None:
+def test_ends_that_are_handed_over_are_kept(pipe: tuple[pipes.End, pipes.End]) -> None:
     """The child that an end is meant for holds it, and the pipe ends with that child."""
     reader, writer = pipe
     with _child_with(writer):
@@ -90,7 +89,7 @@ def test_ends_that_are_handed_over_are_kept(pipe: tuple[Connection, Connection])
 
 
 @contextlib.contextmanager
-def _child_with(*ends: Connection) -> Iterator[None]:
+def _child_with(*ends: pipes.End) -> Iterator[None]:
     with forks.handing_over(*ends):
         child = Child()
     try:
@@ -107,7 +106,7 @@ def test_an_end_that_nobody_has_any_more_is_closed() -> None:
     assert open_descriptors() == before
 
 
-def test_handing_over_is_over_afterwards(pipe: tuple[Connection, Connection]) -> None:
+def test_handing_over_is_over_afterwards(pipe: tuple[pipes.End, pipes.End]) -> None:
     """A child forked after an end was handed over to another does not keep it."""
     reader, writer = pipe
     with forks.handing_over(writer):
@@ -117,7 +116,7 @@ def test_handing_over_is_over_afterwards(pipe: tuple[Connection, Connection]) ->
         assert _is_at_its_end(reader)
 
 
-def test_handing_over_ends_with_an_error(pipe: tuple[Connection, Connection]) -> None:
+def test_handing_over_ends_with_an_error(pipe: tuple[pipes.End, pipes.End]) -> None:
     """Where the start of a child failed, the next one does not get its ends."""
     reader, writer = pipe
     with pytest.raises(OSError, match="no child"), forks.handing_over(writer):
@@ -127,7 +126,7 @@ def test_handing_over_ends_with_an_error(pipe: tuple[Connection, Connection]) ->
         assert _is_at_its_end(reader)
 
 
-def test_another_threads_child_gets_nothing(pipe: tuple[Connection, Connection]) -> None:
+def test_another_threads_child_gets_nothing(pipe: tuple[pipes.End, pipes.End]) -> None:
     """Ends are handed over to the children of one thread: what another forks does not keep them."""
     reader, writer = pipe
     children: list[Child] = []
@@ -160,7 +159,7 @@ def test_files_can_be_entered(tmp_path: object) -> None:
     os.close(reader)
 
 
-def test_closing_twice_is_no_error(pipe: tuple[Connection, Connection]) -> None:
+def test_closing_twice_is_no_error(pipe: tuple[pipes.End, pipes.End]) -> None:
     """An end that is closed already is forgotten quietly, also in a child."""
     reader, writer = pipe
     writer.close()
@@ -171,7 +170,7 @@ def test_closing_twice_is_no_error(pipe: tuple[Connection, Connection]) -> None:
     assert _is_at_its_end(reader)
 
 
-def test_a_claimed_end_is_not_inherited(pipe: tuple[Connection, Connection]) -> None:
+def test_a_claimed_end_is_not_inherited(pipe: tuple[pipes.End, pipes.End]) -> None:
     """In a new process that has claimed its ends, what it forks or starts does not get them, and
     the ends that it had of other processes' are forgotten."""
     reader, writer = pipe
@@ -190,7 +189,7 @@ def test_a_claimed_end_is_not_inherited(pipe: tuple[Connection, Connection]) -> 
         os._exit(0)
     forks.close(writer)
     os.waitpid(pid, 0)
-    assert reader.poll(PATIENCE_SECONDS)
+    assert pipes.wait([reader], PATIENCE_SECONDS)
     assert _is_at_its_end(reader)
     os.close(release)
     os.close(waiting)
