@@ -37,7 +37,7 @@ Bytes = Encoded | memoryview
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 # What JSON, where both are escapes, takes for one character beyond the first 65,536.
-_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HALVES = "[\ud800-\udbff][\udc00-\udfff]"
 
 
 class Encoder(NamedTuple):
@@ -102,7 +102,7 @@ def json_value(value: Any) -> bytes:
     try:
         text = json.dumps(value, allow_nan=False, default=_refuse)
         _check_keys(value)
-        if "\\ud" in text and _HALVES.search(json.dumps(value, ensure_ascii=False)):
+        if "\\ud" in text and re.search(_HALVES, json.dumps(value, ensure_ascii=False)):
             raise ValueError("text with a surrogate pair, which would come back as one character")
     except BaseException as error:
         raise UnstorableValue("the result is not JSON") from error

@@ -10,8 +10,7 @@
 A worker is named by a serial number that no other worker of the run has. Knows nothing of how they
 travel.
 """
-
-from __future__ import annotations
+# Annotations are not put off here: to compile those of a NamedTuple later takes longer.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

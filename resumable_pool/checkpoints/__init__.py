@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Sequence
 
 from ..files import as_text, check_paths
@@ -41,10 +40,6 @@ _FORMATS: dict[str, Callable[[str], Checkpoint]] = {
 }
 
 
-# A file that compact has kept has the format of what is in its place.
-_OLD = re.compile(rf"{re.escape(OLD_FILE)}(-[0-9]+)?\Z")
-
-
 def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint at `path`, whose suffix names its format; the file need not be there.
 
@@ -53,7 +48,9 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Checkpoint:
         ValueError: no format has this suffix.
     """
     name = as_text(path, "the checkpoint")
-    suffix = os.path.splitext(_OLD.sub("", os.path.normpath(name)))[1].lower()
+    stem, suffix = os.path.splitext(os.path.normpath(name).lower())
+    if suffix.rstrip("-0123456789") == OLD_FILE:  # kept by compact, and as what is in its place
+        suffix = os.path.splitext(stem)[1]
     if suffix not in _FORMATS:
         raise ValueError(
             f"checkpoint {quoted(name)}: its suffix names the format, and {suffix!r} is not one of "

@@ -70,7 +70,7 @@ _START, _FACTS = struct.Struct("<6s I"), struct.Struct("<IBxHQfqqd 2sI")
 _PLAIN = struct.Struct("<6s I IB3xQ30xI")
 _CHECKED_FROM = _START.size
 _RECORD_OPCODES, _KEY_OPCODES = COMMITTED + b"\x34", _POP + b"X"
-_ANY_RECORD = re.compile(rb"4.{52}0X", re.DOTALL)  # behind its first byte, whatever the tag
+_ANY_RECORD = rb"(?s)4.{52}0X"  # behind its first byte, whatever the tag
 
 _RESULT, _NESTED_RESULT, _FAILURE = 1, 2, 0x81
 
@@ -171,7 +171,7 @@ def _begins_as_ours(start: bytes) -> bool:
     return (
         _MAGIC.startswith(start[: len(_MAGIC)])
         or sum(map(operator.eq, start, _MAGIC)) > len(_MAGIC) // 2
-        or _ANY_RECORD.match(start, FIRST_RECORD + 1) is not None
+        or re.match(_ANY_RECORD, start[FIRST_RECORD + 1 :]) is not None
     )
 
 
@@ -206,10 +206,10 @@ def read_header(fd: int, path: str) -> Header:
     raise damaged(path, "its header is not what was written")
 
 
-def _places(fd: int, pattern: re.Pattern[bytes], start: int) -> Iterator[int]:
+def _places(fd: int, pattern: bytes, start: int) -> Iterator[int]:
     """Where in the file, from `start` on, a record may begin: this stands behind its first byte."""
     while block := read_at(fd, _BIG_READ, start):
-        yield from (start + match.start() - 1 for match in pattern.finditer(block))
+        yield from (start + match.start() - 1 for match in re.finditer(pattern, block))
         # What one block ends in, the next one begins with.
         start += len(block) if len(block) < _BIG_READ else len(block) - METADATA.size
 
@@ -456,7 +456,7 @@ class PickleScan(Scan):
             return [], False
         # If a whole record comes later, what stands between is damage, and not the torn end of a
         # file that was cut or of a write that was cut short.
-        pattern = re.compile(re.escape(self._header.record_start[1:]))
+        pattern = re.escape(self._header.record_start[1:])
         for start in _places(self._fd, pattern, behind):
             if start > begin and self.outcome_at(start) is not None:
                 self.end = start
