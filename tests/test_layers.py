@@ -40,11 +40,11 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1141,  # the modules beside runner.py, and the front doors
-    "between": 1216,
+    "between": 1218,
     "checkpoints": 1973,
     "commands": 389,
     "run": 1783,
-    "saver": 284,
+    "saver": 285,
     "worker": 230,
 }
 

@@ -311,13 +311,20 @@ def _forget_what_is_inherited() -> None:
     gc.freeze()  # what `gc.get_objects` tells is our own from now on
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, torn_down: bool = True) -> NoReturn:
     """Leave as a program does, but within `EXIT_SECONDS`. For the end of a child's main function:
-    what multiprocessing, and whoever measures its processes, do at their end comes after it."""
+    what multiprocessing, and whoever measures its processes, do at their end comes after it.
+
+    Args:
+        torn_down: whether a spawned child takes all modules apart at the end, as programs do, and
+            forked ones do not. Only libraries in C may need it.
+    """
     if status == 0:
         system.let_go()
     system.end_after(EXIT_SECONDS)
     leave_as_a_program()
+    if not torn_down:
+        atexit.register(os._exit, status)
     raise SystemExit(status)  # not by `sys.exit`, which may be something else by now
 
 

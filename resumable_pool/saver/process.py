@@ -47,7 +47,8 @@ def run_saver(orders: pipes.End, reports: pipes.End, saving: Saving) -> NoReturn
     ignored = frozenset({"SIGINT", "SIGTERM", "SIGHUP"})
     orders, reports = children.do_first_things(orders, reports, ignored=ignored)
     name_script_main()
-    children.leave(_InSaver(orders, reports, saving).run())
+    status = _InSaver(orders, reports, saving).run()
+    children.leave(status, torn_down=False)  # nobody but the run's end waits for that
 
 
 class _InSaver:

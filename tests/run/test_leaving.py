@@ -114,6 +114,39 @@ def test_a_run_may_be_in_a_thread_of_a_pool(folder: Path, method: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+TORN_DOWN = """
+import multiprocessing
+from pathlib import Path
+from resumable_pool import ResumableRunner
+
+class Kept:
+    def __init__(self):
+        self.name = multiprocessing.current_process().name
+
+    def __del__(self, touch=Path.touch, path=Path):
+        touch(path(f"left-{self.name}"))
+
+kept = Kept()
+
+def work(path):
+    return path
+
+if __name__ == "__main__":
+    options = {"max_workers": 1, "mp_context": "spawn"}
+    assert ResumableRunner(work, "in/*.txt", "result.pkl", **options).run().ok
+"""
+
+
+def test_only_a_worker_that_is_spawned_is_taken_apart(folder: Path) -> None:
+    """A library in C that the function uses may wait for that. In the saver there is none, and the
+    end of the run waits for it."""
+    Path("script.py").write_text(TORN_DOWN)
+    done = python("script.py")
+    assert done.returncode == 0, done.stderr
+    left = sorted(path.name for path in folder.glob("left-*"))
+    assert left == ["left-MainProcess", "left-resumable_pool worker 0"]
+
+
 IN_THE_END = """
 import sys, threading
 from resumable_pool import ResumableRunner
