@@ -373,7 +373,11 @@ class Checkpoint(Mapping[str, Any]):
         Raises:
             KeyError: it has no value.
         """
-        return self._find(path, False).fingerprint
+        return self.fingerprints([path])[path]
+
+    @abstractmethod
+    def fingerprints(self, paths: Iterable[str]) -> dict[str, Fingerprint]:
+        """The same of very many at once: of those of `paths` that have a value."""
 
     def outcome(self, path: str, failed: bool | None = None) -> Outcome[Any]:
         """What became of `path`: its value, in bytes, or the failure as which it stands; the

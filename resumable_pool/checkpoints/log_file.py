@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..between import forks
-from ..records import Entry, Outcome, quoted
+from ..records import Entry, Fingerprint, Outcome, quoted
 from ..values import Bytes, Encoded
 from .base import REWRITTEN, Checkpoint, refuse_odd
 from .disk import begin_to_force, force, open_file, read_at, write_at, write_parts
@@ -113,6 +113,15 @@ class LogFile(Checkpoint):
                 del starts[path]  # damaged: as good as missing
                 raise KeyError(path)
             return outcome
+
+    def fingerprints(self, paths: Iterable[str]) -> dict[str, Fingerprint]:
+        with self._reading() as fd:
+            starts = self._index.starts[False]
+            known = {path: starts[path] for path in paths if path in starts}
+            scan = self._scan(fd) if known else None
+            inputs = map(scan.input_at, sorted(known.values())) if scan is not None else ()
+            found = dict(filter(None, inputs))
+        return {path: found[path] for path in known if path in found}
 
     def entries(self) -> Iterator[Entry]:
         with self._opened() as fd:

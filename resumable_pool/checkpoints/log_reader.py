@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..records import Outcome, quoted
+from ..records import Fingerprint, Outcome, quoted
 from .base import damaged
 
 # Which file it is, how long, and when it was changed.
@@ -90,6 +90,12 @@ class Scan(ABC):
     @abstractmethod
     def outcome_at(self, start: int) -> Outcome[Any] | None:
         """What the record at `start` was made of; `None` if it is not sound."""
+
+    def input_at(self, start: int) -> tuple[str, Fingerprint] | None:
+        """The path and its fingerprint of the record at `start`; `None` if it is not sound. Asked
+        for in the order in which they stand."""
+        outcome = self.outcome_at(start)
+        return outcome and (outcome.path, outcome.fingerprint)
 
     def records(self, findings: list[str] | None = None) -> Iterator[Found]:
         """The pass: all records that are there, damaged ones among them. If something between them

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..between import forks
 from ..errors import CheckpointError
-from ..records import Fingerprint, Outcome
+from ..records import Outcome
 from ..values import Encoder
 from . import pickle_record as layout
 from .disk import write_at
@@ -82,14 +82,6 @@ class PickleFile(LogFile):
 
     def encoder(self) -> Encoder:
         return Encoder(self.encode, functools.partial(layout.record_of, self._header))
-
-    def fingerprint(self, path: str) -> Fingerprint:
-        with self._reading() as fd:  # without reading the value
-            start = self._index.starts[False][path]
-            record = self._scan(fd, start, start).record_at(start)
-        if record is None or record[0] != path:
-            raise KeyError(path)
-        return record[1].fingerprint
 
     def _release(self) -> None:
         forks.close(self._file)  # a lock file beside it, where it has none, is somebody else's

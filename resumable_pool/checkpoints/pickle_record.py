@@ -433,6 +433,10 @@ class PickleScan(Scan):
         except UnicodeDecodeError:  # somebody has made it who knows how to make the checksum
             return None
 
+    def input_at(self, start: int) -> tuple[str, Fingerprint] | None:
+        record = self.record_at(start)  # without reading the value
+        return record and (record[0], record[1].fingerprint)
+
     def outcome_at(self, start: int) -> Outcome[Any] | None:
         self._step = _SMALL_READ  # the next one that is asked for may be anywhere
         record = self.record_at(start)

@@ -41,7 +41,7 @@ import shutil
 import sqlite3
 import time
 from binascii import crc32
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -167,9 +167,14 @@ class SqliteFile(Checkpoint):
 
             yield read
 
-    def fingerprint(self, path: str) -> Fingerprint:
-        with self._looking_up() as db:  # without reading the value
-            return _facts_of(_row_of(db, "results", path, f"path, {_FACT_NAMES}"))[2]
+    def fingerprints(self, paths: Iterable[str]) -> dict[str, Fingerprint]:
+        found: dict[str, Fingerprint] = {}
+        with self._looking_up() as db:  # without reading the values
+            for path in paths:
+                with contextlib.suppress(KeyError):
+                    row = _row_of(db, "results", path, f"path, {_FACT_NAMES}")
+                    found[path] = _facts_of(row)[2]
+        return found
 
     def entries(self) -> Iterator[Entry]:
         query = f"SELECT path, length(value), {_FACT_NAMES} FROM results WHERE path NOT IN"

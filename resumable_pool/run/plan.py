@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..files import fingerprint
 from ..options import Options
-from ..records import NO_FINGERPRINT, Failure, count_files, from_here, quoted, tally, typed
+from ..records import Failure, Fingerprint, count_files, from_here, quoted, tally, typed
 
 
 class Plan(NamedTuple):
@@ -89,7 +89,13 @@ def make_plan(
         new = [path for path in files if path not in completed and path not in standing]
     looked_at = files if options.rerun_changed else ()
     old = [path for path in looked_at if path in completed and path not in standing]
-    changed = [path for path in old if _has_changed(path, checkpoint)]
+    before = checkpoint.fingerprints(old)
+    # Of what is not among them nobody knows anything: it is damaged, or saved elsewhere.
+    lost = checkpoint.completed() if len(before) < len(old) else ()
+    changed = [
+        path for path in old
+        if (_has_changed(path, before[path]) if path in before else path in lost)
+    ]  # fmt: skip
     again = failed if options.retry_failed else []
     to_do = new
     if changed or again:
@@ -159,19 +165,13 @@ def _starts(key: str, path: str) -> tuple[str, str]:
 
 def _seem_the_same(key: str, path: str, checkpoint: Checkpoint) -> bool:
     """Whether the file has the size of the one that the result was made of, as far as is known."""
-    try:
-        size = checkpoint.fingerprint(key).size
-    except KeyError:
-        return True
-    return size in (NO_FINGERPRINT.size, fingerprint(path).size)
+    now = fingerprint(path)
+    before = checkpoint.fingerprints([key]).get(key, now)
+    return before.size < 0 or before.size == now.size
 
 
-def _has_changed(path: str, checkpoint: Checkpoint) -> bool:
+def _has_changed(path: str, before: Fingerprint) -> bool:
     """Whether the file is not as it was when it was processed, as far as that is known."""
-    try:
-        before = checkpoint.fingerprint(path)
-    except KeyError:  # it is damaged, or saved elsewhere
-        return path in checkpoint.completed()
     now = fingerprint(path)
     if before.size < 0:  # nobody asked; or nobody knows anything, and that is as good as ever
         return 0 <= before.mtime_ns < now.mtime_ns

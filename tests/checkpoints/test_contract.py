@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from resumable_pool import CheckpointError, CheckpointLocked, open_checkpoint
+from resumable_pool import CheckpointError, CheckpointLocked, ResumableRunner, open_checkpoint
 from resumable_pool.checkpoints import PickleFile, checkpoint_at, disk
 from resumable_pool.checkpoints.base import Checkpoint
 from resumable_pool.checkpoints.json_lines import JsonLines
 from resumable_pool.checkpoints.sqlite import SqliteFile
 from resumable_pool.records import Outcome, quoted
+from resumable_pool.run.plan import make_plan
 from resumable_pool.values import UnstorableValue
 from tests.conftest import not_on_windows, open_descriptors
 
@@ -306,6 +307,41 @@ def test_the_fingerprint_is_that_of_the_input(path: Path, result: Result) -> Non
     for missing in ("bad", "unknown"):
         with pytest.raises(KeyError, match=missing):
             reader.fingerprint(missing)
+
+
+_opened: list[str] | None = None
+
+
+@functools.cache
+def _watch_openings() -> None:
+    def note(event: str, given: tuple[Any, ...]) -> None:
+        if _opened is not None and event in ("open", "sqlite3.connect"):
+            _opened.append(str(given[0]))
+
+    sys.addaudithook(note)  # for ever
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """What is opened during the test."""
+    global _opened
+    _watch_openings()
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+def test_what_many_files_were_is_read_at_once(
+    path: Path, result: Result, opened: list[str]
+) -> None:
+    """Each run with `rerun_changed` asks that of all files that are done."""
+    names = [f"{number}" for number in range(50)]
+    write(path, *(result(name, 1) for name in names))
+    opened.clear()
+    options = ResumableRunner(len, [], path, rerun_changed=True)._options
+    plan = make_plan(names, open_checkpoint(path), options)
+    assert (plan.changed, plan.to_do) == (50, names)
+    assert 0 < len([name for name in opened if path.name in name]) < 10
 
 
 def test_a_checkpoint_is_resumed(path: Path, result: Result) -> None:
