@@ -270,8 +270,13 @@ class Books(Counts):
 
     def may_deal(self) -> bool:
         """Whether anybody may be dealt anything. If it may turn out that too many files have
-        failed, that comes first, and only who can tell something of it goes on."""
-        undecided = len(self._setbacks) + self._suspicion.held
+        failed, that comes first, and only who can tell something of it goes on. A file that will
+        be tried again has not failed."""
+        if self._options.retries and self._options.max_failures is not None:
+            paths = (setback.outcome.path for setback in self._setbacks)
+            undecided = sum(self.attempt(path) > self._options.retries for path in paths)
+        else:
+            undecided = len(self._setbacks) + self._suspicion.held
         self._pressed = self._too_many(undecided)
         return not self._pressed or self._suspicion.press(self.wanted)
 

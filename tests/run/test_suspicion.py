@@ -307,6 +307,18 @@ def test_when_no_more_may_be_dealt_who_can_tell_goes_on() -> None:
     assert play.counted == []
 
 
+def test_a_file_that_will_be_tried_again_holds_nobody_up() -> None:
+    """However few may fail: only its last attempt may be a failure of the run."""
+    play = Play(2, "abcde", max_failures=0, retries=1)
+    play.act("1+2+1-")
+    assert play.books.may_deal()
+    play.act("1+2+")
+    play.books.wake(NOW + JUDGING_SECONDS)
+    assert play.books.deal(2, NOW) == {"c": 2}
+    play.books.fail(2, failed("c", 2), NOW)
+    assert not play.books.may_deal()
+
+
 # Starts that failed: when, whether by themselves, and whether there are others who could work; and
 # then whether the run has to end, and when the next may be tried.
 STARTS: dict[str, tuple[bool, list[tuple[float, bool, bool]], tuple[bool, float]]] = {
