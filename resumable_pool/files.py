@@ -135,7 +135,7 @@ def _hint(pattern: str) -> str:
     above, below = os.path.splitdrive(as_key(pattern))
     for name in below.split("/"):
         path = f"{above}{name}"
-        if glob.has_magic(name):
+        if glob.has_magic(name) or ("{" in name and not os.path.exists(path)):
             if os.path.exists(path):  # it may be called like a glob
                 return f"brackets match one character; to match them, glob.escape({quoted(path)})"
             if any("**" in part and part != "**" for part in below.split("/")):

@@ -355,6 +355,8 @@ def test_listed_paths_that_are_no_files_are_warned_of(paths: list[str], text: st
                        "expanded: use a glob for each"),
         ("sub/**/*.{txt,md}", "no files match 'sub/**/*.{{txt,md}}' in the folder {here}; {{a,b}} "
                               "is not expanded: use a glob for each"),
+        ("{sub,no}/*.txt", "no files match '{{sub,no}}/*.txt' in the folder {here}; {{a,b}} is not "
+                           "expanded: use a glob for each"),
         ("sub/**.md", "no files match 'sub/**.md' in the folder {here}; ** takes in folders only "
                       "if it is alone between slashes"),
         ("~/no.*", "no files match '~/no.*' in the folder {here}; ~ is not expanded: "
