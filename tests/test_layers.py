@@ -43,7 +43,7 @@ BUDGET = {
     "between": 1218,
     "checkpoints": 1987,
     "commands": 389,
-    "run": 1786,
+    "run": 1785,
     "saver": 285,
     "worker": 230,
 }

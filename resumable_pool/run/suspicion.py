@@ -93,9 +93,9 @@ class Suspicion:
         return self._histories.get(worker) or History()
 
     @property
-    def held(self) -> int:
-        """How many failures do not count yet, but may."""
-        return sum(len(history.held) for history in self._histories.values())
+    def held(self) -> list[str]:
+        """The paths whose failures do not count yet, but may."""
+        return [path for history in self._histories.values() for path in history.held]
 
     def some_are_clean(self) -> bool:
         """Whether there is such a worker, or will be when it has started."""
