@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1141,  # the modules beside runner.py, and the front doors
-    "between": 1218,
+    "between": 1222,
     "checkpoints": 1987,
     "commands": 389,
     "run": 1785,

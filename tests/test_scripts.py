@@ -19,12 +19,15 @@ from .functions import calls
 from .kill.scripts import ROOT
 
 
-def python(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def python(
+    *arguments: str, stdin: str = "", stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """Run Python in the current folder, as a user would."""
     return subprocess.run(
         [sys.executable, *arguments],
         input=stdin,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},

@@ -337,11 +337,15 @@ def leave_as_a_program() -> None:
     atexit._run_exitfuncs()
     kind = io.IOBase.__base__  # a plain class, and quick to ask
     files: list[Any] = [one for one in gc.get_objects() if kind in type(one).__mro__]
-    files += [sys.stdout, sys.stderr]
     _call_each(files, "flush")
     # Those written in Python, which compress, say, write more when they are closed.
-    _call_each([one for one in files[:-2] if type(one).__module__ != "_io"], "close")
+    _call_each([one for one in files if type(one).__module__ != "_io"], "close")
     _call_each(files, "flush")
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:  # nobody reads it; and multiprocessing, which flushes it once more,
+            setattr(sys, name, None)  # would make that the exit status
 
 
 def _call_each(files: Iterable[Any], method: str) -> None:

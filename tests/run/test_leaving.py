@@ -336,6 +336,20 @@ def test_what_hooks_of_the_saver_print_comes_out(folder: Path, method: str) -> N
     assert python("script.py", method).stdout == "opened\nsaved 1\nexit handler\n"
 
 
+@pytest.mark.parametrize("hooks", ["Talkative", "ResumableRunner"])
+def test_what_nobody_reads_any_more_ends_no_process(folder: Path, method: str, hooks: str) -> None:
+    """What is in a buffer of the saver, or of a worker, when the reader of stdout is gone (it is
+    `head`, say): all is saved, so the run does not fail, and no process leaves with a traceback."""
+    script = TALKATIVE.replace("return path", "print(path); return path")
+    Path("script.py").write_text(script.replace("Talkative(work", hooks + "(work"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = python("script.py", method, stdout=writer)
+    os.close(writer)
+    words = [line for line in done.stderr.splitlines() if "Error" in line]
+    assert (done.returncode, words) == (0, [])
+
+
 def hang_at_exit() -> None:
     atexit.register(threading.Event().wait)
 
