@@ -28,9 +28,9 @@ SHOWN_PATHS = 5
 KILLED = "its worker was killed by SIGKILL"
 
 # Numbers and addresses differ from file to file, where what is wrong does not.
-_NUMBERS = r"0x[0-9a-fA-F]+|\d+"
+_NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 # What stands for the file's name, where that is only a part of a word.
-_IN_A_WORD = r"(?<=\w)\0|\0(?=\w)"
+_IN_A_WORD = re.compile(r"(?<=\w)\0|\0(?=\w)")
 
 
 class Failure(NamedTuple):
@@ -84,8 +84,8 @@ class AlikeFailures(dict[str, tuple[Failure, int]]):
         line = failure.message.split("\n", 1)[0]
         for name in (failure.path, os.path.basename(failure.path)):
             # A pattern of the name itself would have to be compiled for each file.
-            line = re.sub(_IN_A_WORD, name.replace("\\", "\\\\"), line.replace(name, "\0"))
-        kind = re.sub(_NUMBERS, "0", line)
+            line = _IN_A_WORD.sub(name.replace("\\", "\\\\"), line.replace(name, "\0"))
+        kind = _NUMBERS.sub("0", line)
         first, number = self.get(kind, (failure, 0))
         self[kind] = first, number + 1
         return number + 1
