@@ -2,7 +2,7 @@
 
 Knows nothing of processes, pipes or the checkpoint's format.
 """
-# Annotations are not put off here: to compile those of a NamedTuple later takes longer.
+# Annotations are not put off here: NamedTuple would compile each of them at once.
 
 import os
 import re

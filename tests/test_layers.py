@@ -44,7 +44,7 @@ BUDGET = {
     "between": 1222,
     "checkpoints": 1987,
     "commands": 389,
-    "run": 1785,
+    "run": 1788,
     "saver": 285,
     "worker": 230,
 }

@@ -10,7 +10,7 @@
 A worker is named by a serial number that no other worker of the run has. Knows nothing of how they
 travel.
 """
-# Annotations are not put off here: to compile those of a NamedTuple later takes longer.
+# Annotations are not put off here: NamedTuple would compile each of them at once.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -118,9 +118,9 @@ class LogFile(Checkpoint):
         with self._reading() as fd:
             starts = self._index.starts[False]
             known = {path: starts[path] for path in paths if path in starts}
-            scan = self._scan(fd) if known else None
-            inputs = map(scan.input_at, sorted(known.values())) if scan is not None else ()
-            found = dict(filter(None, inputs))
+            if not known:  # there may be no file
+                return {}
+            found = dict(filter(None, map(self._scan(fd).input_at, sorted(known.values()))))
         return {path: found[path] for path in known if path in found}
 
     def entries(self) -> Iterator[Entry]:

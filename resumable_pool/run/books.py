@@ -272,11 +272,12 @@ class Books(Counts):
         """Whether anybody may be dealt anything. If it may turn out that too many files have
         failed, that comes first, and only who can tell something of it goes on. A file that will
         be tried again has not failed."""
-        if self._options.max_failures is None:
-            return True
-        undecided = [*(each.outcome.path for each in self._setbacks), *self._suspicion.held]
-        last = sum(self.attempt(path) > self._options.retries for path in undecided)
-        self._pressed = self._too_many(last)
+        held = self._suspicion.held
+        self._pressed = self._too_many(len(self._setbacks) + len(held))
+        if self._pressed and self._options.retries:  # there may be very many
+            undecided = [*(each.outcome.path for each in self._setbacks), *held]
+            last = sum(self.attempt(path) > self._options.retries for path in undecided)
+            self._pressed = self._too_many(last)
         return not self._pressed or self._suspicion.press(self.wanted)
 
     def deal(self, worker: int, now: float, most: int = sys.maxsize) -> Batch | None:

@@ -89,13 +89,7 @@ def make_plan(
         new = [path for path in files if path not in completed and path not in standing]
     looked_at = files if options.rerun_changed else ()
     old = [path for path in looked_at if path in completed and path not in standing]
-    before = checkpoint.fingerprints(old)
-    # Of what is not among them nobody knows anything: it is damaged, or saved elsewhere.
-    lost = checkpoint.completed() if len(before) < len(old) else ()
-    changed = [
-        path for path in old
-        if (_has_changed(path, before[path]) if path in before else path in lost)
-    ]  # fmt: skip
+    changed = _changed(old, checkpoint) if old else []
     again = failed if options.retry_failed else []
     to_do = new
     if changed or again:
@@ -168,6 +162,17 @@ def _seem_the_same(key: str, path: str, checkpoint: Checkpoint) -> bool:
     now = fingerprint(path)
     before = checkpoint.fingerprints([key]).get(key, now)
     return before.size < 0 or before.size == now.size
+
+
+def _changed(done: list[str], checkpoint: Checkpoint) -> list[str]:
+    """Those that are to be done again. Of what has no fingerprint nobody knows anything: it is
+    damaged, or saved elsewhere."""
+    before = checkpoint.fingerprints(done)
+    lost = checkpoint.completed() if len(before) < len(done) else ()
+    return [
+        path for path in done
+        if (_has_changed(path, before[path]) if path in before else path in lost)
+    ]  # fmt: skip
 
 
 def _has_changed(path: str, before: Fingerprint) -> bool:

@@ -48,7 +48,7 @@ def run_saver(orders: pipes.End, reports: pipes.End, saving: Saving) -> NoReturn
     orders, reports = children.do_first_things(orders, reports, ignored=ignored)
     name_script_main()
     status = _InSaver(orders, reports, saving).run()
-    children.leave(status, torn_down=False)  # nobody but the run's end waits for that
+    children.leave(status, torn_down=False)  # nobody needs that, and the run's end would wait
 
 
 class _InSaver:

@@ -138,8 +138,8 @@ if __name__ == "__main__":
 
 
 def test_only_a_worker_that_is_spawned_is_taken_apart(folder: Path) -> None:
-    """A library in C that the function uses may wait for that. In the saver there is none, and the
-    end of the run waits for it."""
+    """A library in C that the function uses may wait for that. One that the saver's hooks use has
+    `close_saver`, and the end of the run would wait."""
     Path("script.py").write_text(TORN_DOWN)
     done = python("script.py")
     assert done.returncode == 0, done.stderr
