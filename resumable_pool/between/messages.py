@@ -23,9 +23,9 @@ from ..values import Encoded, Encoder
 # the time that a list of pairs takes.)
 Batch = dict[str, int]
 
-# What a batch of quick files is to take. Passing it round the ring takes a fraction of a
-# millisecond; and nobody notices that a stop takes so much longer.
-BATCH_SECONDS = 0.05
+# What a batch of quick files is to take. Between two a worker waits for a millisecond or two where
+# all processors are busy. No stop waits for its end, and what comes of it is told before.
+BATCH_SECONDS = 0.2
 
 # And what one that is given to an executor is to take. The way there takes some milliseconds; and
 # since it cannot be recalled, a stop waits for it.

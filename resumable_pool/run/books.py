@@ -28,7 +28,7 @@ A batch is one path, until files prove to be quick; then it is as many as fill B
 makes the way round the ring a small part of their time. Whether they were as quick as was thought
 is for the worker to see: it gives back the rest of a batch that takes too long, as soon as the call
 that it is in returns. So a file may wait behind a slow one that is before it in its batch; and
-since a batch is one path as soon as one has been slow, it seldom does so twice.
+since batches are short as soon as one has been slow, it seldom does so twice.
 
 Pure: no process, no clock, no file. An illegal event raises, names what was asked for and what is,
 and changes nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pickle
 import signal
 import threading
 import time
@@ -15,7 +16,10 @@ from typing import Any
 import pytest
 
 from resumable_pool import ResumableRunner, open_checkpoint
+from resumable_pool.between.messages import Setup
 from resumable_pool.run.books import Books
+from resumable_pool.values import Encoder
+from resumable_pool.worker.calling import process_batch
 
 from ..conftest import not_on_windows
 from ..functions import CALLS, KILL, calls, note
@@ -225,3 +229,20 @@ def test_a_batch_that_does_not_fit_into_a_pipe_is_dealt_all_the_same(folder: Pat
         Path(path).write_text("")
     names = ResumableRunner(os.path.basename, paths, "names.pkl", max_workers=1, progress=False)
     assert names.run().completed == 4000
+
+
+@pytest.mark.parametrize(("number", "size"), [(1, 0), (8, 0), (9, -1)])
+def test_only_files_of_a_long_batch_are_not_asked_for_their_size(
+    many: list[str], number: int, size: int
+) -> None:
+    """Those of a short one take much longer than that."""
+    sizes: list[int] = []
+
+    def record(outcome: Any) -> list[bytes]:
+        sizes.append(outcome[6].size)
+        return [b""]
+
+    setup = Setup(str, None, (), encoder=Encoder(pickle.dumps, record))
+    for _ in process_batch(setup, dict.fromkeys(many[:number], 1), lambda: None):
+        pass
+    assert sizes == [size] * number

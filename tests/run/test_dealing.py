@@ -135,13 +135,14 @@ def _with_quick_files(books: Books, seconds: float = QUICK - NOW) -> Books:
 LENGTHS = {
     1000.0: 1,
     1.0: 1,
-    0.05: 1,
-    0.026: 1,
-    0.025: 2,
-    0.01: 5,
-    0.001: 50,
-    0.00025: 200,
-    0.00001: 5000,
+    0.11: 1,
+    0.1: 2,
+    0.05: 4,
+    0.01: 20,
+    0.001: 200,
+    0.00025: 800,
+    0.00004: 5000,
+    0.00001: 8192,
     0.0: 8192,
     -1.0: 8192,  # as a clock may have it that was set
 }
@@ -149,7 +150,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize(("seconds", "length"), LENGTHS.items())
 def test_quick_files_are_dealt_together(seconds: float, length: int) -> None:
-    """As many as take a twentieth of a second, if they go on as the last one did."""
+    """As many as take a fifth of a second, if they go on as the last one did."""
     books = _with_quick_files(new_books(1), seconds)
     books.add(map(str, range(100_000)))
     assert len(_deal(books, 1)) == length
@@ -167,14 +168,14 @@ def test_a_slow_file_makes_the_next_batch_short() -> None:
     """And quick ones make it long again: what counts is how it was lately."""
     books = _with_quick_files(new_books(1))
     books.add(map(str, range(10_000)))
-    assert len(_deal(books, 0)) == 50
-    books.finish(0, 49, NOW + 0.049)
-    books.finish(0, 1, NOW + 10)
+    assert len(_deal(books, 0)) == 200
+    books.finish(0, 199, NOW + 0.199)
+    books.finish(0, 1, NOW + 60)
     books.give_back(0)
     assert len(_deal(books, 0)) == 1
     books.finish(0, 1, NOW + 0.01)
     books.give_back(0)
-    assert len(_deal(books, 0)) == 5
+    assert len(_deal(books, 0)) == 20
 
 
 def test_outcomes_share_the_time_of_their_batch() -> None:
@@ -187,11 +188,11 @@ def test_outcomes_share_the_time_of_their_batch() -> None:
     books.finish(0, 20, NOW + 0.5)
     books.finish(0, 20, NOW + 0.5)
     books.give_back(0)
-    assert len(_deal(books, 0)) == 5
+    assert len(_deal(books, 0)) == 20
 
 
 @pytest.mark.parametrize(("to_do", "workers", "length"), [
-    (8000, 10, 50), (1000, 10, 25), (100, 10, 2), (79, 10, 1), (10, 10, 1), (1, 10, 1),
+    (9000, 10, 200), (1000, 10, 25), (100, 10, 2), (79, 10, 1), (10, 10, 1), (1, 10, 1),
     (10, 1, 2), (4, 1, 1),
 ])  # fmt: skip
 def test_towards_the_end_batches_become_short(to_do: int, workers: int, length: int) -> None:
@@ -226,7 +227,7 @@ def test_the_way_to_a_worker_is_not_part_of_the_pace() -> None:
     books.note_begun(0, NOW + 10)
     books.finish(0, 1, NOW + 10.01)
     books.give_back(0)
-    assert len(_deal(books, 0)) == 5
+    assert len(_deal(books, 0)) == 20
 
 
 @pytest.mark.parametrize(("batch_seconds", "length"), [(0.5, 100), (0.05, 10), (0.0, 1)])
