@@ -128,16 +128,17 @@ class _InWorker:
                 return
 
     def _look_around(self, now: float, around: Any) -> bool:
-        """Make sure that nothing but its outcome is left of the last file. Returns whether the
-        runner has told us to begin no further one."""
+        """Make sure that nothing but its outcome is left of the last file. Returns whether to begin
+        no further one: the runner has told us so, or is no more, and who comes after it waits."""
         self._look_at = now + _LOOK_SECONDS
         self._check()
         if around is not None:
             around.end(self._last_words)
         self._go_back()
         system.stop_timers()
-        told = self._received or self._told.poll(0)
-        return bool(told) and self._receive() is not None
+        if told := bool(self._received or self._told.poll(0)):
+            self._receive()
+        return told
 
     def _go_back(self) -> None:
         """To the folder where relative paths start: a function may have left it."""

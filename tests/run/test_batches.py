@@ -24,6 +24,7 @@ from resumable_pool.worker.calling import process_batch
 from ..conftest import not_on_windows
 from ..functions import CALLS, KILL, calls, note
 from ..stage import FAIL, PATIENCE, Stage, act, announcement
+from ..test_scripts import python
 
 pytestmark = pytest.mark.alike
 
@@ -105,6 +106,15 @@ def slow_from_300_on(path: str) -> str:
     note(path)
     if path >= "many/300.txt":
         time.sleep(0.02)
+    return path
+
+
+def end_the_script(path: str) -> str:
+    """One in the middle kills the script; each takes so long that the worker looks around."""
+    note(path)
+    if path == "many/300.txt":
+        os.kill(os.getppid(), KILL)
+    time.sleep(0.002)
     return path
 
 
@@ -246,3 +256,17 @@ def test_only_files_of_a_long_batch_are_not_asked_for_their_size(
     for _ in process_batch(setup, dict.fromkeys(many[:number], 1), lambda: None):
         pass
     assert sizes == [size] * number
+
+
+@not_on_windows("fork")
+def test_without_a_runner_no_further_file_of_a_batch_is_begun(many: list[str]) -> None:
+    """Whoever starts the script again at once has to wait for those in progress, not for more."""
+    script = (
+        "from resumable_pool import ResumableRunner\n"
+        "from tests.run.test_batches import end_the_script\n"
+        "ResumableRunner(end_the_script, 'many/*.txt', 'result.pkl', max_workers=1,"
+        " mp_context='fork').run()"
+    )
+    assert python("-c", script).returncode == -KILL
+    assert calls() == [*open_checkpoint("result.pkl")]
+    assert len(calls()) < 310
