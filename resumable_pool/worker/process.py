@@ -3,8 +3,8 @@
 It reads batches of paths from its own pipe, calls the user's function for one after the other,
 turns what it returns into bytes, as the checkpoint's format says, and writes each outcome to its
 own pipe to the saver at once. It hands back the rest of a batch if that takes longer than planned,
-or if it is told to. When its pipe of paths is closed, it says `Done`, with the number of outcomes,
-and exits.
+if it is told to, or if the runner is no more. When its pipe of paths is closed, it says `Done`,
+with the number of outcomes, and exits.
 
 Knows nothing of the checkpoint, of other workers, or of what is done about a failure.
 """
