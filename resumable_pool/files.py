@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import functools
 import glob
 import itertools
 import os
+import re
 import stat
 import sys
 import time
@@ -202,11 +204,12 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
         if start not in seen:  # `*/../x` names one folder in many ways
             seen.add(start)
-            paths.extend(start + name for name in _named(entries, tail, os.DirEntry.is_file))
+            named = _named(entries, tail, os.DirEntry.is_file)
+            paths.extend([start + entry.name for entry in named])
     return paths
 
 
-_Entries = dict[str, "os.DirEntry[str]"]
+_Entries = list["os.DirEntry[str]"]
 
 
 def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
@@ -220,8 +223,10 @@ def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
         if last == "**":
             yield from _all_below(folder, entries, told)
             continue
-        magic = glob.has_magic(last)
-        for name in _named(entries, last, os.DirEntry.is_dir) if magic else [last]:
+        names = [last]
+        if glob.has_magic(last):
+            names = [entry.name for entry in _named(entries, last, os.DirEntry.is_dir)]
+        for name in names:
             yield from _folder(os.path.join(folder, name), told)
 
 
@@ -234,9 +239,9 @@ def _folder(path: str, told: Told) -> Iterator[tuple[str, _Entries]]:
 def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
     """The folder, and all that are in it."""
     yield folder, entries
-    for name in _named(entries, "*", os.DirEntry.is_dir):
-        if not _leads_up(entries[name]):
-            inside = os.path.join(folder, name, "")
+    for entry in _named(entries, "*", os.DirEntry.is_dir):
+        if not _leads_up(entry):
+            inside = os.path.join(folder, entry.name, "")
             yield from _all_below(inside, _entries(inside, told), told)
 
 
@@ -254,15 +259,15 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 
 
 def _entries(folder: str, told: Told) -> _Entries:
-    """What is in the folder, by name; nothing, with a warning, if nobody can look."""
+    """What is in the folder; nothing, with a warning, if nobody can look."""
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
     inside = folder if sys.platform == "win32" else folder + os.curdir
-    entries: _Entries = {}
+    entries: _Entries = []
     try:
         with os.scandir(inside) as found:
-            while some := {entry.name: entry for entry in itertools.islice(found, _TELL_EVERY)}:
-                entries |= some
+            while some := [*itertools.islice(found, _TELL_EVERY)]:
+                entries += some
                 told(len(entries))
     except OSError as error:  # it was there: it may not be read, or its path is too long
         if error.errno not in _NOT_THERE:
@@ -294,16 +299,22 @@ def _is_file(path: str) -> bool:
 
 def _named(
     entries: _Entries, pattern: str, is_kind: Callable[[os.DirEntry[str]], bool]
-) -> list[str]:
-    """The names that match, by the rules of `glob.glob`, of what is of this kind."""
-    names: Iterable[str] = entries if pattern == "*" else fnmatch.filter(entries, pattern)
-    if not pattern.startswith("."):
-        names = [name for name in names if name[0] != "."]
+) -> _Entries:
+    """Those whose names match, by the rules of `glob.glob`, and that are of this kind."""
+    matches = _matcher(pattern)
+    found = [entry for entry in entries if matches(entry.name)]
     try:
-        return [name for name in names if is_kind(entries[name])]  # asks the disk of links only
+        return [*filter(is_kind, found)]  # asks the disk of links only
     except OSError:  # some of which go in a circle
-        there = [name for name in names if _mode(entries[name].path)]
-        return [name for name in there if is_kind(entries[name])]
+        return [*filter(is_kind, [entry for entry in found if _mode(entry.path)])]
+
+
+@functools.cache
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """Says of a name whether it matches."""
+    shown = "" if pattern.startswith(".") else r"(?!\.)"
+    flags = re.IGNORECASE if sys.platform == "win32" else 0
+    return re.compile(shown + fnmatch.translate(pattern), flags).match
 
 
 def is_in_shard(path: str, shard: tuple[int, int]) -> bool:

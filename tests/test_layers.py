@@ -40,9 +40,9 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1141,  # the modules beside runner.py, and the front doors
+    "": 1149,  # the modules beside runner.py, and the front doors
     "between": 1222,
-    "checkpoints": 1987,
+    "checkpoints": 1989,
     "commands": 389,
     "run": 1788,
     "saver": 285,

@@ -29,6 +29,8 @@ import re
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import contains
 from typing import Any
 
 from ..between import forks
@@ -169,7 +171,7 @@ class Checkpoint(Mapping[str, Any]):
     def others(self, paths: list[str]) -> list[str]:
         """Those of very many paths that it does not own."""
         names = paths if os.path.normcase("A") == "A" else [*map(os.path.normcase, paths)]
-        perhaps = [name for _, own in self._places for name in names if own in name]
+        perhaps = any(any(map(contains, names, repeat(own))) for _, own in self._places)
         return [path for path in paths if not self.owns(path)] if perhaps else paths
 
     def _is_own(self, name: str, own: str) -> bool:
