@@ -72,8 +72,8 @@ def pickle_value(value: Any) -> bytes:
             data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         except BaseException:  # what protocol 3 said is the clearer of the two
             raise UnstorableValue("the result cannot be pickled") from error
-    # That there is none is told in a sixth of the time in which one is found.
-    two_lines = _NEWLINE in data and data.find(_NEWLINE, data.find(_NEWLINE) + 1) >= 0
+    # That there is none is told in a sixth of the time in which they are counted.
+    two_lines = _NEWLINE in data and data.count(_NEWLINE) > 1
     if data[1] != PROTOCOL or (two_lines and _may_name_a_global(data)):
         try:
             pickle.loads(data)

@@ -11,7 +11,6 @@ Knows nothing of the checkpoint, of other workers, or of what is done about a fa
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import functools
 import os
@@ -142,8 +141,10 @@ class _InWorker:
 
     def _go_back(self) -> None:
         """To the folder where relative paths start: a function may have left it."""
-        with contextlib.suppress(OSError):  # it is gone, and only relative paths need it
+        try:  # noqa: SIM105 (which takes longer than all else here)
             os.chdir(self._here)
+        except OSError:  # it is gone, and only relative paths need it
+            pass
 
     # Before each call.
 
