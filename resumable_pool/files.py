@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from .records import Fingerprint, quoted
 
@@ -200,56 +201,60 @@ def _matches(pattern: str, told: Told) -> Iterable[str]:
     seen: set[str] = set()
     paths: list[str] = []
     above = os.path.join(os.curdir, head)
-    for folder, entries in _folders(above, lambda more: told(len(paths) + more)):
+    for folder, inside in _folders(above, lambda more: told(len(paths) + more)):
         start = normalised(folder + "x")[:-1]  # what its files' paths begin with
         if start not in seen:  # `*/../x` names one folder in many ways
             seen.add(start)
-            named = _named(entries, tail, os.DirEntry.is_file)
-            paths.extend([start + entry.name for entry in named])
+            names = _named(inside.files, inside.links, tail, os.DirEntry.is_file)
+            paths.extend([start + name for name in names])
     return paths
 
 
-_Entries = list["os.DirEntry[str]"]
+class _Inside(NamedTuple):
+    """What is in a folder: names of files and of folders, and links, of which only the disk knows
+    what they are. (To keep an `os.DirEntry` of each would take three times as much memory.)"""
+
+    files: list[str]
+    folders: list[str]
+    links: dict[str, os.DirEntry[str]]
 
 
-def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _folders(pattern: str, told: Told) -> Iterator[tuple[str, _Inside]]:
     """The folders that `pattern` names, with what is in each; a folder ends in a separator."""
     above, last = os.path.split(pattern)
     # There is no more above a drive, and what looks like a glob in its name (`\\?\C:\`) is none.
     if above == pattern or not glob.has_magic(pattern):
         yield from _folder(pattern, told)
         return
-    for folder, entries in _folders(above, told):
+    for folder, inside in _folders(above, told):
         if last == "**":
-            yield from _all_below(folder, entries, told)
+            yield from _all_below(folder, inside, told)
             continue
         names = [last]
         if glob.has_magic(last):
-            names = [entry.name for entry in _named(entries, last, os.DirEntry.is_dir)]
+            names = _named(inside.folders, inside.links, last, os.DirEntry.is_dir)
         for name in names:
             yield from _folder(os.path.join(folder, name), told)
 
 
-def _folder(path: str, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _folder(path: str, told: Told) -> Iterator[tuple[str, _Inside]]:
     """This one, if it is one."""
-    if stat.S_ISDIR(_mode(inside := os.path.join(path, ""))):
-        yield inside, _entries(inside, told)
+    if stat.S_ISDIR(_mode(folder := os.path.join(path, ""))):
+        yield folder, _inside(folder, told)
 
 
-def _all_below(folder: str, entries: _Entries, told: Told) -> Iterator[tuple[str, _Entries]]:
+def _all_below(folder: str, inside: _Inside, told: Told) -> Iterator[tuple[str, _Inside]]:
     """The folder, and all that are in it."""
-    yield folder, entries
-    for entry in _named(entries, "*", os.DirEntry.is_dir):
-        if not _leads_up(entry):
-            inside = os.path.join(folder, entry.name, "")
-            yield from _all_below(inside, _entries(inside, told), told)
+    yield folder, inside
+    for name in _named(inside.folders, inside.links, "*", os.DirEntry.is_dir):
+        if name not in inside.links or not _leads_up(inside.links[name]):
+            below = os.path.join(folder, name, "")
+            yield from _all_below(below, _inside(below, told), told)
 
 
-def _leads_up(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to a folder above itself, in which there would be no end."""
-    if not entry.is_symlink():
-        return False
-    target, path = os.stat(entry.path), os.path.abspath(entry.path)
+def _leads_up(link: os.DirEntry[str]) -> bool:
+    """Whether it leads to a folder above itself, in which there would be no end."""
+    target, path = os.stat(link.path), os.path.abspath(link.path)
     while (above := os.path.dirname(path)) != path:
         path = above
         with contextlib.suppress(OSError):
@@ -258,23 +263,26 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _entries(folder: str, told: Told) -> _Entries:
+def _inside(folder: str, told: Told) -> _Inside:
     """What is in the folder; nothing, with a warning, if nobody can look."""
+    files, folders, links = inside = _Inside([], [], {})
     # By way of its `.`, since a folder may be read whose files nobody may open. (On Windows there
     # are no such folders, and names that are taken letter by letter, in which a dot is one.)
-    inside = folder if sys.platform == "win32" else folder + os.curdir
-    entries: _Entries = []
+    path = folder if sys.platform == "win32" else folder + os.curdir
     try:
-        with os.scandir(inside) as found:
-            while some := [*itertools.islice(found, _TELL_EVERY)]:
-                entries += some
-                told(len(entries))
+        with os.scandir(path) as entries:
+            while some := [*itertools.islice(entries, _TELL_EVERY)]:
+                links.update({entry.name: entry for entry in some if entry.is_symlink()})
+                plain = [entry for entry in some if not entry.is_symlink()] if links else some
+                files += [entry.name for entry in plain if entry.is_file()]
+                folders += [entry.name for entry in plain if entry.is_dir()]
+                told(len(files))
     except OSError as error:  # it was there: it may not be read, or its path is too long
         if error.errno not in _NOT_THERE:
             raise
         what = f"folder {quoted(normalised(folder))} is left out, with all that is in it"
         warnings.warn(f"{what}: {error.strerror}", stacklevel=_levels_to_the_caller())
-    return entries
+    return inside
 
 
 @contextlib.contextmanager
@@ -298,15 +306,17 @@ def _is_file(path: str) -> bool:
 
 
 def _named(
-    entries: _Entries, pattern: str, is_kind: Callable[[os.DirEntry[str]], bool]
-) -> _Entries:
-    """Those whose names match, by the rules of `glob.glob`, and that are of this kind."""
+    names: list[str], links: dict[str, os.DirEntry[str]], pattern: str,
+    is_kind: Callable[[os.DirEntry[str]], bool],
+) -> list[str]:  # fmt: skip
+    """Of these, and of the links that are of this kind, those that match by `glob.glob`'s rules."""
     matches = _matcher(pattern)
-    found = [entry for entry in entries if matches(entry.name)]
+    linked = [link for name, link in links.items() if matches(name)]
     try:
-        return [*filter(is_kind, found)]  # asks the disk of links only
-    except OSError:  # some of which go in a circle
-        return [*filter(is_kind, [entry for entry in found if _mode(entry.path)])]
+        linked = [*filter(is_kind, linked)]
+    except OSError:  # some go in a circle
+        linked = [*filter(is_kind, [link for link in linked if _mode(link.path)])]
+    return [*filter(matches, names), *(link.name for link in linked)]
 
 
 @functools.cache

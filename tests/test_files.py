@@ -8,6 +8,7 @@ import glob
 import os
 import socket
 import sys
+import tracemalloc
 import warnings
 from binascii import crc32
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from resumable_pool import files
 from resumable_pool.checkpoints import PickleFile, checkpoint_at
 from resumable_pool.files import (
     as_key,
@@ -387,6 +389,23 @@ def test_who_waits_is_told_in_the_middle_of_a_large_folder(tmp_path: Path) -> No
     told: list[int] = []
     list_files("large/*", told.append)
     assert 5_000 in told
+
+
+def test_a_large_folder_takes_as_little_memory_as_with_glob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little more is kept of each file than its path, as many as there may be."""
+    monkeypatch.setattr(files, "_TELL_EVERY", 50)  # what is more than that is many
+    for number in range(1_000):
+        (tmp_path / f"{number:05}.txt").touch()
+    peaks: list[int] = []
+    for list_them in (list_files, glob.glob):
+        list_them("0*.txt")  # what is made once
+        tracemalloc.start()
+        assert len(list_them("0*.txt")) == 1_000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] <= 1.5 * peaks[1]
 
 
 def test_a_glob_warns_of_nothing() -> None:
