@@ -10,9 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+if sys.platform == "win32":
+    import msvcrt
 
 CALLS = Path("calls")  # in the folder of the run
 KILL = getattr(signal, "SIGKILL", 9)  # which has no name on Windows, and works
@@ -39,8 +43,23 @@ def number_in_bursts(path: str) -> int:
 
 def note(path: str) -> None:
     """One line per call: a write this small is never torn or mixed with another."""
-    with open(CALLS, "ab", buffering=0) as file:
+    with open(CALLS, "ab", buffering=0) as file, _alone_with(file):
         file.write(f"{os.getpid()} {path}\n".encode())
+
+
+@contextlib.contextmanager
+def _alone_with(file: FileIO) -> Iterator[None]:
+    """On Windows, where the end of a file is looked for before it is written to. The lock is on a
+    byte that no file here has, and so keeps no reader out."""
+    if sys.platform == "win32":
+        while True:
+            file.seek(1 << 30)
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                break
+            except PermissionError:  # not LK_LOCK, which tries once a second
+                time.sleep(0.001)
+    yield  # who closes the file gives up the lock
 
 
 def calls() -> list[str]:

@@ -143,9 +143,8 @@ def test_the_alarm_of_a_quick_file_is_not_the_next_ones(many: list[str]) -> None
 
 
 def test_quick_files_are_dealt_in_few_batches(many: list[str], rests: list[int]) -> None:
-    """Each is called once, and saved, with far fewer rounds than files. (Under Wine two workers may
-    overwrite each other's notes.)"""
-    assert runner(quick, max_workers=1).run().completed == NUMBER
+    """Each is called once, and saved, with far fewer rounds than files."""
+    assert runner(quick).run().completed == NUMBER
     assert calls() == many
     assert dict(open_checkpoint("result.pkl")) == {path: path for path in many}
     assert len(rests) < NUMBER / 4
