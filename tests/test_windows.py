@@ -49,6 +49,19 @@ def test_files_are_processed(tmp_path: Path) -> None:
     assert sorted(runner.results.values()) == [2, 2]
 
 
+def start_out_of_the_job(path: str) -> int:
+    flags = getattr(subprocess, "CREATE_BREAKAWAY_FROM_JOB", 0)
+    return subprocess.call([sys.executable, "-c", "raise SystemExit(3)"], creationflags=flags)
+
+
+def test_what_a_function_starts_may_leave_the_job(tmp_path: Path) -> None:
+    """Windows refuses to start it where the job does not say so."""
+    (tmp_path / "a.txt").touch()
+    runner = ResumableRunner(start_out_of_the_job, f"{tmp_path}/*.txt", tmp_path / "r.pkl")
+    assert runner.run().completed == 1
+    assert [*runner.results.values()] == [3]
+
+
 @contextlib.contextmanager
 def held(path: Path, shared: int) -> Iterator[None]:
     """Somebody has it open, and lets others read (1) or write it (2), or nobody (0)."""

@@ -58,7 +58,7 @@ if sys.platform == "win32":
     _CREATE_NEW_PROCESS_GROUP = 0x200
     # JOBOBJECT_EXTENDED_LIMIT_INFORMATION: its number, its length, and where its flags stand.
     _LIMITS, _LIMITS_LENGTH, _FLAGS_AT = 9, 144 if sys.maxsize > 1 << 32 else 112, 16
-    _KILL_ON_JOB_CLOSE = 0x2000
+    _KILL_ON_JOB_CLOSE, _BREAKAWAY_OK = 0x2000, 0x800
     _SYNCHRONIZE = 0x100000
     _CTRL_C, _CTRL_BREAK = 0, 1
 
@@ -130,7 +130,8 @@ if sys.platform == "win32":
 
     def _limit_job(flags: int) -> None:
         limits = ctypes.create_string_buffer(_LIMITS_LENGTH)
-        ctypes.c_uint32.from_buffer(limits, _FLAGS_AT).value = flags
+        # Who asks for it may leave the job, as a session elsewhere; or he could not start at all.
+        ctypes.c_uint32.from_buffer(limits, _FLAGS_AT).value = flags | _BREAKAWAY_OK
         _kernel32.SetInformationJobObject(_job, _LIMITS, limits, len(limits))
 
     def hold_what_it_starts() -> None:
