@@ -254,13 +254,26 @@ def _all_below(folder: str, inside: _Inside, told: Told) -> Iterator[tuple[str, 
 
 def _leads_up(link: os.DirEntry[str]) -> bool:
     """Whether it leads to a folder above itself, in which there would be no end."""
-    target, path = os.stat(link.path), os.path.abspath(link.path)
+    path = os.path.abspath(link.path)
     while (above := os.path.dirname(path)) != path:
         path = above
-        with contextlib.suppress(OSError):
-            if os.path.samestat(target, os.stat(path)):
+        with contextlib.suppress(OSError):  # it may lead nowhere
+            if os.path.samefile(link.path, path):
                 return True
     return False
+
+
+if sys.platform == "win32":
+
+    def _is_link(entry: os.DirEntry[str]) -> bool:
+        """Also if it is a junction, which says that it is none."""
+        if not entry.is_dir(follow_symlinks=False):
+            return entry.is_symlink()
+        attributes = entry.stat(follow_symlinks=False).st_file_attributes
+        return bool(attributes & stat.FILE_ATTRIBUTE_REPARSE_POINT)
+
+else:
+    _is_link = os.DirEntry.is_symlink
 
 
 def _inside(folder: str, told: Told) -> _Inside:
@@ -272,8 +285,8 @@ def _inside(folder: str, told: Told) -> _Inside:
     try:
         with os.scandir(path) as entries:
             while some := [*itertools.islice(entries, _TELL_EVERY)]:
-                links.update({entry.name: entry for entry in some if entry.is_symlink()})
-                plain = [entry for entry in some if not entry.is_symlink()] if links else some
+                links.update({entry.name: entry for entry in filter(_is_link, some)})
+                plain = [entry for entry in some if entry.name not in links] if links else some
                 files += [entry.name for entry in plain if entry.is_file()]
                 folders += [entry.name for entry in plain if entry.is_dir()]
                 told(len(files))

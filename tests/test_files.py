@@ -8,6 +8,7 @@ import glob
 import os
 import socket
 import sys
+import time
 import tracemalloc
 import warnings
 from binascii import crc32
@@ -217,6 +218,25 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
         os.seteuid(user)
         (tmp_path / "sub").chmod(0o755)
     assert [warning.filename for warning in warned] == [__file__]
+
+
+@windows
+def test_a_junction_to_a_folder_above_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is found once: a junction is no link, Windows and Python say."""
+    import _winapi
+
+    monkeypatch.chdir("sub/deep")
+    try:
+        _winapi.CreateJunction(os.path.abspath(".."), os.path.abspath("again"))
+    except OSError:  # Wine makes a folder, and shows links of Linux as junctions
+        os.rmdir("again")
+        os.spawnl(os.P_WAIT, "/bin/ln", "ln", "-s", "..", "again")
+        while not os.path.exists("again"):
+            time.sleep(0.01)
+    assert _files("../**/*.txt") == ["../c.txt", "../deep/d.txt"]
+    assert _files("again/*.txt") == ["again/c.txt"]  # by its name it is
+    with contextlib.suppress(OSError):  # or what cleans up under Wine would go round in it
+        os.spawnl(os.P_WAIT, "/bin/rm", "rm", "again")
 
 
 @posix
