@@ -22,9 +22,9 @@ from ..values import Bytes
 
 OWN_FILE = __file__  # as tracebacks name it
 
-# The files of so short a batch take hundredths of a second each, or are the last. Beside that it
-# costs nothing to ask how large each is, and when it was changed.
-_SHORT_BATCH = 8
+# The files of so short a batch take milliseconds each, or are the last. Beside that it costs
+# nothing to ask how large each is, and when it was changed.
+_SHORT_BATCH = 100
 
 # No fork of a Python takes less, in seconds, but many times as long; and to ask for its number
 # takes a quarter of a microsecond.

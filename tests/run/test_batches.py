@@ -109,6 +109,11 @@ def slow_from_300_on(path: str) -> str:
     return path
 
 
+def brief(path: str) -> str:
+    time.sleep(0.005)
+    return Path(path).read_text()
+
+
 def end_the_script(path: str) -> str:
     """One in the middle kills the script; each takes so long that the worker looks around."""
     note(path)
@@ -241,7 +246,7 @@ def test_a_batch_that_does_not_fit_into_a_pipe_is_dealt_all_the_same(folder: Pat
     assert names.run().completed == 4000
 
 
-@pytest.mark.parametrize(("number", "size"), [(1, 0), (8, 0), (9, -1)])
+@pytest.mark.parametrize(("number", "size"), [(1, 0), (100, 0), (101, -1)])
 def test_only_files_of_a_long_batch_are_not_asked_for_their_size(
     many: list[str], number: int, size: int
 ) -> None:
@@ -256,6 +261,20 @@ def test_only_files_of_a_long_batch_are_not_asked_for_their_size(
     for _ in process_batch(setup, dict.fromkeys(many[:number], 1), lambda: None):
         pass
     assert sizes == [size] * number
+
+
+def test_a_file_of_milliseconds_that_is_replaced_by_an_older_one_is_done_again(
+    folder: Path, many: list[str]
+) -> None:
+    """Also if the run that did it first was not asked to look at that."""
+    hundred: dict[str, Any] = {"max_workers": 1, "progress": False}
+    assert ResumableRunner(brief, many[:100], "result.pkl", **hundred).run().completed == 100
+    Path("older").write_text("longer")
+    os.utime("older", (1e9, 1e9))
+    os.replace("older", many[10])
+    again = ResumableRunner(brief, many[:100], "result.pkl", rerun_changed=True, **hundred)
+    assert again.run().completed == 1
+    assert again.results[many[10]] == "longer"
 
 
 @not_on_windows("fork")
