@@ -121,6 +121,8 @@ class Run:
     def _hand_out(self) -> Iterator[list[str]]:
         """What has been saved, or only the first of it, while who gets it is slow."""
         finished = self._books.take_finished(1 if self._slow else None)
+        if self._behind:  # nothing was dealt, and so nothing else will wake the loop
+            self._stop_requests.wake()
         self._behind = bool(self._books.untaken)
         begun = self._clock.look()
         yield finished

@@ -17,6 +17,7 @@ import pytest
 
 from resumable_pool import Report, ResumableRunner, WorkerStartError
 from resumable_pool.between import children
+from resumable_pool.run import loop
 from resumable_pool.run.loop import STARTING_SECONDS
 
 from .. import functions
@@ -230,3 +231,16 @@ def test_time_passes_in_a_slow_loop(folder: Path, method: str) -> None:
         time.sleep(seconds)
         seconds = 0.0
     assert [*runner.failures] == ["in/00.txt"]
+
+
+def test_after_a_slow_loop_the_next_files_are_handed_out_at_once(
+    folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was behind nothing was, and so nothing happens that could wake the run."""
+    monkeypatch.setattr(loop, "TICK_SECONDS", PATIENCE)
+    options: Any = {"max_workers": 2, "mp_context": method, "progress": False}
+    runner = ResumableRunner(functions.number_in, "in/*.txt", "result.pkl", **options)
+    begun = time.monotonic()
+    for _ in runner.as_completed():
+        time.sleep(0.1)  # meanwhile both workers are done with what they had
+    assert time.monotonic() < begun + PATIENCE
