@@ -34,7 +34,8 @@ TICK_SECONDS = 1.0
 STARTING_SECONDS = 0.05
 
 # Who takes longer over what has been saved is given one at a time: between them files that take too
-# long are ended, and nothing new is dealt.
+# long are ended, and nothing new is dealt. And batches are of one file, since after a stop, too, he
+# is given all that is saved.
 SLOW_SECONDS = 0.05
 
 _REMEDY = "Fix that and run again; what was saved is kept."
@@ -63,7 +64,8 @@ class Run:
         self._clock = Clock()
         self._stop_requests = stop_requests
         self._screen = screen
-        self._opened = self._slow = self._behind = self._excused = False
+        self._opened = self._behind = self._excused = False
+        self._slow = True  # until it turns out that who gets the outcomes is not
         self._error: Exception | None = None
         self._stopping = Stopping(options.grace_period)
         self._starts = Starts()
@@ -126,7 +128,8 @@ class Run:
         self._behind = bool(self._books.untaken)
         begun = self._clock.look()
         yield finished
-        self._slow = self._clock.look() > begun + SLOW_SECONDS
+        if finished:
+            self._slow = self._clock.look() > begun + SLOW_SECONDS
 
     def workers(self) -> list[WorkerStatus]:
         """What each worker does now. From any thread."""
@@ -250,7 +253,8 @@ class Run:
         for worker in self._crew.are(State.READY):
             if self._books.is_busy(worker.serial):
                 continue
-            batch = self._books.deal(worker.serial, now, self._crew.most(worker.serial))
+            most = self._crew.most(worker.serial)
+            batch = self._books.deal(worker.serial, now, min(most, 1) if self._slow else most)
             if batch:
                 worker.deal(batch, now)
             elif batch is None:

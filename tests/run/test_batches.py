@@ -17,6 +17,7 @@ import pytest
 
 from resumable_pool import ResumableRunner, open_checkpoint
 from resumable_pool.between.messages import Setup
+from resumable_pool.run import loop
 from resumable_pool.run.books import Books
 from resumable_pool.values import Encoder
 from resumable_pool.worker.calling import process_batch
@@ -228,6 +229,18 @@ def test_a_fresh_worker_comes_after_so_many_files(many: list[str]) -> None:
     by_worker = Counter(line.split()[0] for line in CALLS.read_text().splitlines())
     assert max(by_worker.values()) == 40
     assert len(by_worker) <= NUMBER / 40 + 1  # the last two share what is left
+
+
+def test_with_a_slow_loop_files_are_dealt_singly(
+    many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop need not wait until it has gone through hundreds of outcomes."""
+    monkeypatch.setattr(loop, "SLOW_SECONDS", 0.0)
+    slow = runner(quick)
+    for number, _ in enumerate(slow.as_completed(), 1):
+        if number == 10:
+            slow.stop()
+    assert number < 20
 
 
 def test_with_a_time_limit_files_are_dealt_singly(many: list[str], rests: list[int]) -> None:
