@@ -249,16 +249,18 @@ def context_for(mp_context: Any, setup: Setup) -> BaseContext:
     """
     context = _named_context(mp_context)
     method = context.get_start_method()
-    obstacle = None if method == "fork" else _obstacle(setup)  # what is inherited is not sent
-    if mp_context is None and FORK_IS_SOUND and (obstacle or _has_an_older_script(method)):
+    sent = {} if method == "fork" else setup._asdict()  # what is inherited is not sent
+    obstacles = {name: found for name in sent if (found := _obstacle(sent[name]))}
+    if mp_context is None and FORK_IS_SOUND and (obstacles or _has_an_older_script(method)):
         return multiprocessing.get_context("fork")
-    if obstacle is None:
+    if not obstacles:
         return context
     remedy = "move it to the top level of a module that a new process can import"
     if "fork" in multiprocessing.get_all_start_methods():
         remedy += ', or pass mp_context="fork"'
+    name, obstacle = next(iter(obstacles.items()))
     raise ValueError(
-        f"function {setup.function!r} cannot be sent to a new process, as the start method "
+        f"{name} {sent[name]!r:.200} cannot be sent to a new process, as the start method "
         f"{method!r} needs: {obstacle}; {remedy}"
     )
 
