@@ -41,7 +41,7 @@ _SIGNALS = [signum for signum in signal.Signals if signum.name in _NAMES]
 
 # What `take` names requests that are no signals.
 BY_CALL, TIME_OVER = "asked to stop", "the time set by stop_after is over"
-LEFT = "your code has left the loop, or raised an exception"
+LEFT = "your code has left the loop, raised an exception or ended"
 CONSOLE_CLOSED = "the console was closed"
 
 

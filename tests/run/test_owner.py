@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from resumable_pool import open_checkpoint
+
 from ..conftest import CHEAPEST
 from ..test_scripts import python
 
@@ -343,3 +345,31 @@ def test_an_error_where_a_loop_was_left_is_no_ctrl_c_for_asyncio(folder: Path) -
     Path("script.py").write_text(FAILING.format(after=1, **parts))
     done = python("script.py")
     assert done.stdout == "caught SaverError\n", done.stderr
+
+
+def test_a_run_in_a_thread_that_the_program_does_not_wait_for_is_stopped_at_its_end(
+    folder: Path,
+) -> None:
+    """Files in progress are finished and saved, and what is said is true: no loop was left."""
+    script = """
+import sys, threading, time
+from resumable_pool import ResumableRunner
+
+class Telling(ResumableRunner):
+    def on_saved(self, outcome):
+        saved.set()
+
+def work(path):
+    time.sleep(0.2)
+
+if __name__ == "__main__":
+    saved = threading.Event()
+    runner = Telling(work, "in/*", "result.pkl", mp_context=sys.argv[1], max_workers=1)
+    threading.Thread(target=runner.run, daemon=True).start()
+    saved.wait()
+"""
+    Path("script.py").write_text(script)
+    done = python("script.py", CHEAPEST)
+    assert done.returncode == 0, done.stderr
+    assert "your code has left the loop, raised an exception or ended: " in done.stderr
+    assert 1 <= len(open_checkpoint("result.pkl")) < len(list(Path("in").iterdir()))

@@ -104,7 +104,7 @@ def test_leaving_the_loop_early_stops_the_run_cleanly(folder: Path, stage: Stage
         break
     done = len(functions.calls())
     assert len(open_checkpoint("result.pkl")) == done < 10
-    with announcement("your code has left the loop, or raised") as heard:
+    with announcement("your code has left the loop, raised an exception") as heard:
         with pytest.raises(ZeroDivisionError):
             fail_in_loop(stopped)
         assert heard.is_set()  # nobody asked for it
