@@ -46,7 +46,7 @@ from .options import check_callable, check_options, check_sent
 from .records import Failure, Outcome, Report, Result, WorkerStatus, from_here, quoted
 from .run.books import Books
 from .run.plan import Plan, make_plan
-from .run.screen import INFO, Screen, log, screen_for
+from .run.screen import INFO, Screen, screen_for
 from .run.stopping import SHORT, Loop, StopRequests, shorten
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class ResumableRunner(Hooks[Result]):
             requests = self._stop_requests = StopRequests(options.stop_after)
             life.push(functools.partial(self._let_go, requests, screen))
             where = quoted(self._checkpoint.path)
-            log(INFO, f"a run of {name!r} begins, with the checkpoint {where}")
+            screen.log(INFO, f"a run of {name!r} begins, with the checkpoint {where}")
             with screen.looks_for_files() as told:
                 files, note = self._files(told)
             for text in [*filter(None, [note]), *(self._checkpoint.settle() or ())]:
@@ -319,7 +319,7 @@ class ResumableRunner(Hooks[Result]):
                     "too: without it the next run does these files again"
                 )
             self._report = books.report(self._checkpoint.failures(), monotonic() - begun, note)
-            log(INFO, f"the run has ended: {self._report}")
+            screen.log(INFO, f"the run has ended: {self._report}")
 
     def _ring_for(
         self, make_plan: Callable[[], Plan], books: Books, requests: StopRequests, screen: Screen

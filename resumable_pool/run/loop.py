@@ -21,7 +21,7 @@ from ..values import Encoder
 from .books import Books, Verdict
 from .plan import Plan
 from .processes import Crew, Saver, State, Worker
-from .screen import DEBUG, INFO, Screen, describe_end, log
+from .screen import DEBUG, INFO, Screen, describe_end
 from .stopping import Phase, Stopping, StopRequests, handlers_held_back
 from .suspicion import Starts
 
@@ -180,7 +180,7 @@ class Run:
                 self._crew[serial].note_ready()
                 self._starts.possible = True
                 since = f"{in_words(self._clock.now)} after the start of the run"
-                log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
+                self._screen.log(DEBUG, f"{self._crew[serial].name} is ready, {since}")
             case messages.StartFailed():
                 self._note_start_failed(serial, report)
             case messages.Saved(number):
@@ -216,7 +216,7 @@ class Run:
                 self._screen.fails(failure, self._books)
             else:
                 what = f"{verdict.value} (attempt {failure.attempts})"
-                log(INFO, f"{quoted(failure.path)} {what}: {failure.message}")
+                self._screen.log(INFO, f"{quoted(failure.path)} {what}: {failure.message}")
             if self._books.too_many and not self._stopping.stopped:
                 self._stop(self._books.too_many)
         self._books.wake(now)
@@ -328,7 +328,7 @@ class Run:
             how, last_words = worker.bury()
         if not worker.was_clean:
             then = "if there are files left for it, another one takes its place"
-            log(INFO, f"{worker.name} {how}; {then}")
+            self._screen.log(INFO, f"{worker.name} {how}; {then}")
         now = self._clock.now
         if worker.unread and self._books.is_busy(serial):
             self._books.give_back(serial)  # it was dead, or as good as dead, before

@@ -219,15 +219,27 @@ class Screen:
 
     # What is said.
 
+    def log(self, level: int, text: str) -> None:
+        """Tell the logger `resumable_pool`, in a program that listens."""
+        if (logging := sys.modules.get("logging")) is None:
+            return
+        logger = logging.getLogger("resumable_pool")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
+        if logging.root.handlers and logger.isEnabledFor(level):
+            self.clear()  # one may write to the same terminal
+        with contextlib.suppress(Exception):  # a handler's, whose server is away, say
+            logger.log(level, "%s", text)
+
     def say(self, text: str) -> None:
         """A line that stays, for somebody who watches."""
-        log(INFO, text)
+        self.log(INFO, text)
         if self._pause < NEVER:
             self._say(text)
 
     def announce(self, text: str) -> None:
         """A line that stays, and that a person must see, also where no progress is drawn."""
-        log(INFO, text)
+        self.log(INFO, text)
         self._say(text)
 
     def _say(self, text: str) -> None:
@@ -250,19 +262,19 @@ class Screen:
         if plan.new < plan.total:
             self.say(str(plan))
         else:  # as anybody expects
-            log(INFO, str(plan))
+            self.log(INFO, str(plan))
 
     def has_nothing_to_do(self, plan: Plan, checkpoint: str) -> None:
         """All files have been done before, or are left alone. The `checkpoint` is as one types it
         here."""
-        log(INFO, str(plan))
+        self.log(INFO, str(plan))
         self.say(
             f"nothing to do: no file is new. To do all of them again, delete or rename {checkpoint}"
         )
 
     def fails(self, failure: Failure, counts: Counts) -> None:
         """A file has failed for good. Of each kind of failure the first one is shown at once."""
-        log(WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
+        self.log(WARNING, f"{quoted(failure.path)} has failed ({failure.kind}): {failure.message}")
         if len(self._kinds) > SHOWN_KINDS:
             return  # and a million kinds are not kept for it
         alike = self._kinds.add(failure._replace(traceback=""))
@@ -285,7 +297,7 @@ class Screen:
     def breaks(self, error: Exception, hidden: bool) -> None:
         """The run ends for this reason; which may be `hidden`, from who catches only the Ctrl-C."""
         what = f"{type(error).__name__}: {error}"
-        log(ERROR, f"the run has ended early: {what}")
+        self.log(ERROR, f"the run has ended early: {what}")
         if hidden:
             self._say(what.partition("\n")[0])
 
@@ -373,15 +385,3 @@ def _is_watched(stream: TextIO) -> bool:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # closed
         return False
-
-
-def log(level: int, text: str) -> None:
-    """Tell the logger `resumable_pool`, in a program that listens."""
-    logging: Any = sys.modules.get("logging")
-    if logging is None:
-        return
-    logger = logging.getLogger("resumable_pool")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())  # silent, until the program configures logging
-    with contextlib.suppress(Exception):  # of a handler, whose server is away, say: the run goes on
-        logger.log(level, "%s", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import threading
@@ -114,6 +115,23 @@ def test_what_is_said_gets_a_line_of_its_own() -> None:
     line.say("hello")
     line.announce("attention")
     assert stream.getvalue() == "\r0/1 file\r        \rhello\nattention\n"
+
+
+def test_what_is_logged_to_the_same_terminal_gets_a_line_of_its_own() -> None:
+    """As after `logging.basicConfig()`; but for what is not logged the line stays."""
+    stream, counts = io.StringIO(), Counts(1, 0)
+    line, handler = Screen(stream, redrawn=True), logging.StreamHandler(stream)
+    logging.root.addHandler(handler)
+    try:
+        line.draw(counts, 0.0)
+        line.fails(Failure("a", "error", "boom", "", 1, 0.0), counts)
+        line.draw(counts, REDRAW_SECONDS / 2)
+        told = "'a' has failed (error): boom\nfailed: a: boom\n"
+        assert stream.getvalue() == f"\r0/1 file\r        \r{told}\r0/1 file"
+        line.log(logging.DEBUG, "no matter")
+        assert stream.getvalue().endswith("\r0/1 file")
+    finally:
+        logging.root.removeHandler(handler)
 
 
 def test_the_line_makes_room_and_comes_back() -> None:
