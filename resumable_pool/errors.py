@@ -129,9 +129,9 @@ class ExecutorError(ResumablePoolError):
             what = "cannot continue"
             remedy = (
                 "What was saved is kept: make a new executor and run again to continue. If it "
-                "breaks again, one of these files may be the reason. Pass max_workers=1, so that "
-                "it gets one file at a time: the one that breaks it is then recorded as failed, "
-                "and retry_failed=False leaves it alone"
+                "breaks again, one of these files may be the reason. With max_workers=1 it gets "
+                "one file at a time: the one that breaks it is recorded as failed, and "
+                "retry_failed=False leaves it alone"
             )
         else:
             what = "has sent nothing back yet"

@@ -218,7 +218,10 @@ def test_a_broken_pool_ends_the_run_and_the_next_goes_on(folder: Path, method: s
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_alone_in_the_pool_a_file_that_breaks_it_is_known(folder: Path) -> None:
     """With max_workers=1, which gives it one file at a time: so the next run can leave it alone."""
-    with ProcessPoolExecutor(2) as executor, pytest.raises(ExecutorError):
+    with (
+        ProcessPoolExecutor(2) as executor,
+        pytest.raises(ExecutorError, match="With max_workers=1 it gets"),
+    ):
         runner(far.kill_pool, executor, max_workers=1).run()
     (failure,) = open_checkpoint("result.pkl").failures().values()
     assert (failure.path, failure.kind) == (TEN[5], "crashed")
