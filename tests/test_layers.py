@@ -44,7 +44,7 @@ BUDGET = {
     "between": 1222,
     "checkpoints": 1989,
     "commands": 389,
-    "run": 1794,
+    "run": 1798,
     "saver": 285,
     "worker": 232,
 }

@@ -151,6 +151,7 @@ class StopRequests(contextlib.ExitStack):
         self._before: dict[int, Any] = {}
         self.signals: list[int] = []
         self._ended = False
+        self._over = threading.Event()
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -214,9 +215,11 @@ class StopRequests(contextlib.ExitStack):
         """Ask for a stop, and take all further `steps`, so that everything is saved. Where a loop
         over them has ended of itself, there are none."""
         self.ask(LEFT)
-        with contextlib.suppress(ValueError):  # it goes on in another thread
+        with contextlib.suppress(ValueError):
             for _ in steps:
                 pass
+            return
+        self._over.wait()  # it goes on in another thread, where it needs all that is left here
 
     def deliver(self) -> None:
         """After the run: give it up, and let the signals that came have their normal effect.
@@ -231,6 +234,7 @@ class StopRequests(contextlib.ExitStack):
             bell, self._bell = self._bell, None
             if bell is not None:
                 bell.close()
+        self._over.set()
         for signum in self._before:  # what a handler that raised has kept it from
             self._put_back(signum)
         _deliver(*dict.fromkeys(self.signals))
