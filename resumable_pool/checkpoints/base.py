@@ -280,7 +280,8 @@ class Checkpoint(Mapping[str, Any]):
 
     def _release(self) -> None:
         """Give up the lock."""
-        lock.unsign(self.file)
+        if lock.signer(self.file) == os.getpid():  # or we were moved, and another one is here now
+            lock.unsign(self.file)
         forks.close(self._file)
 
     def append(self, records: Sequence[Encoded]) -> None:

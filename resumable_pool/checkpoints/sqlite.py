@@ -218,7 +218,6 @@ class SqliteFile(Checkpoint):
         with self._errors():
             db = self._connect(notes)
             self._unsynced = False
-            self._status = os.stat(self.file)
             if self._status.st_nlink > 1:  # SQLite's log and our lock are beside one of the names
                 what = "has several names (hard links): make sure only one run at a time uses it"
                 notes.append(f"{quoted(self.path)} {what}")
@@ -245,6 +244,7 @@ class SqliteFile(Checkpoint):
                 replace(new, self.file)
             force_folder(self.file)
         _readable(self.file).close()  # refuses what is not ours, without changing it
+        self._status = os.stat(self.file)
         self._db = _recognised(self.file, "mode=rw")
         return self._db
 
@@ -262,7 +262,9 @@ class SqliteFile(Checkpoint):
             return True
         with contextlib.closing(db):
             forks.close(*self._in_use)
-            return _set_mode(db, "delete")
+            db.execute("PRAGMA wal_checkpoint")
+            # If it was moved, the log that is beside its name now is another one's.
+            return lock.is_at(self._status, self.file) and _set_mode(db, "delete")
 
     def _set_journals_aside(self) -> None:
         """They belong to a database that is here no more, and SQLite would write what they say into

@@ -361,6 +361,27 @@ def test_who_compacts_is_the_writer_meanwhile(
     assert dict(checkpoint_at(path)) == {"held": 1}
 
 
+@not_on_windows("nobody may move what is open")
+def test_a_writer_whose_folder_was_moved_leaves_the_next_one_in_peace(
+    tmp_path: Path, path: Path, holder: subprocess.Popen[str]
+) -> None:
+    """What is at its old place then, the lock and SQLite's log among it, is not its own. What it
+    has saved moves along."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in tmp_path.glob("result*"):
+        file.rename(moved / file.name)
+    with writing(path) as checkpoint:
+        checkpoint.save([result("next", 2, checkpoint.encode)])
+        holder.communicate(timeout=PATIENCE_SECONDS)
+        assert dict(open_checkpoint(path)) == {"next": 2}
+        with pytest.raises(CheckpointLocked, match=f"process {os.getpid()} is writing"):
+            checkpoint_at(path).open()
+    assert dict(open_checkpoint(path)) == {"next": 2}
+    alone = shutil.copy(moved / path.name, tmp_path / f"alone{path.suffix}")
+    assert dict(open_checkpoint(alone)) == {"held": 1}
+
+
 def test_settling_leaves_a_writer_in_peace(path: Path, holder: subprocess.Popen[str]) -> None:
     """While somebody writes it does nothing."""
     checkpoint_at(path).settle()
