@@ -96,12 +96,13 @@ def force(fd: int) -> None:
 
 def make_like(path: str, new: str) -> None:
     """Make sure that there is a file `new`, with the permissions of the one at `path` and, as far
-    as that is allowed, its owner."""
+    as that is allowed, its group and its owner."""
     status = os.stat(path)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT, 0o600))
     if sys.platform != "win32":
-        with contextlib.suppress(OSError):
-            os.chown(new, status.st_uid, status.st_gid)
+        for owner in (-1, status.st_uid):  # who may not give it away may still share it
+            with contextlib.suppress(OSError):
+                os.chown(new, owner, status.st_gid)
     with contextlib.suppress(OSError):  # of a file system that has none
         os.chmod(new, stat.S_IMODE(status.st_mode))
 

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from resumable_pool.checkpoints.disk import force_folder, read_at, read_into, write_parts
+from resumable_pool.checkpoints.disk import (
+    force_folder,
+    make_like,
+    read_at,
+    read_into,
+    write_parts,
+)
 
 from .conftest import SUFFIXES
 
@@ -135,3 +141,27 @@ def test_names_are_forced_to_the_disk_and_so_is_what_is_given_one(
 def test_a_folder_that_cannot_be_opened_is_not_forced(tmp_path: Path) -> None:
     """Who may only write to it (a drop box) can have a checkpoint there."""
     force_folder(str(tmp_path / "no folder" / "file"))
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only an administrator has two users"
+)
+def test_who_may_not_give_a_file_away_gives_it_to_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If somebody of a team compacts the checkpoint of another, the team can still use it."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o777)
+    old, new, groups = Path("old"), Path("new"), os.getgroups()
+    old.touch()
+    os.chown(old, 1234, 1235)
+    old.chmod(0o660)
+    os.setgroups([1235])
+    os.seteuid(65534)
+    try:
+        make_like("old", "new")
+    finally:
+        os.seteuid(0)
+        os.setgroups(groups)
+    status = new.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 1235, 0o660)
