@@ -21,7 +21,7 @@ from ..between import forks
 from ..between.system import lives, script_of
 from ..errors import CheckpointLocked
 from ..records import quoted
-from .disk import force, force_folder, open_file, replace, write_at
+from .disk import force, force_folder, make_like, open_file, replace, write_at
 
 if sys.platform == "win32":
     import msvcrt
@@ -245,11 +245,13 @@ def remove(path: str) -> None:
 
 
 def sign(path: str) -> None:
-    """Say in the lock file that this process writes to `path`. Without it, nobody will know who."""
+    """Say in the lock file that this process writes to `path`; without it, nobody will know who. If
+    we are killed, whoever else may write to that can take the file over."""
     flags = os.O_RDWR | os.O_CREAT
     with contextlib.suppress(OSError), FileIO(open_file(lock_file(path), flags), "r+") as file:
         file.seek(_PID_OFFSET)
         file.write(str(os.getpid()).encode().ljust(_PID_LENGTH))
+        make_like(path, lock_file(path))
 
 
 def signer(path: str) -> int | None:

@@ -941,6 +941,22 @@ def test_compacting_keeps_who_may_read_it(path: Path, result: Result) -> None:
 
 
 @not_on_windows("modes")
+def test_who_may_write_to_it_may_take_over_what_a_killed_writer_has_left(
+    path: Path, result: Result
+) -> None:
+    """The file that has a writer's number, and perhaps the lock, is as the checkpoint is."""
+    write(path, result("a", 1))
+    path.chmod(0o660)
+    if os.getuid() == 0:
+        os.chown(path, 1234, 1235)
+    with writing(path):
+        looked_at = [path, *path.parent.glob("*.lock")]
+        facts = {(file.stat().st_uid, file.stat().st_mode & 0o777) for file in looked_at}
+    assert len(looked_at) == 1 + (path.suffix != ".pkl")
+    assert facts == {(path.stat().st_uid, 0o660)}
+
+
+@not_on_windows("modes")
 def test_nobody_else_may_read_the_new_file_while_it_is_written(path: Path, result: Result) -> None:
     """And it is still its owner's, if an administrator has compacted it."""
     write(path, result("a", 1))
