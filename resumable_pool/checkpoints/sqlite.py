@@ -469,7 +469,10 @@ def _readable(path: str) -> sqlite3.Connection:
             if "locked" in str(error):
                 raise
             why = error
-        _recognised(path, "immutable=1").close()  # is it ours? This looks at no journal
+        db = _recognised(path, "immutable=1")  # is it ours? This looks at no journal
+        if SqliteFile(path)._is_settled():  # it is whole, but in WAL mode: SQLite would begin a log
+            return db
+        db.close()
     raise CheckpointError(
         path,
         f"was left half written by a killed writer, and cannot be repaired: {why}",

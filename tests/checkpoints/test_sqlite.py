@@ -444,6 +444,26 @@ print(checkpoint.check())
 
 
 @not_on_windows("modes")
+def test_who_may_not_write_reads_what_was_left_in_wal_mode() -> None:
+    """As when somebody has looked at it while a run ended: it is whole, and has no log."""
+    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
+    try:
+        path = folder / "results.sqlite"
+        write_together(path, *(result(key, value) for key, value in VALUES.items()))
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode=wal")
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        with start_python(MAY_NOT_WRITE, path) as process:
+            compacted, checked = process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
+        assert compacted.startswith("PermissionError ")
+        assert checked == "[]"
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@not_on_windows("modes")
 def test_who_may_not_write_is_told_what_to_do_about_a_journal() -> None:
     """Reading would need writing, once."""
     folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
