@@ -114,7 +114,8 @@ def outcome_with(
 
 def damaged(path: str, how: object) -> CheckpointError:
     """The same for one that is not as it was written."""
-    remedy = "Restore it from a copy, or keep what is sound with python -m resumable_pool compact."
+    copy = "Restore it from a copy (of a .sqlite, first remove the -wal or -journal beside it)"
+    remedy = f"{copy}, or keep what is sound with python -m resumable_pool compact."
     return CheckpointError(path, f"is damaged: {how}", remedy)
 
 
