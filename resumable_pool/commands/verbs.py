@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from .. import checkpoints
 from ..checkpoints.base import refuse_odd
-from ..checkpoints.disk import replace
+from ..checkpoints.disk import make_like, replace
 from ..checkpoints.lock import new_beside
 from ..errors import CheckpointError, ResumablePoolError
 from ..files import list_files, nothing_found
@@ -250,16 +250,19 @@ def export(checkpoint: str, out: str, force: bool = False, as_repr: bool = False
     _refuse_without_folder(out)
     paths = sorted(source)
     damaged: set[str] = set()
-    with new_beside(out) as new:
+    target = os.path.realpath(out) if os.path.islink(out) and os.path.isfile(out) else out
+    with new_beside(target) as new:
         # What UTF-8 cannot hold, bytes of a file's name for instance, becomes a JSON escape.
         with (
             source.reading() as read,
             open(new, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
+            if os.path.isfile(target):
+                make_like(target, new)  # behind `open`: it may be read-only
             write(file, lambda: _values(read, paths, as_repr, damaged))
             file.flush()
             os.fsync(file.fileno())  # before it takes the place of another one
-        replace(new, out)
+        replace(new, target)
     _write([f"{count_files(len(paths) - len(damaged))}: values written to {out}"])
     if damaged:
         what = f"{len(damaged):,} values are damaged, and were left out; run again"

@@ -792,6 +792,19 @@ def test_export_replaces_a_file_when_told_to(folder: Path) -> None:
     assert not [*folder.glob("out.csv.*")]
 
 
+@not_on_windows("modes")
+def test_export_replaces_what_a_link_leads_to(folder: Path) -> None:
+    """Whoever could read that, and nobody else, can read it again, by both names."""
+    write(folder / "result.pkl", result("a", 1))
+    (folder / "real.csv").write_text("something else")
+    (folder / "real.csv").chmod(0o440)
+    (folder / "out.csv").symlink_to("real.csv")
+    succeed("export", "result.pkl", "out.csv", "--force")
+    assert (folder / "out.csv").is_symlink()
+    assert (folder / "real.csv").read_text() == "path,value\na,1\n"
+    assert (folder / "real.csv").stat().st_mode & 0o777 == 0o440
+
+
 def test_export_needs_the_classes(folder: Path) -> None:
     """The error says how to give them."""
     succeed("run", "code/work.py:as_object", "in/*.txt", "result.pkl")
