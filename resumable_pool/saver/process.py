@@ -177,7 +177,7 @@ def _cannot_open(path: str, error: BaseException) -> ResumablePoolError:
     if isinstance(error, ResumablePoolError):  # it is locked, or damaged
         return error
     what = f"cannot be opened for writing: {_describe(error)[0]}"
-    return CheckpointError(path, what, "Make it writable, or name another checkpoint.")
+    return CheckpointError(path, what, "Make it and its folder writable, or name another one.")
 
 
 # What was saved before is not kept where it was, if that is gone.

@@ -121,7 +121,7 @@ SMALL_DISK_RESULTS = r"""
 SaverError: .*result.pkl': No space left on device\. What was saved before is kept
 SaverError: .*result.pkl': No space left on device\. What was saved before is kept
 CheckpointError: .*new.pkl' cannot be opened for writing: No space left on device\.
-CheckpointError: .*result.pkl' cannot be opened for writing: Read-only file system\.
+CheckpointError: .*result.pkl' cannot be opened for writing: Read-only file .* folder writable
 CheckpointError: .*new.pkl' cannot be opened for writing: Read-only file system\.
 10 files: 4 done, 6 done before, in
 10 files: 10 done before, in
