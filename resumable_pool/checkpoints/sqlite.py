@@ -178,12 +178,13 @@ class SqliteFile(Checkpoint):
 
     def entries(self) -> Iterator[Entry]:
         query = f"SELECT path, length(value), {_FACT_NAMES} FROM results WHERE path NOT IN"
-        with self._looking_up() as db:  # whoever reads them may take his time
-            rows = db.execute(f"{query} (SELECT path FROM failures)")
+        # All at once, since whoever reads them may take his time; closed, see `_paths`.
+        with self._looking_up() as db, contextlib.closing(db.cursor()) as rows:
+            rows.execute(f"{query} (SELECT path FROM failures)")
             entries = [
                 Entry(_text_of(row[0]), None, *_facts_of(row)[:2], row[1] or 0) for row in rows
             ]
-            for row in db.execute(f"SELECT {_COLUMNS['failures']} FROM failures"):
+            for row in rows.execute(f"SELECT {_COLUMNS['failures']} FROM failures"):
                 outcome, size = _outcome_of("failures", row), sum(map(len, row[1:4]))
                 entries.append(Entry(outcome.path, outcome.failure, *_facts_of(row)[:2], size))
         yield from entries

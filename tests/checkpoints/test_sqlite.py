@@ -713,14 +713,17 @@ def write_with_facts(path: Path) -> None:
     path.write_bytes(_with_facts())
 
 
-def test_who_refuses_a_damaged_path_lets_go_of_the_file(path: Path) -> None:
+@pytest.mark.parametrize("read", [SqliteFile.completed, lambda file: [*file.entries()]])
+def test_who_refuses_a_damaged_path_lets_go_of_the_file(
+    path: Path, read: Callable[[SqliteFile], object]
+) -> None:
     """While somebody still has the error, and with it all that was going on: on Windows the file
     could not be rewritten."""
     write_with_facts(path)
-    IN_COLUMNS["NULL for path"][0](path)
+    IN_COLUMNS["x'ff' for path"][0](path)
     before = open_descriptors()
     with pytest.raises(CheckpointError) as caught:
-        SqliteFile(path).completed()
+        read(SqliteFile(path))
     assert open_descriptors() == before
     SqliteFile(path).compact()
     assert "damaged" in str(caught.value)
