@@ -25,7 +25,7 @@ from .conftest import not_on_windows
 pytestmark = not_on_windows("the worker's and the saver's pipes are in one process here")
 
 PACKAGE = os.path.dirname(resumable_pool.__file__) + os.sep
-FILES = 20
+FILES = 120  # quick ones: their sizes are not asked for
 
 # A value in the middle of a batch: calls of our own functions, and how often one of another file
 # goes on. Each step that is added costs every value; and nobody can follow it through more.
