@@ -93,9 +93,11 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOO
 _NOT_THERE |= {errno.ENAMETOOLONG, errno.EINVAL}
 
 
-def list_files(pattern: str | list[str], told: Told = lambda number: None) -> list[str]:
-    """The files that `pattern` names, each once: those of a glob sorted, those of a list in its
-    order. Without directories, sockets and dangling links.
+def list_files(
+    pattern: str | list[str], told: Told = lambda number: None, in_order: bool = True
+) -> list[str]:
+    """The files that `pattern` names, each once: those of a glob sorted, unless nobody needs them
+    `in_order`, those of a list in its order. Without directories, sockets and dangling links.
 
     Paths stay as they are given (relative ones relative), but normalised: `./a//b` is `a/b`, and on
     Windows so is `a\\b`.
@@ -106,7 +108,8 @@ def list_files(pattern: str | list[str], told: Told = lambda number: None) -> li
         OSError: the system cannot say what is there.
     """
     if isinstance(pattern, str):
-        return sorted(_matches(pattern, told))
+        found = _matches(pattern, told)
+        return sorted(found) if in_order else found
     return [*_of_list(pattern, told)]
 
 
@@ -187,7 +190,7 @@ def _levels_to_the_caller() -> int:
     return levels
 
 
-def _matches(pattern: str, told: Told) -> Iterable[str]:
+def _matches(pattern: str, told: Told) -> list[str]:
     """What `glob.glob` finds that is a file, normalised, each once.
 
     It looks twice at every file, and goes round in a circle of links until the system refuses to,

@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Lines of code (none of them blank, comment or docstring) that all files of a folder may have.
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
-    "": 1166,  # the modules beside runner.py, and the front doors
+    "": 1172,  # the modules beside runner.py, and the front doors
     "between": 1222,
     "checkpoints": 1997,
     "commands": 392,
