@@ -41,12 +41,12 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1172,  # the modules beside runner.py, and the front doors
-    "between": 1222,
+    "between": 1224,
     "checkpoints": 1997,
     "commands": 392,
-    "run": 1798,
+    "run": 1796,
     "saver": 285,
-    "worker": 232,
+    "worker": 233,
 }
 
 # A file is one story, and a function one thought.

@@ -19,9 +19,15 @@ from ..errors import ResumablePoolError
 from ..records import Outcome
 from ..values import Encoded, Encoder
 
-# Paths, in order, and which attempt at each this is, from 1. (That is made, sent and read in half
-# the time that a list of pairs takes.)
-Batch = dict[str, int]
+# Paths, in order, each for the first time; or with which attempt at it this is. (A list is made,
+# sent and read in half the time that a dict takes.)
+Batch = list[str] | dict[str, int]
+
+
+def attempts_in(batch: Batch) -> dict[str, int]:
+    """Which attempt at its paths this is, from 1, where it may be another than the first."""
+    return batch if isinstance(batch, dict) else {}
+
 
 # What a batch of quick files is to take. Between two a worker waits for a millisecond or two where
 # all processors are busy. No stop waits for its end, and what comes of it is told before.

@@ -289,23 +289,21 @@ class Books(Counts):
             raise ValueError(f"worker {worker} is to be dealt, but has {has}")
         history = self._suspicion.of(worker)
         if self.stopped or (self._pressed and history.failed and not history.dismissed):
-            return {}
+            return []
         if history.dismissed or self._has_one_of(self.killed) or (self.to_do and not most):
             return None
         if self._suspicion.waits(worker):
-            return {}
+            return []
         source = self._source_for(worker)
         if source is None:
             self._suspicion.rest(worker)
-            return None if self._is_in_the_way(worker) else {}
+            return None if self._is_in_the_way(worker) else []
         together = source is self._to_do or source is self.again
         number = min(self._batch_length(source), most) if together else 1
         batch = _taken(source, min(number, len(source)))
         self._batches[worker] = _Batch(batch, now, source)
         self._suspicion.note_dealt(worker, source is self._doubtful)
-        if not self._attempts:
-            return dict.fromkeys(batch, 1)
-        return {path: self.attempt(path) for path in batch}
+        return {path: self.attempt(path) for path in batch} if self._attempts else [*batch]
 
     def _source_for(self, worker: int) -> deque[str] | None:
         history = self._suspicion.of(worker)

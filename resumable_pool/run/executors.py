@@ -144,7 +144,7 @@ class Slot(Worker):
     def __init__(self, crew: FarCrew, name: str, results: PipeWriter) -> None:
         """`results` is the write end of its pipe to the saver."""
         self.name = name
-        self.batch: Batch = {}
+        self.batch: Batch = []
         self.future: Future[Answer] | None = None
         self.refused = False
         self._crew = crew
@@ -168,7 +168,7 @@ class Slot(Worker):
 
     def pass_on(self, number: int, frames: bytes) -> None:
         """Write what has come back to the saver; what has not is to do again."""
-        self.batch, self.future = {}, None
+        self.batch, self.future = [], None
         self._outcomes += number
         self._results.write(frames + plain_frame(BatchOver()))
 
@@ -183,7 +183,7 @@ class Slot(Worker):
     def die(self) -> None:
         """Nothing will come of its batch. Its stream ends as a dead worker's: with what came of
         earlier ones, and without a `Done` that is right."""
-        self.batch, self.future = {}, None
+        self.batch, self.future = [], None
         self._end_stream(_LOST)
 
     def signal_group(self, name: str) -> None:

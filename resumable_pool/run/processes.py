@@ -201,7 +201,7 @@ class Worker(children.Child):
     def recall(self) -> None:
         """Tell it to begin no further file of its batch."""
         self._sent = 0
-        self.tell(pickle.dumps({}))
+        self.tell(pickle.dumps([]))
 
     def note_outcomes(self, number: int) -> None:
         """So many more of its files are done, in time."""

@@ -15,7 +15,7 @@ from typing import Any
 from ..between.clock import monotonic
 from ..between.describing import describe
 from ..between.frames import plain_frame, value_frame
-from ..between.messages import Batch, Setup, StartFailed
+from ..between.messages import Batch, Setup, StartFailed, attempts_in
 from ..files import fingerprint, not_asked
 from ..records import Failure, Outcome
 from ..values import Bytes
@@ -62,11 +62,12 @@ def process_batch(
     function, (encode, record) = setup.function, setup.encoder
     look, found = setup.compared or len(batch) <= _SHORT_BATCH, not_asked()
     last, pid = len(batch), os.getpid()
-    for number, (path, attempt) in enumerate(batch.items(), 1):
+    attempts = attempts_in(batch)
+    for number, path in enumerate(batch, 1):
         before()
         if look:
             found = fingerprint(path)
-        begun = monotonic()
+        attempt, begun = attempts.get(path, 1), monotonic()
         try:
             pickled = encode(function(path))
             ended = monotonic()

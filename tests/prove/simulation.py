@@ -349,7 +349,8 @@ class SimulatedWorker(Worker):
             assert path not in universe.hands, f"{path} is in two hands"
             if self._lives:
                 universe.hands[path] = self.serial
-        self._batch, self._begun, self._recalled = deque(batch.items()), False, False
+        attempts = ((path, messages.attempts_in(batch).get(path, 1)) for path in batch)
+        self._batch, self._begun, self._recalled = deque(attempts), False, False
         self._unread = not self._lives
 
     def tell_no_more(self) -> None:
@@ -525,7 +526,8 @@ class SimulatedExecutor:
 
     def _answer(self, future: Future[Any], batch: messages.Batch) -> None:
         universe, done = self._universe, []
-        for path, attempt in batch.items():
+        for path in batch:
+            attempt = messages.attempts_in(batch).get(path, 1)
             universe.calls[path] += 1
             nature = universe.nature[path]
             if nature == CRASHES:

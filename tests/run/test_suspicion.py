@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from resumable_pool.between.messages import attempts_in
 from resumable_pool.run.books import JUDGING_SECONDS, Books
 from resumable_pool.run.suspicion import Starts
 
@@ -52,8 +53,8 @@ class Play:
             self.books.enter(worker)
             return
         if deed != "<" and not self.books.is_busy(worker):
-            batch = self.books.deal(worker, NOW, most=1) or {}
-            self.dealt += [f"{worker}{path}{attempt}" for path, attempt in batch.items()]
+            batch = self.books.deal(worker, NOW, most=1) or []
+            self.dealt += [f"{worker}{path}{attempts_in(batch).get(path, 1)}" for path in batch]
             if not batch:
                 return
         match deed:
@@ -279,7 +280,7 @@ def test_of_an_executor_s_processes_nothing_is_known() -> None:
         assert counted(books) == [path]
         books.give_back(0)
     books.review()
-    assert books.deal(0, NOW) == {}
+    assert books.deal(0, NOW) == []
 
 
 def test_when_no_more_may_be_dealt_it_is_decided_what_can_be() -> None:
