@@ -365,10 +365,9 @@ def fingerprint(path: str) -> Fingerprint:
 
 
 def not_asked() -> Fingerprint:
-    """In place of one for files of microseconds, of which asking takes longer than all else: no
-    size, and when they were processed at the earliest. If such a file has changed since is told by
-    its time of change, as `make` does; Linux takes that from a clock that is some milliseconds
-    behind."""
+    """In place of one for quick files, of which asking may take longer than all else: no size, and
+    when they were processed at the earliest. If such a file has changed since is told by its time
+    of change, as `make` does; Linux takes that from a clock that is some milliseconds behind."""
     return Fingerprint(-1, time.time_ns() - _CLOCK_TICK_NS)
 
 

@@ -41,12 +41,12 @@ MAY_IMPORT = {
 # Whoever makes one smaller lowers its number, and whoever adds to it says why it is worth that.
 BUDGET = {
     "": 1172,  # the modules beside runner.py, and the front doors
-    "between": 1224,
+    "between": 1225,
     "checkpoints": 1997,
     "commands": 392,
     "run": 1796,
     "saver": 285,
-    "worker": 233,
+    "worker": 232,
 }
 
 # A file is one story, and a function one thought.

@@ -12,7 +12,8 @@ travel.
 """
 # Annotations are not put off here: NamedTuple would compile each of them at once.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..errors import ResumablePoolError
@@ -24,9 +25,9 @@ from ..values import Encoded, Encoder
 Batch = list[str] | dict[str, int]
 
 
-def attempts_in(batch: Batch) -> dict[str, int]:
-    """Which attempt at its paths this is, from 1, where it may be another than the first."""
-    return batch if isinstance(batch, dict) else {}
+def attempts_in(batch: Batch) -> Iterable[tuple[str, int]]:
+    """Its paths, in order, and which attempt at each this is, from 1."""
+    return batch.items() if isinstance(batch, dict) else zip(batch, repeat(1))
 
 
 # What a batch of quick files is to take. Between two a worker waits for a millisecond or two where

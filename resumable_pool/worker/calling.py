@@ -62,12 +62,11 @@ def process_batch(
     function, (encode, record) = setup.function, setup.encoder
     look, found = setup.compared or len(batch) <= _SHORT_BATCH, not_asked()
     last, pid = len(batch), os.getpid()
-    attempts = attempts_in(batch)
-    for number, path in enumerate(batch, 1):
+    for number, (path, attempt) in enumerate(attempts_in(batch), 1):
         before()
         if look:
             found = fingerprint(path)
-        attempt, begun = attempts.get(path, 1), monotonic()
+        begun = monotonic()
         try:
             pickled = encode(function(path))
             ended = monotonic()

@@ -33,8 +33,8 @@ LOST_SAVER, LOST_PIPE, NOT_STARTED, BROKEN = 71, 72, 73, 74
 _LONGEST_BATCH = 2 * BATCH_SECONDS
 
 # Between quick files there is a look around, for what the last of them may have left behind (apart
-# from an alarm and another directory) and for word from the runner, only so often: each time it
-# costs as much as several such files.
+# from an alarm, and from another directory if there are relative paths) and for word from the
+# runner, only so often: each time it costs as much as several such files.
 _LOOK_SECONDS = 0.001
 
 

@@ -445,49 +445,48 @@ print(checkpoint.check())
 """
 
 
+@pytest.fixture
+def open_to_others() -> Iterator[Path]:
+    """A database in a folder of its own, which others may enter: pytest's are closed to them."""
+    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))
+    path = folder / "results.sqlite"
+    write_together(path, *(result(key, value) for key, value in VALUES.items()))
+    yield path
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def who_may_not_write(path: Path) -> list[str]:
+    """What he is told, a line for each attempt."""
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    with start_python(MAY_NOT_WRITE, path) as process:
+        return process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
+
+
 @not_on_windows("modes")
-def test_who_may_not_write_reads_what_was_left_in_wal_mode() -> None:
+def test_who_may_not_write_reads_what_was_left_in_wal_mode(open_to_others: Path) -> None:
     """As when somebody has looked at it while a run ended: it is whole, and has no log."""
-    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
-    try:
-        path = folder / "results.sqlite"
-        write_together(path, *(result(key, value) for key, value in VALUES.items()))
-        with closing(sqlite3.connect(path)) as db:
-            db.execute("PRAGMA journal_mode=wal")
-        path.chmod(0o444)
-        folder.chmod(0o555)
-        with start_python(MAY_NOT_WRITE, path) as process:
-            compacted, checked = process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
-        assert compacted.startswith("PermissionError ")
-        assert checked == "[]"
-    finally:
-        folder.chmod(0o755)
-        shutil.rmtree(folder)
+    with closing(sqlite3.connect(open_to_others)) as db:
+        db.execute("PRAGMA journal_mode=wal")
+    compacted, checked = who_may_not_write(open_to_others)
+    assert compacted.startswith("PermissionError ")
+    assert checked == "[]"
 
 
 @not_on_windows("modes")
-def test_who_may_not_write_is_told_what_to_do_about_a_journal() -> None:
+def test_who_may_not_write_is_told_what_to_do_about_a_journal(open_to_others: Path) -> None:
     """Reading would need writing, once."""
-    folder = Path(tempfile.mkdtemp(prefix="resumable_pool-"))  # pytest's own are closed to others
-    try:
-        path = folder / "results.sqlite"
-        write_together(path, *(result(key, value) for key, value in VALUES.items()))
-        leave_a_journal(path)
-        path.chmod(0o444)
-        folder.chmod(0o555)
-        with start_python(MAY_NOT_WRITE, path) as process:
-            read, compacted, checked = process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
-        assert read.startswith("CheckpointError ")
-        for said in (read, checked):
-            assert "was left half written by a killed writer" in said
-        assert "copy it to such a place" in read
-        assert "Error" in compacted
-        folder.chmod(0o755)
-        path.chmod(0o644)
-        assert dict(open_checkpoint(path)) == VALUES
-    finally:
-        folder.chmod(0o755)
-        shutil.rmtree(folder)
+    leave_a_journal(open_to_others)
+    read, compacted, checked = who_may_not_write(open_to_others)
+    assert read.startswith("CheckpointError ")
+    for said in (read, checked):
+        assert "was left half written by a killed writer" in said
+    assert "copy it to such a place" in read
+    assert "Error" in compacted
+    open_to_others.parent.chmod(0o755)
+    open_to_others.chmod(0o644)
+    assert dict(open_checkpoint(open_to_others)) == VALUES
 
 
 @pytest.mark.parametrize("end", ["-journal", "-wal"])

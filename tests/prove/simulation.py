@@ -349,8 +349,8 @@ class SimulatedWorker(Worker):
             assert path not in universe.hands, f"{path} is in two hands"
             if self._lives:
                 universe.hands[path] = self.serial
-        attempts = ((path, messages.attempts_in(batch).get(path, 1)) for path in batch)
-        self._batch, self._begun, self._recalled = deque(attempts), False, False
+        self._batch = deque(messages.attempts_in(batch))
+        self._begun = self._recalled = False
         self._unread = not self._lives
 
     def tell_no_more(self) -> None:
@@ -526,8 +526,7 @@ class SimulatedExecutor:
 
     def _answer(self, future: Future[Any], batch: messages.Batch) -> None:
         universe, done = self._universe, []
-        for path in batch:
-            attempt = messages.attempts_in(batch).get(path, 1)
+        for path, attempt in messages.attempts_in(batch):
             universe.calls[path] += 1
             nature = universe.nature[path]
             if nature == CRASHES:

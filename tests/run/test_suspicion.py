@@ -54,7 +54,7 @@ class Play:
             return
         if deed != "<" and not self.books.is_busy(worker):
             batch = self.books.deal(worker, NOW, most=1) or []
-            self.dealt += [f"{worker}{path}{attempts_in(batch).get(path, 1)}" for path in batch]
+            self.dealt += [f"{worker}{path}{attempt}" for path, attempt in attempts_in(batch)]
             if not batch:
                 return
         match deed:
